@@ -1,0 +1,2 @@
+//! The `hushswarm` command.
+fn main() {}

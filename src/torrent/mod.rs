@@ -1,0 +1,15 @@
+//! The embedded BitTorrent engine. It is given streams and has no way to open a socket.
+
+pub mod bencode;
+pub mod engine;
+pub mod extension;
+pub mod infohash;
+pub mod magnet;
+pub mod metainfo;
+pub mod peer;
+pub mod picker;
+pub mod resume;
+pub mod storage;
+pub mod swarm;
+pub mod tracker;
+pub mod wire;
