@@ -186,7 +186,7 @@ impl Pool {
     pub fn take(&self, class: Class) -> FrameBuf {
         let page = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let page = page.unwrap_or_else(|| Box::new(Page([0; BULK_LEN])));
-        FrameBuf { page: Some(page), class, pool: self.clone() }
+        FrameBuf { page: Some(page), class, owed: false, pool: self.clone() }
     }
 
     /// Takes a buffer whose cell (slots and body) is all zero.
@@ -214,6 +214,8 @@ impl std::fmt::Debug for Pool {
 pub struct FrameBuf {
     page: Option<Box<Page>>,
     class: Class,
+    /// Whether its leaving gives a credit back to the link that it came from (§6.2).
+    pub(crate) owed: bool,
     pool: Pool,
 }
 

@@ -1,0 +1,149 @@
+//! A circuit of ours, on the link to its first hop.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use super::link::{Link, copy_cell};
+use super::lock;
+use crate::body::DestroyReason;
+use crate::circuit::origin::Origin;
+use crate::frame::{Class, FrameType};
+use crate::scheduler::CreditGate;
+
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
+/// A circuit that we built, or are building.
+pub struct OriginCircuit {
+    link: Arc<Link>,
+    id: u32,
+    state: Mutex<Origin>,
+    gate: Mutex<CreditGate>,
+    /// It has cells to send that wait for room in the link's queue.
+    starved: AtomicBool,
+    gone: AtomicBool,
+    number: u64,
+}
+
+impl OriginCircuit {
+    pub(super) fn new(link: Arc<Link>, id: u32, origin: Origin) -> Arc<Self> {
+        Arc::new(Self {
+            gate: link.gate(),
+            link,
+            id,
+            state: Mutex::new(origin),
+            starved: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+
+    /// A number for logs, unique in this process.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The link to the first hop.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Does something with the circuit's state, sends what comes of it and tells the handler what happened.
+    pub fn with<R>(self: &Arc<Self>, act: impl FnOnce(&mut Origin) -> R) -> R {
+        let mut state = lock(&self.state);
+        let result = act(&mut state);
+        self.pump(&mut state);
+        let mut events = Vec::new();
+        while let Some(event) = state.poll_event() {
+            events.push(event);
+        }
+        let closed = state.is_closed();
+        drop(state);
+        for event in events {
+            self.link.handler().origin_event(self, event);
+        }
+        if closed && !self.gone.swap(true, Ordering::AcqRel) {
+            self.link.drop_circuit(self.id, None);
+        }
+        result
+    }
+
+    /// When [`OriginCircuit::expire`] wants to be called.
+    pub fn deadline(&self) -> Option<Instant> {
+        lock(&self.state).poll_timeout()
+    }
+
+    /// Lets deadlines pass.
+    pub fn expire(self: &Arc<Self>, now: Instant) {
+        self.with(|state| state.handle_timeout(now));
+    }
+
+    /// Ends the circuit, and tells its hops.
+    pub fn close(self: &Arc<Self>, reason: DestroyReason) {
+        self.with(|state| state.close(reason));
+    }
+
+    /// The neighbour, or the loss of the link, ended it.
+    pub(super) fn destroyed(self: &Arc<Self>, now: Instant, reason: u8) {
+        self.with(|state| state.handle_destroy(now, reason));
+    }
+
+    /// A DATA frame came from the first hop; its cell is still under the onion layers.
+    pub(super) fn from_hop(self: &Arc<Self>, now: Instant, class: Class, frame: &[u8]) {
+        if lock(&self.gate).take().is_err() {
+            return self.close(DestroyReason::Protocol);
+        }
+        let cell = copy_cell(self.link.pool(), class, frame);
+        self.with(|state| state.handle_cell(now, cell));
+        // What a circuit takes in is bounded by its streams' windows, so the credit goes back at once.
+        self.link.give_back(self.id, &self.gate, 1);
+    }
+
+    /// Frames of this circuit were taken from the link's queue.
+    pub(super) fn left(self: &Arc<Self>) {
+        if self.starved.swap(false, Ordering::SeqCst) {
+            self.with(|_| ());
+        }
+    }
+
+    /// Moves cells into the link's queue while it has room for them.
+    fn pump(&self, state: &mut Origin) {
+        let mut room = self.link.room(self.id);
+        loop {
+            if room == 0 {
+                // Say so before the last look, or a writer that empties the queue in between would not call us.
+                self.starved.store(true, Ordering::SeqCst);
+                room = self.link.room(self.id);
+                if room == 0 {
+                    return;
+                }
+                self.starved.store(false, Ordering::SeqCst);
+            }
+            let Some((kind, frame)) = state.poll_transmit(self.link.pool()) else { return };
+            let sent = match kind {
+                FrameType::Data => {
+                    room -= 1;
+                    self.link.push_data(self.id, frame).is_ok()
+                }
+                FrameType::Create | FrameType::Destroy => {
+                    self.link.push_control(kind, self.id, frame).is_ok()
+                }
+                FrameType::Pad
+                | FrameType::Created
+                | FrameType::Credit
+                | FrameType::Auth
+                | FrameType::Ping => false,
+            };
+            if !sent {
+                // The link is gone, or its queue is full: nothing of this circuit can leave any more.
+                return;
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for OriginCircuit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OriginCircuit").field("number", &self.number).finish_non_exhaustive()
+    }
+}
