@@ -225,6 +225,11 @@ impl FrameBuf {
         self.class
     }
 
+    /// Makes the frame one of the other length; what stands in it stays where it is.
+    pub fn set_class(&mut self, class: Class) {
+        self.class = class;
+    }
+
     /// The whole frame.
     pub fn bytes(&self) -> &[u8] {
         self.page.as_ref().map_or(&[], |page| &page.0[..self.class.frame_len()])

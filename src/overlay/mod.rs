@@ -1,1 +1,6 @@
-//! Being written.
+//! The overlay: circuits pumped over links, and for clients a pool of circuits kept ready.
+
+pub mod client;
+pub mod link;
+pub mod links;
+pub mod stream;

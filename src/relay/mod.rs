@@ -1,1 +1,186 @@
-//! Being written.
+//! The relay daemon: it takes links, passes cells on, and as an exit opens connections for others.
+//!
+//! `net -> link -> switch (circuits) -> here`: the switch passes cells on by itself; what it can't do without a socket
+//! or a clock, it asks of [`node::Node`].
+
+mod datagrams;
+mod exit;
+pub mod limits;
+mod node;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hushswarm_circuits::keys::{DhSecret, IdentityKey};
+use hushswarm_circuits::relay_list::{Descriptor, RelayList};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use crate::net::os::{ExitPermit, LinkListener};
+use crate::net::{RelayDialer, Transport};
+use crate::overlay::link::answer;
+use limits::{Gatekeeper, Limits};
+use node::Node;
+
+/// How often limits are tidied and counters written to the log.
+const TICK: Duration = Duration::from_secs(60);
+/// After an accept that failed (mostly for want of descriptors) the listener rests so long.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// The secret keys of a relay.
+pub struct Keys {
+    /// Signs the descriptor and AUTH.
+    pub identity: IdentityKey,
+    /// Static key of hop handshakes.
+    pub onion: DhSecret,
+    /// Static key of link handshakes.
+    pub link: DhSecret,
+}
+
+/// What a relay runs with.
+pub struct Options {
+    /// Its own signed descriptor.
+    pub descriptor: Descriptor,
+    /// Its keys.
+    pub keys: Keys,
+    /// The relay list, and its bytes as served to clients. Later lists come through [`Relay::set_list`].
+    pub list: (Arc<RelayList>, Arc<[u8]>),
+    /// Where to listen.
+    pub listen: Vec<SocketAddr>,
+    /// Address that exit connections leave from; `None` lets the system choose.
+    pub exit_source: Option<IpAddr>,
+    /// Limits.
+    pub limits: Limits,
+}
+
+/// What a relay can tell of itself: counts, never addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Links open.
+    pub links: usize,
+    /// Circuits that pass or end here.
+    pub circuits: usize,
+    /// Streams and datagram flows that end here.
+    pub streams: usize,
+    /// Requests refused by a limit since the start.
+    pub refused: usize,
+}
+
+/// A running relay.
+pub struct Relay {
+    node: Arc<Node>,
+    addrs: Vec<SocketAddr>,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Relay {
+    /// Binds and begins to serve.
+    ///
+    /// # Errors
+    /// An address can't be bound: tell the user which.
+    pub fn start(options: Options, dialer: Arc<dyn RelayDialer>) -> Result<Self, StartError> {
+        let listeners = options
+            .listen
+            .iter()
+            .map(|addr| {
+                let bound = LinkListener::bind(*addr);
+                bound.map_err(|source| StartError { addr: *addr, source })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let addrs = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let permit = ExitPermit::for_relay(options.exit_source);
+        let gatekeeper = Arc::new(Gatekeeper::new(options.limits));
+        let node = Node::new(
+            options.descriptor,
+            options.keys,
+            options.list,
+            dialer,
+            permit,
+            Arc::clone(&gatekeeper),
+        );
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        for listener in listeners {
+            tasks.spawn(listen(listener, Arc::clone(&node), stopped.clone()));
+        }
+        tasks.spawn(tick(Arc::clone(&node), stopped));
+        Ok(Self { node, addrs, stop, tasks })
+    }
+
+    /// Where it listens.
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// Takes a newer relay list.
+    pub fn set_list(&self, list: Arc<RelayList>, bytes: Arc<[u8]>) {
+        self.node.set_list(list, bytes);
+    }
+
+    /// What it does now.
+    pub fn counters(&self) -> Counters {
+        self.node.counters()
+    }
+
+    /// Takes nothing new, lets circuits end for up to `grace`, then closes the rest.
+    pub async fn stop(mut self, grace: Duration) {
+        self.stop.send_replace(true);
+        self.node.drain(grace).await;
+        self.tasks.abort_all();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// A relay could not begin.
+#[derive(Debug, thiserror::Error)]
+#[error("can't listen on {addr}: {source}")]
+pub struct StartError {
+    /// Which of the relay's own, configured addresses.
+    pub addr: SocketAddr,
+    /// Why.
+    pub source: io::Error,
+}
+
+async fn listen(listener: LinkListener, node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopped.wait_for(|stop| *stop) => return,
+        };
+        match accepted {
+            Ok((transport, from)) => {
+                tokio::spawn(take_link(transport, from.ip(), Arc::clone(&node)));
+            }
+            Err(error) => {
+                warn!(kind = %error.kind(), "can't take a connection; is the limit of open files too low?");
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+}
+
+async fn take_link(transport: Transport, from: IpAddr, node: Arc<Node>) {
+    let Some(place) = node.gatekeeper().link(from) else { return };
+    let brake = node.gatekeeper().brake();
+    let (secret, own) = node.link_identity();
+    match answer(transport, secret, own, node.link_config(), brake).await {
+        Ok(link) => node.joined(link, place),
+        Err(error) => debug!(%error, "a neighbour did not become a link"),
+    }
+}
+
+async fn tick(node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(TICK) => {}
+            _ = stopped.wait_for(|stop| *stop) => return,
+        }
+        node.gatekeeper().tidy();
+        let Counters { links, circuits, streams, refused } = node.counters();
+        info!(links, circuits, streams, refused, "relay");
+    }
+}

@@ -1,0 +1,307 @@
+//! The one owner of sockets and of name resolution. Nothing else in this program opens a socket or asks a resolver:
+//! clippy refuses the types elsewhere, and `tests/architecture.rs` refuses an exception.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)]
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket, tcp};
+use tokio::time::timeout;
+
+use super::{BoxFuture, RelayDialer, Transport};
+use crate::route::BoxStream;
+
+/// How long a connection to a relay may take: three retransmitted SYNs.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an exit tries to reach a target.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes that the kernel takes before it has sent them. More only adds delay: a frame in the kernel can't be overtaken.
+const NOTSENT_LOWAT: u32 = 128 * 1024;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// Opens connections to relays over the operating system's TCP.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OsDialer(());
+
+impl OsDialer {
+    /// The capability to reach relays. Made by the command line for a client or relay, and by nothing else.
+    pub fn new() -> Self {
+        Self(())
+    }
+}
+
+impl RelayDialer for OsDialer {
+    fn dial(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Transport>> {
+        Box::pin(async move {
+            let stream = within(DIAL_TIMEOUT, TcpStream::connect(addr)).await?;
+            transport(stream)
+        })
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+    SockRef::from(stream).set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+    Ok(())
+}
+
+fn transport(stream: TcpStream) -> io::Result<Transport> {
+    tune(&stream)?;
+    let (reader, writer) = stream.into_split();
+    Ok(Transport { reader: Box::new(reader), writer: Box::new(writer) })
+}
+
+/// Where a relay takes links.
+#[derive(Debug)]
+pub struct LinkListener(TcpListener);
+
+impl LinkListener {
+    /// Listens on an address; port 0 lets the system choose.
+    ///
+    /// # Errors
+    /// The address is in use or not ours: tell the user which.
+    pub fn bind(addr: SocketAddr) -> io::Result<Self> {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(addr)?;
+        Ok(Self(socket.listen(BACKLOG)?))
+    }
+
+    /// The address in use.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    /// Waits for the next connection and where it came from.
+    ///
+    /// # Errors
+    /// Mostly passing ones (no file descriptors left): wait a little and call again.
+    pub async fn accept(&self) -> io::Result<(Transport, SocketAddr)> {
+        let (stream, from) = self.0.accept().await?;
+        Ok((transport(stream)?, from))
+    }
+}
+
+/// A listener that only programs on this machine can reach.
+#[derive(Debug)]
+pub struct LoopbackListener(TcpListener);
+
+impl LoopbackListener {
+    /// Listens on a loopback address.
+    ///
+    /// # Errors
+    /// The address is not loopback, or is in use.
+    pub fn bind(addr: SocketAddr) -> io::Result<Self> {
+        if !addr.ip().is_loopback() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a loopback address"));
+        }
+        LinkListener::bind(addr).map(|listener| Self(listener.0))
+    }
+
+    /// The address in use.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    /// Waits for the next connection and where it came from.
+    ///
+    /// # Errors
+    /// Mostly passing ones: wait a little and call again.
+    pub async fn accept(&self) -> io::Result<(BoxStream, SocketAddr)> {
+        let (stream, from) = self.0.accept().await?;
+        tune(&stream)?;
+        Ok((Box::new(stream), from))
+    }
+}
+
+/// The right to open connections for others. Only a relay has one.
+#[derive(Clone, Copy, Debug)]
+pub struct ExitPermit {
+    source: Option<IpAddr>,
+}
+
+impl ExitPermit {
+    /// For `relay` alone (`tests/architecture.rs` holds it to that). `source` is the address that connections leave from.
+    pub fn for_relay(source: Option<IpAddr>) -> Self {
+        Self { source }
+    }
+
+    fn source_for(&self, ip: IpAddr) -> Option<IpAddr> {
+        self.source.filter(|source| source.is_ipv4() == ip.is_ipv4())
+    }
+
+    /// Asks the system's resolver.
+    ///
+    /// # Errors
+    /// No such name, or no resolver.
+    pub async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        let found =
+            within(EXIT_TIMEOUT, async { tokio::net::lookup_host((name, 0)).await }).await?;
+        Ok(found.map(|addr| addr.ip()).collect())
+    }
+
+    /// Connects to a target that the exit policy allowed.
+    ///
+    /// # Errors
+    /// As the system says: refused, unreachable, timed out.
+    pub async fn connect(&self, addr: SocketAddr) -> io::Result<ExitStream> {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if let Some(source) = self.source_for(addr.ip()) {
+            socket.bind(SocketAddr::new(source, 0))?;
+        }
+        let stream = within(EXIT_TIMEOUT, socket.connect(addr)).await?;
+        stream.set_nodelay(true)?;
+        let (reader, writer) = stream.into_split();
+        Ok(ExitStream { reader: ExitReader(reader), writer: ExitWriter(writer) })
+    }
+
+    /// Opens a datagram flow's two sockets, one for each address family that this machine has.
+    ///
+    /// # Errors
+    /// Neither family could be bound.
+    pub fn datagrams(&self) -> io::Result<ExitDatagrams> {
+        let bind = |any: IpAddr| -> io::Result<UdpSocket> {
+            let domain = if any.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+            let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+            if any.is_ipv6() {
+                socket.set_only_v6(true)?;
+            }
+            socket.set_nonblocking(true)?;
+            let ip = self.source_for(any).unwrap_or(any);
+            socket.bind(&SocketAddr::new(ip, 0).into())?;
+            UdpSocket::from_std(socket.into())
+        };
+        let v4 = bind(Ipv4Addr::UNSPECIFIED.into());
+        let v6 = bind(Ipv6Addr::UNSPECIFIED.into()).ok();
+        match (v4, v6) {
+            (Err(error), None) => Err(error),
+            (v4, v6) => Ok(ExitDatagrams { v4: v4.ok(), v6 }),
+        }
+    }
+}
+
+/// A connection to a target, at an exit.
+#[derive(Debug)]
+pub struct ExitStream {
+    /// Bytes from the target.
+    pub reader: ExitReader,
+    /// Bytes to the target.
+    pub writer: ExitWriter,
+}
+
+/// The reading half of an [`ExitStream`].
+#[derive(Debug)]
+pub struct ExitReader(tcp::OwnedReadHalf);
+
+impl ExitReader {
+    /// Waits until there is something to read.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub async fn ready(&self) -> io::Result<()> {
+        self.0.readable().await
+    }
+
+    /// Reads into several buffers at once; 0 is the end.
+    ///
+    /// # Errors
+    /// `WouldBlock` where nothing is there: call [`ExitReader::ready`].
+    pub fn try_read(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.0.try_read_vectored(bufs)
+    }
+}
+
+/// The writing half of an [`ExitStream`]. Dropping it ends that direction.
+#[derive(Debug)]
+pub struct ExitWriter(tcp::OwnedWriteHalf);
+
+impl ExitWriter {
+    /// Writes several buffers, whole and in order.
+    ///
+    /// # Errors
+    /// As the system says: the stream is over.
+    pub async fn write_all(&mut self, mut bufs: &mut [IoSlice<'_>]) -> io::Result<()> {
+        while !bufs.is_empty() {
+            let n = self.0.write_vectored(bufs).await?;
+            if n == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            IoSlice::advance_slices(&mut bufs, n);
+        }
+        Ok(())
+    }
+
+    /// Says that no more will come.
+    ///
+    /// # Errors
+    /// As the system says: the stream is over.
+    pub async fn finish(&mut self) -> io::Result<()> {
+        self.0.shutdown().await
+    }
+}
+
+/// A datagram flow's sockets, at an exit.
+#[derive(Debug)]
+pub struct ExitDatagrams {
+    v4: Option<UdpSocket>,
+    v6: Option<UdpSocket>,
+}
+
+impl ExitDatagrams {
+    /// Sends one datagram.
+    ///
+    /// # Errors
+    /// The family is missing here, or as the system says; a lost datagram is no error.
+    pub async fn send(&self, to: SocketAddr, payload: &[u8]) -> io::Result<()> {
+        let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };
+        let socket = socket.as_ref().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        socket.send_to(payload, to).await.map(drop)
+    }
+
+    /// Waits for a datagram from anybody.
+    ///
+    /// # Errors
+    /// As the system says; an unreachable target answers here and may be ignored.
+    pub async fn recv(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        match (&self.v4, &self.v6) {
+            (Some(v4), Some(v6)) => loop {
+                tokio::select! {
+                    ready = v4.readable() => {
+                        ready?;
+                        match v4.try_recv_from(buf) {
+                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                            done => return done,
+                        }
+                    }
+                    ready = v6.readable() => {
+                        ready?;
+                        match v6.try_recv_from(buf) {
+                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                            done => return done,
+                        }
+                    }
+                }
+            },
+            (Some(only), None) | (None, Some(only)) => only.recv_from(buf).await,
+            (None, None) => Err(io::ErrorKind::AddrNotAvailable.into()),
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Runs one link over a transport: the handshake, then a reader and a writer task around the switch.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hushswarm_circuits::frame::FrameBuf;
+use hushswarm_circuits::keys::{DhSecret, IdentityKey};
+use hushswarm_circuits::link::{
+    HANDSHAKE_LEN, HandshakeError, LinkInitiator, LinkKeys, LinkPeer, respond, sign_auth,
+};
+use hushswarm_circuits::switch::{Link, LinkClosed, LinkConfig, Receiver, Transmitter};
+use rand::RngExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::net::Transport;
+
+/// A handshake that takes longer is given up (PROTOCOL.md §2.2).
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A link from which nothing comes for so long is closed (§2.6).
+const SILENCE: Duration = Duration::from_secs(60);
+/// A neighbour that takes nothing away for so long is gone.
+const STALL: Duration = Duration::from_secs(60);
+/// What a reader takes in one go: 128 bulk frames.
+const READ_BUFFER: usize = 512 * 1024;
+/// Read buffers start at a page: a misaligned one doubles the kernel's cost per byte.
+const PAGE: usize = 4096;
+
+/// A link could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinkFailure {
+    /// The transport failed: try another address or relay.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The neighbour is not who the relay list says.
+    #[error("handshake: {0}")]
+    Handshake(#[from] HandshakeError),
+    /// No answer within [`HANDSHAKE_TIMEOUT`].
+    #[error("no answer to the handshake")]
+    TimedOut,
+}
+
+/// Bytes of a link so far, and a brake. Relays give one that counts and limits; clients give `()`.
+pub trait Meter: Send + Sync + 'static {
+    /// Called after `bytes` were read; the next read waits for it.
+    fn read(&self, bytes: usize) -> impl Future<Output = ()> + Send;
+}
+
+impl Meter for () {
+    async fn read(&self, _bytes: usize) {}
+}
+
+/// Opens a link over a fresh transport, and runs it until it closes. `identity` makes it a relay's link (§2.5).
+///
+/// # Errors
+/// Try another address or relay.
+pub async fn initiate(
+    mut transport: Transport,
+    peer: &LinkPeer,
+    identity: Option<&IdentityKey>,
+    config: LinkConfig,
+    meter: impl Meter,
+) -> Result<Arc<Link>, LinkFailure> {
+    let keys = timeout(HANDSHAKE_TIMEOUT, async {
+        let (initiator, message) = LinkInitiator::start(peer, &mut rand::rng())?;
+        transport.writer.write_all(&message).await?;
+        let mut answer = [0; HANDSHAKE_LEN];
+        transport.reader.read_exact(&mut answer).await?;
+        Ok::<_, LinkFailure>(initiator.finish(&answer)?)
+    })
+    .await
+    .map_err(|_| LinkFailure::TimedOut)??;
+    let auth = identity.map(|identity| sign_auth(identity, &keys.hash));
+    let link = run(transport, keys, true, config, meter, auth);
+    Ok(link)
+}
+
+/// Answers a link over a transport that came in, and runs it until it closes.
+///
+/// # Errors
+/// The other side speaks something else, or expected another relay: close the transport without an answer.
+pub async fn answer(
+    mut transport: Transport,
+    secret: &DhSecret,
+    own: &LinkPeer,
+    config: LinkConfig,
+    meter: impl Meter,
+) -> Result<Arc<Link>, LinkFailure> {
+    let keys = timeout(HANDSHAKE_TIMEOUT, async {
+        let mut message = [0; HANDSHAKE_LEN];
+        transport.reader.read_exact(&mut message).await?;
+        let (answer, keys) = respond(secret, own, &message, &mut rand::rng())?;
+        transport.writer.write_all(&answer).await?;
+        Ok::<_, LinkFailure>(keys)
+    })
+    .await
+    .map_err(|_| LinkFailure::TimedOut)??;
+    Ok(run(transport, keys, false, config, meter, None))
+}
+
+fn run(
+    transport: Transport,
+    keys: LinkKeys,
+    initiator: bool,
+    config: LinkConfig,
+    meter: impl Meter,
+    auth: Option<[u8; 96]>,
+) -> Arc<Link> {
+    let wake = Arc::new(Notify::new());
+    let notify = Arc::clone(&wake);
+    let (link, receiver, transmitter) =
+        Link::new(keys, initiator, config, Box::new(move || notify.notify_one()));
+    if let Some(auth) = auth {
+        // A fresh link has room, and nothing can have been queued before it.
+        let _ = link.send_auth(&auth);
+    }
+    let running = Arc::clone(&link);
+    tokio::spawn(async move {
+        // The writer is a task of its own, so that opening and sealing can use two processors.
+        let writer = tokio::spawn(write(transport.writer, transmitter, wake));
+        let abort = writer.abort_handle();
+        let ended = tokio::select! {
+            ended = read(transport.reader, receiver, meter) => ended,
+            ended = writer => ended.unwrap_or(Err(Ended::Io(io::ErrorKind::Other.into()))),
+        };
+        abort.abort();
+        running.close(Instant::now());
+        debug!(link = running.number(), reason = %ended.err().unwrap_or(Ended::Eof), "link closed");
+    });
+    link
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("the neighbour closed it")]
+    Eof,
+    #[error("nothing came for 60 s")]
+    Silent,
+    #[error("the neighbour takes nothing away")]
+    Stalled,
+    #[error("{}", .0.kind())]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Protocol(#[from] LinkClosed),
+}
+
+async fn read(
+    mut transport: Box<dyn AsyncRead + Send + Unpin>,
+    mut receiver: Receiver,
+    meter: impl Meter,
+) -> Result<(), Ended> {
+    // An idle link keeps a small buffer: a relay has thousands.
+    let mut pages = vec![0_u8; 4 * PAGE + PAGE];
+    let mut base = pages.as_ptr().align_offset(PAGE).min(PAGE);
+    let mut filled = 0;
+    loop {
+        let end = pages.len() - (PAGE - base);
+        let room = &mut pages[base + filled..end];
+        let capacity = room.len();
+        let n = match timeout(SILENCE, transport.read(room)).await {
+            Ok(n) => n?,
+            Err(_) => return Err(Ended::Silent),
+        };
+        if n == 0 {
+            return Err(Ended::Eof);
+        }
+        filled += n;
+        let done = receiver.process(Instant::now(), &mut pages[base..base + filled])?;
+        meter.read(n).await;
+        pages.copy_within(base + done..base + filled, base);
+        filled -= done;
+        if n == capacity && pages.len() < READ_BUFFER {
+            let mut larger = vec![0_u8; READ_BUFFER + PAGE];
+            let larger_base = larger.as_ptr().align_offset(PAGE).min(PAGE);
+            larger[larger_base..larger_base + filled]
+                .copy_from_slice(&pages[base..base + filled]);
+            (pages, base) = (larger, larger_base);
+        }
+    }
+}
+
+async fn write(
+    mut transport: Box<dyn AsyncWrite + Send + Unpin>,
+    mut transmitter: Transmitter,
+    wake: Arc<Notify>,
+) -> Result<(), Ended> {
+    let mut batch: Vec<FrameBuf> = Vec::new();
+    loop {
+        transmitter.fill(&mut batch)?;
+        if batch.is_empty() {
+            let idle = Duration::from_millis(rand::rng().random_range(10_000..20_000));
+            if timeout(idle, wake.notified()).await.is_err() {
+                let nonce = rand::rng().random();
+                // A full queue means that something is about to leave anyway.
+                let _ = transmitter.link().ping(nonce);
+            }
+            continue;
+        }
+        match timeout(STALL, write_all(&mut transport, &batch)).await {
+            Ok(written) => written?,
+            Err(_) => return Err(Ended::Stalled),
+        }
+        batch.clear();
+    }
+}
+
+/// Writes whole frames with as few system calls as the transport allows.
+async fn write_all(
+    transport: &mut (dyn AsyncWrite + Send + Unpin),
+    frames: &[FrameBuf],
+) -> io::Result<()> {
+    let mut slices: Vec<io::IoSlice<'_>> =
+        frames.iter().map(|frame| io::IoSlice::new(frame.bytes())).collect();
+    let mut left = slices.as_mut_slice();
+    while !left.is_empty() {
+        let n = transport.write_vectored(left).await?;
+        if n == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        io::IoSlice::advance_slices(&mut left, n);
+    }
+    transport.flush().await
+}

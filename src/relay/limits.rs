@@ -1,0 +1,316 @@
+//! What one neighbour may ask of a relay, and what all may together. Rates are kept by `governor`, counts here.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+
+/// Limits of a relay. Each protects the relay's memory, processor or descriptors from one neighbour or from all.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Links open or in their handshake at once, from anybody.
+    pub links: usize,
+    /// The same, from one source (an IPv4 address or an IPv6 /64).
+    pub links_per_source: usize,
+    /// Link handshakes a second, from anybody.
+    pub handshakes: NonZeroU32,
+    /// Link handshakes a second, from one source.
+    pub handshakes_per_source: NonZeroU32,
+    /// Circuits on a link that is not a listed relay's.
+    pub circuits_per_client: usize,
+    /// New circuits a second, from anybody: each costs a millisecond of processor at the most.
+    pub creates: NonZeroU32,
+    /// New circuits a second on a link that is not a listed relay's.
+    pub creates_per_client: NonZeroU32,
+    /// Exit streams and datagram flows open at once: each is a descriptor or two.
+    pub streams: usize,
+    /// The same, on one link that is not a listed relay's.
+    pub streams_per_client: usize,
+    /// New exit streams a second on one circuit.
+    pub opens_per_circuit: NonZeroU32,
+    /// Bytes a second that are read from all links together; `None` is as fast as it goes.
+    pub bytes: Option<NonZeroU32>,
+    /// Bytes a second that are read from one link that is not a listed relay's.
+    pub bytes_per_client: Option<NonZeroU32>,
+    /// Memory for credits beyond each circuit's first 64, bytes.
+    pub credit_memory: usize,
+}
+
+const fn rate(per_second: u32) -> NonZeroU32 {
+    match NonZeroU32::new(per_second) {
+        Some(rate) => rate,
+        None => NonZeroU32::MIN,
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            links: 8192,
+            links_per_source: 64,
+            handshakes: rate(500),
+            handshakes_per_source: rate(20),
+            circuits_per_client: 1024,
+            creates: rate(1000),
+            creates_per_client: rate(100),
+            streams: 8192,
+            streams_per_client: 1024,
+            opens_per_circuit: rate(50),
+            bytes: None,
+            bytes_per_client: None,
+            credit_memory: 64 * 1024 * 1024,
+        }
+    }
+}
+
+/// A place among a bounded number; given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    total: Arc<AtomicUsize>,
+    of_source: Option<(Arc<Sources>, IpAddr)>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.total.fetch_sub(1, Ordering::AcqRel);
+        if let Some((sources, key)) = self.of_source.take() {
+            sources.release(key);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Sources(Mutex<HashMap<IpAddr, usize>>);
+
+impl Sources {
+    fn claim(&self, key: IpAddr, max: usize) -> bool {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(key).or_insert(0);
+        let free = *count < max;
+        if free {
+            *count += 1;
+        } else if *count == 0 {
+            counts.remove(&key);
+        }
+        free
+    }
+
+    fn release(&self, key: IpAddr) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&key);
+            }
+        }
+    }
+}
+
+/// The address that stands for a source: a whole /64 counts as one, since one customer has at least that.
+fn source(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// Keeps [`Limits`].
+pub struct Gatekeeper {
+    limits: Limits,
+    links: Arc<AtomicUsize>,
+    sources: Arc<Sources>,
+    streams: Arc<AtomicUsize>,
+    handshakes: DefaultDirectRateLimiter,
+    handshakes_by_source: DefaultKeyedRateLimiter<IpAddr>,
+    creates: DefaultDirectRateLimiter,
+    creates_by_link: DefaultKeyedRateLimiter<u64>,
+    opens_by_circuit: DefaultKeyedRateLimiter<u64>,
+    bytes: Option<DefaultDirectRateLimiter>,
+    refused: AtomicUsize,
+}
+
+impl Gatekeeper {
+    /// Begins with nobody in.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            links: Arc::default(),
+            sources: Arc::default(),
+            streams: Arc::default(),
+            handshakes: RateLimiter::direct(Quota::per_second(limits.handshakes)),
+            handshakes_by_source: RateLimiter::keyed(Quota::per_second(
+                limits.handshakes_per_source,
+            )),
+            creates: RateLimiter::direct(Quota::per_second(limits.creates)),
+            creates_by_link: RateLimiter::keyed(Quota::per_second(limits.creates_per_client)),
+            opens_by_circuit: RateLimiter::keyed(Quota::per_second(limits.opens_per_circuit)),
+            bytes: limits.bytes.map(|bytes| RateLimiter::direct(Quota::per_second(bytes))),
+            refused: AtomicUsize::new(0),
+            limits,
+        }
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// How often a limit was met.
+    pub fn refused(&self) -> usize {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Streams open now.
+    pub fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Links open now.
+    pub fn links(&self) -> usize {
+        self.links.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody may begin a link handshake; the place is for the whole life of the link.
+    pub fn link(&self, from: IpAddr) -> Option<Place> {
+        let key = source(from);
+        let in_rate = self.handshakes_by_source.check_key(&key).is_ok()
+            && self.handshakes.check().is_ok();
+        let place = in_rate
+            .then(|| {
+                let total = claim(&self.links, self.limits.links)?;
+                if !self.sources.claim(key, self.limits.links_per_source) {
+                    return None;
+                }
+                let mut place = total;
+                place.of_source = Some((Arc::clone(&self.sources), key));
+                Some(place)
+            })
+            .flatten();
+        self.note(place)
+    }
+
+    /// Whether a link may have a new circuit.
+    pub fn create(&self, link: u64, listed: bool) -> bool {
+        let allowed = (listed || self.creates_by_link.check_key(&link).is_ok())
+            && self.creates.check().is_ok();
+        self.note(allowed.then_some(())).is_some()
+    }
+
+    /// Whether a circuit may have a new stream.
+    pub fn open(&self, circuit: u64) -> Option<Place> {
+        let place = (self.opens_by_circuit.check_key(&circuit).is_ok())
+            .then(|| claim(&self.streams, self.limits.streams))
+            .flatten();
+        self.note(place)
+    }
+
+    fn note<T>(&self, allowed: Option<T>) -> Option<T> {
+        if allowed.is_none() {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        allowed
+    }
+
+    /// Forgets who has not been seen for a while. Call it every minute or so.
+    pub fn tidy(&self) {
+        self.handshakes_by_source.retain_recent();
+        self.creates_by_link.retain_recent();
+        self.opens_by_circuit.retain_recent();
+    }
+
+    /// A brake for one link.
+    pub fn brake(self: &Arc<Self>) -> Brake {
+        let own = self.limits.bytes_per_client;
+        Brake {
+            keeper: Arc::clone(self),
+            own: own.map(|bytes| Arc::new(RateLimiter::direct(Quota::per_second(bytes)))),
+        }
+    }
+}
+
+fn claim(count: &Arc<AtomicUsize>, max: usize) -> Option<Place> {
+    let place = Place { total: Arc::clone(count), of_source: None };
+    // Counted first and looked at then, so that two at once can't both take the last place; dropping gives it back.
+    (count.fetch_add(1, Ordering::AcqRel) < max).then_some(place)
+}
+
+/// Slows down the reader of one link to its share.
+pub struct Brake {
+    keeper: Arc<Gatekeeper>,
+    own: Option<Arc<DefaultDirectRateLimiter>>,
+}
+
+impl crate::overlay::link::Meter for Brake {
+    async fn read(&self, bytes: usize) {
+        for limiter in [self.own.as_deref(), self.keeper.bytes.as_ref()].into_iter().flatten() {
+            slow(limiter, bytes).await;
+        }
+    }
+}
+
+async fn slow(limiter: &DefaultDirectRateLimiter, bytes: usize) {
+    let mut left = u32::try_from(bytes).unwrap_or(u32::MAX);
+    while let Some(part) = NonZeroU32::new(left.min(4096)) {
+        match limiter.check_n(part) {
+            Ok(Ok(())) => left -= part.get(),
+            Ok(Err(wait)) => {
+                tokio::time::sleep(wait.wait_time_from(DefaultClock::default().now())).await;
+            }
+            // The rate is below 4096 bytes a second: one frame at a time is as slow as it gets.
+            Err(_) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn keeper() -> Gatekeeper {
+        Gatekeeper::new(Limits {
+            links: 3,
+            links_per_source: 2,
+            handshakes_per_source: rate(1000),
+            ..Limits::default()
+        })
+    }
+
+    #[test]
+    fn one_source_cannot_take_all_places() {
+        let keeper = keeper();
+        let [a, b]: [IpAddr; 2] = ["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()];
+        let held = [keeper.link(a).unwrap(), keeper.link(a).unwrap()];
+        assert!(keeper.link(a).is_none());
+        let other = keeper.link(b).unwrap();
+        assert!(keeper.link(b).is_none(), "the total is 3");
+        drop(held);
+        assert!(keeper.link(a).is_some());
+        assert_eq!((keeper.refused(), keeper.links()), (2, 1));
+        drop(other);
+        assert!(keeper.sources.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_whole_slash_64_is_one_source() {
+        let keeper = keeper();
+        let places: Vec<_> = (1..=3)
+            .map(|n| keeper.link(format!("2001:db8::{n}").parse().unwrap()))
+            .collect();
+        assert_eq!(places.iter().flatten().count(), 2);
+    }
+
+    #[test]
+    fn a_client_that_opens_circuits_too_fast_is_refused_and_a_relay_is_not() {
+        let keeper = Gatekeeper::new(Limits { creates_per_client: rate(5), ..Limits::default() });
+        let made = (0..50).filter(|_| keeper.create(1, false)).count();
+        assert!((5..10).contains(&made), "{made}");
+        assert!((0..50).all(|_| keeper.create(2, true)));
+    }
+}

@@ -1,0 +1,348 @@
+//! What a relay does for the circuits that pass or end here.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use hushswarm_circuits::body::{
+    DestroyReason, EndReason, ExtendRequest, ExtendStatus, OpenKind, OpenStatus,
+};
+use hushswarm_circuits::circuit::mux::MuxEvent;
+use hushswarm_circuits::frame::Pool;
+use hushswarm_circuits::handshake::{CREATE_LEN, HopPeer};
+use hushswarm_circuits::keys::{DhSecret, RelayId};
+use hushswarm_circuits::link::LinkPeer;
+use hushswarm_circuits::relay_list::{Descriptor, ExitPolicy, RelayList};
+use hushswarm_circuits::scheduler::CreditBudget;
+use hushswarm_circuits::switch::{Handler, HopCircuit, Link, LinkConfig};
+use hushswarm_circuits::target::Target;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tracing::debug;
+
+use super::limits::{Gatekeeper, Place};
+use super::{Counters, Keys, datagrams, exit};
+use crate::net::RelayDialer;
+use crate::net::os::ExitPermit;
+use crate::overlay::links::Links;
+
+/// The next relay must answer an EXTEND within this time (PROTOCOL.md §5.5).
+const EXTEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Unused frame buffers kept: 8 MiB.
+const POOL: usize = 2048;
+/// How often draining looks whether all circuits are gone.
+const DRAIN_LOOK: Duration = Duration::from_millis(100);
+
+/// Wakes the task of one stream.
+#[derive(Default)]
+pub(super) struct Signals {
+    /// Something came from the origin.
+    pub(super) readable: Notify,
+    /// There is room again for more to the origin.
+    pub(super) writable: Notify,
+}
+
+struct Stream {
+    signals: Arc<Signals>,
+    task: AbortHandle,
+}
+
+#[derive(Default)]
+struct Table {
+    /// Streams by circuit number and stream id.
+    circuits: HashMap<u64, HashMap<u32, Stream>>,
+    links: HashMap<u64, (Weak<Link>, Place)>,
+}
+
+/// The heart of a relay.
+pub(super) struct Node {
+    this: Weak<Self>,
+    descriptor: Descriptor,
+    hop: HopPeer,
+    link: LinkPeer,
+    keys: Keys,
+    list: RwLock<(Arc<RelayList>, Arc<[u8]>)>,
+    links: Arc<Links>,
+    permit: ExitPermit,
+    gatekeeper: Arc<Gatekeeper>,
+    config: LinkConfig,
+    table: Mutex<Table>,
+    draining: std::sync::atomic::AtomicBool,
+}
+
+struct Proxy(Weak<Node>);
+
+impl Node {
+    pub(super) fn new(
+        descriptor: Descriptor,
+        keys: Keys,
+        list: (Arc<RelayList>, Arc<[u8]>),
+        dialer: Arc<dyn RelayDialer>,
+        permit: ExitPermit,
+        gatekeeper: Arc<Gatekeeper>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|this: &Weak<Self>| {
+            let config = LinkConfig {
+                handler: Arc::new(Proxy(this.clone())),
+                pool: Pool::new(POOL),
+                budget: CreditBudget::new(gatekeeper.limits().credit_memory),
+                max_circuits: gatekeeper.limits().circuits_per_client,
+            };
+            let identity = Arc::new(keys.identity.clone());
+            Self {
+                this: this.clone(),
+                hop: descriptor.hop_peer(),
+                link: descriptor.link_peer(),
+                descriptor,
+                keys,
+                list: RwLock::new(list),
+                links: Links::new(dialer, Some(identity), config.clone()),
+                permit,
+                gatekeeper,
+                config,
+                table: Mutex::default(),
+                draining: false.into(),
+            }
+        })
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn list(&self) -> (Arc<RelayList>, Arc<[u8]>) {
+        self.list.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_list(&self, list: Arc<RelayList>, bytes: Arc<[u8]>) {
+        *self.list.write().unwrap_or_else(PoisonError::into_inner) = (list, bytes);
+    }
+
+    pub(super) fn gatekeeper(&self) -> &Arc<Gatekeeper> {
+        &self.gatekeeper
+    }
+
+    pub(super) fn permit(&self) -> ExitPermit {
+        self.permit
+    }
+
+    pub(super) fn policy(&self) -> &ExitPolicy {
+        &self.descriptor.policy
+    }
+
+    pub(super) fn link_identity(&self) -> (&DhSecret, &LinkPeer) {
+        (&self.keys.link, &self.link)
+    }
+
+    pub(super) fn link_config(&self) -> LinkConfig {
+        self.config.clone()
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        let table = self.table();
+        Counters {
+            links: table.links.values().filter(|(link, _)| link.strong_count() > 0).count(),
+            circuits: table.circuits.len(),
+            streams: table.circuits.values().map(HashMap::len).sum(),
+            refused: self.gatekeeper.refused(),
+        }
+    }
+
+    /// A neighbour's link is up; its place is kept until it closes.
+    pub(super) fn joined(&self, link: Arc<Link>, place: Place) {
+        if self.is_draining() {
+            return link.close(Instant::now());
+        }
+        let mut table = self.table();
+        table.links.retain(|_, (link, _)| link.upgrade().is_some_and(|link| !link.is_closed()));
+        table.links.insert(link.number(), (Arc::downgrade(&link), place));
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// Refuses new circuits, waits until the present ones are gone, then closes what is left.
+    pub(super) async fn drain(&self, grace: Duration) {
+        self.draining.store(true, std::sync::atomic::Ordering::Release);
+        let deadline = tokio::time::Instant::now() + grace;
+        while !self.table().circuits.is_empty() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+        let links: Vec<_> = self.table().links.drain().collect();
+        for (_, (link, _)) in links {
+            if let Some(link) = link.upgrade() {
+                link.close(Instant::now());
+            }
+        }
+        self.links.close();
+    }
+
+    fn extend(&self, circuit: Arc<HopCircuit>, request: ExtendRequest) {
+        let Some(node) = self.this.upgrade() else { return };
+        tokio::spawn(async move {
+            let reached = tokio::time::timeout(EXTEND_TIMEOUT, node.reach(&circuit, &request));
+            match reached.await.unwrap_or(Err(ExtendStatus::TimedOut)) {
+                Err(status) => circuit.extend_failed(status),
+                Ok(()) => {
+                    tokio::time::sleep(EXTEND_TIMEOUT).await;
+                    // Does nothing where the answer has come.
+                    circuit.extend_failed(ExtendStatus::TimedOut);
+                }
+            }
+        });
+    }
+
+    async fn reach(
+        &self,
+        circuit: &Arc<HopCircuit>,
+        request: &ExtendRequest,
+    ) -> Result<(), ExtendStatus> {
+        let (list, _) = self.list();
+        let next = list
+            .get(&request.identity)
+            .filter(|next| next.digest() == request.digest)
+            .filter(|next| next.identity != self.descriptor.identity)
+            .ok_or(ExtendStatus::UnknownRelay)?;
+        let link = self.links.get(next).await.map_err(|error| {
+            debug!(circuit = circuit.number(), relay = ?request.identity, %error, "next hop not reached");
+            ExtendStatus::Unreachable
+        })?;
+        link.open_onward(circuit, &request.message, &mut rand::rng())
+            .map_err(|_| ExtendStatus::Unreachable)
+    }
+
+    fn open(
+        &self,
+        circuit: &Arc<HopCircuit>,
+        stream: u32,
+        kind: OpenKind,
+        target: Option<Target>,
+    ) {
+        let refuse = |status| circuit.with(|mux| mux.answer_open(stream, status));
+        let Some(node) = self.this.upgrade() else { return };
+        let Some(place) = self.gatekeeper.open(circuit.number()) else {
+            return refuse(OpenStatus::Limit);
+        };
+        let signals = Arc::new(Signals::default());
+        let (circuit_, signals_) = (Arc::clone(circuit), Arc::clone(&signals));
+        let mut table = self.table();
+        // Spawned under the lock, so that the task can't end before it stands in the table.
+        let task = tokio::spawn(async move {
+            let ended = match (kind, target) {
+                (OpenKind::Tcp, Some(target)) => {
+                    exit::run(&node, &circuit_, stream, &target, &signals_).await
+                }
+                (OpenKind::Datagrams, None) => {
+                    datagrams::run(&node, &circuit_, stream, &signals_).await
+                }
+                (OpenKind::RelayList, None) => {
+                    exit::serve_list(&node.list().1, &circuit_, stream, &signals_).await
+                }
+                (OpenKind::Tcp, None) | (OpenKind::Datagrams | OpenKind::RelayList, Some(_)) => {
+                    Err(exit::Ended::Refused(OpenStatus::Failed))
+                }
+            };
+            match ended {
+                Ok(()) => {}
+                Err(exit::Ended::Refused(status)) => {
+                    circuit_.with(|mux| mux.answer_open(stream, status));
+                }
+                Err(exit::Ended::Reset(reason)) => {
+                    circuit_.with(|mux| mux.reset(stream, reason));
+                }
+                Err(exit::Ended::ByOrigin) => {}
+            }
+            drop(place);
+            if let Some(streams) = node.table().circuits.get_mut(&circuit_.number()) {
+                streams.remove(&stream);
+            }
+        });
+        match table.circuits.get_mut(&circuit.number()) {
+            Some(streams) => {
+                streams.insert(stream, Stream { signals, task: task.abort_handle() });
+            }
+            // The circuit closed in between.
+            None => task.abort(),
+        }
+    }
+
+    fn signal(&self, circuit: u64, stream: u32, wake: impl FnOnce(&Signals)) {
+        if let Some(stream) = self.table().circuits.get(&circuit).and_then(|c| c.get(&stream)) {
+            wake(&stream.signals);
+        }
+    }
+}
+
+impl Handler for Proxy {
+    fn create(&self, link: &Arc<Link>, circuit: u32, message: &[u8; CREATE_LEN]) {
+        let Some(node) = self.0.upgrade() else {
+            return link.refuse(circuit, DestroyReason::ShuttingDown);
+        };
+        if node.is_draining() {
+            return link.refuse(circuit, DestroyReason::ShuttingDown);
+        }
+        if !node.gatekeeper.create(link.number(), link.relay().is_some()) {
+            return link.refuse(circuit, DestroyReason::Limit);
+        }
+        let (link, message) = (Arc::clone(link), Box::new(*message));
+        // A handshake takes most of a millisecond, for which the link's other circuits should not wait.
+        tokio::spawn(async move {
+            let register = |hop: &Arc<HopCircuit>| {
+                node.table().circuits.insert(hop.number(), HashMap::new());
+            };
+            let accepted = link.accept(
+                circuit,
+                &message,
+                &node.keys.onion,
+                &node.hop,
+                &mut rand::rng(),
+                register,
+            );
+            if let Err(error) = accepted {
+                debug!(link = link.number(), %error, "a hop handshake failed");
+            }
+        });
+    }
+
+    fn authenticated(&self, link: &Arc<Link>, relay: RelayId) {
+        if let Some(node) = self.0.upgrade()
+            && node.list().0.get(&relay).is_some()
+        {
+            link.set_max_circuits(hushswarm_circuits::switch::MAX_CIRCUITS);
+        }
+    }
+
+    fn hop_event(&self, circuit: &Arc<HopCircuit>, event: MuxEvent) {
+        let Some(node) = self.0.upgrade() else { return };
+        match event {
+            MuxEvent::Open { stream, kind, target } => node.open(circuit, stream, kind, target),
+            MuxEvent::Readable { stream } => {
+                node.signal(circuit.number(), stream, |signals| signals.readable.notify_one());
+            }
+            MuxEvent::Writable { stream } => {
+                node.signal(circuit.number(), stream, |signals| signals.writable.notify_one());
+            }
+            MuxEvent::Extend(request) => node.extend(Arc::clone(circuit), request),
+            MuxEvent::Opened { .. } | MuxEvent::Extended(..) => {
+                circuit.close(DestroyReason::Protocol);
+            }
+        }
+    }
+
+    fn hop_closed(&self, circuit: &Arc<HopCircuit>) {
+        let Some(node) = self.0.upgrade() else { return };
+        let streams = node.table().circuits.remove(&circuit.number());
+        for stream in streams.into_iter().flat_map(HashMap::into_values) {
+            stream.task.abort();
+        }
+    }
+}
+
+/// What a stream's task tells the origin when it can't go on.
+pub(super) fn reset_reason(error: &std::io::Error) -> EndReason {
+    match error.kind() {
+        std::io::ErrorKind::TimedOut => EndReason::TimedOut,
+        _ => EndReason::Reset,
+    }
+}
