@@ -1,5 +1,6 @@
 //! The overlay: circuits pumped over links, and for clients a pool of circuits kept ready.
 
+pub mod circuit;
 pub mod client;
 pub mod link;
 pub mod links;

@@ -33,7 +33,7 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// The secret keys of a relay.
 pub struct Keys {
     /// Signs the descriptor and AUTH.
-    pub identity: IdentityKey,
+    pub identity: Arc<IdentityKey>,
     /// Static key of hop handshakes.
     pub onion: DhSecret,
     /// Static key of link handshakes.
@@ -46,8 +46,8 @@ pub struct Options {
     pub descriptor: Descriptor,
     /// Its keys.
     pub keys: Keys,
-    /// The relay list, and its bytes as served to clients. Later lists come through [`Relay::set_list`].
-    pub list: (Arc<RelayList>, Arc<[u8]>),
+    /// The relay list. Later lists come through [`Relay::set_list`].
+    pub list: Arc<RelayList>,
     /// Where to listen.
     pub listen: Vec<SocketAddr>,
     /// Address that exit connections leave from; `None` lets the system choose.
@@ -117,8 +117,8 @@ impl Relay {
     }
 
     /// Takes a newer relay list.
-    pub fn set_list(&self, list: Arc<RelayList>, bytes: Arc<[u8]>) {
-        self.node.set_list(list, bytes);
+    pub fn set_list(&self, list: Arc<RelayList>) {
+        self.node.set_list(list);
     }
 
     /// What it does now.

@@ -61,7 +61,7 @@ pub(super) struct Node {
     hop: HopPeer,
     link: LinkPeer,
     keys: Keys,
-    list: RwLock<(Arc<RelayList>, Arc<[u8]>)>,
+    list: RwLock<Arc<RelayList>>,
     links: Arc<Links>,
     permit: ExitPermit,
     gatekeeper: Arc<Gatekeeper>,
@@ -76,7 +76,7 @@ impl Node {
     pub(super) fn new(
         descriptor: Descriptor,
         keys: Keys,
-        list: (Arc<RelayList>, Arc<[u8]>),
+        list: Arc<RelayList>,
         dialer: Arc<dyn RelayDialer>,
         permit: ExitPermit,
         gatekeeper: Arc<Gatekeeper>,
@@ -88,7 +88,7 @@ impl Node {
                 budget: CreditBudget::new(gatekeeper.limits().credit_memory),
                 max_circuits: gatekeeper.limits().circuits_per_client,
             };
-            let identity = Arc::new(keys.identity.clone());
+            let identity = Arc::clone(&keys.identity);
             Self {
                 this: this.clone(),
                 hop: descriptor.hop_peer(),
@@ -110,12 +110,12 @@ impl Node {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn list(&self) -> (Arc<RelayList>, Arc<[u8]>) {
-        self.list.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn list(&self) -> Arc<RelayList> {
+        Arc::clone(&self.list.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn set_list(&self, list: Arc<RelayList>, bytes: Arc<[u8]>) {
-        *self.list.write().unwrap_or_else(PoisonError::into_inner) = (list, bytes);
+    pub(super) fn set_list(&self, list: Arc<RelayList>) {
+        *self.list.write().unwrap_or_else(PoisonError::into_inner) = list;
     }
 
     pub(super) fn gatekeeper(&self) -> &Arc<Gatekeeper> {
@@ -198,7 +198,7 @@ impl Node {
         circuit: &Arc<HopCircuit>,
         request: &ExtendRequest,
     ) -> Result<(), ExtendStatus> {
-        let (list, _) = self.list();
+        let list = self.list();
         let next = list
             .get(&request.identity)
             .filter(|next| next.digest() == request.digest)
@@ -237,7 +237,7 @@ impl Node {
                     datagrams::run(&node, &circuit_, stream, &signals_).await
                 }
                 (OpenKind::RelayList, None) => {
-                    exit::serve_list(&node.list().1, &circuit_, stream, &signals_).await
+                    exit::serve_list(node.list().bytes(), &circuit_, stream, &signals_).await
                 }
                 (OpenKind::Tcp, None) | (OpenKind::Datagrams | OpenKind::RelayList, Some(_)) => {
                     Err(exit::Ended::Refused(OpenStatus::Failed))
@@ -307,7 +307,7 @@ impl Handler for Proxy {
 
     fn authenticated(&self, link: &Arc<Link>, relay: RelayId) {
         if let Some(node) = self.0.upgrade()
-            && node.list().0.get(&relay).is_some()
+            && node.list().get(&relay).is_some()
         {
             link.set_max_circuits(hushswarm_circuits::switch::MAX_CIRCUITS);
         }

@@ -2,6 +2,8 @@
 //!
 //! There is no direct route. What implements [`Outside`] opens streams inside circuits (later also Tor), or refuses.
 
+pub mod circuits;
+
 use std::io;
 use std::pin::Pin;
 

@@ -9,7 +9,7 @@ use rand::{CryptoRng, RngExt};
 
 use super::hop::{Direction, HopCircuit};
 use super::origin::OriginCircuit;
-use super::{Handler, Wake, lock};
+use super::{Handler, OriginHandler, Wake, lock};
 use crate::body::DestroyReason;
 use crate::circuit::origin::Origin;
 use crate::frame::{
@@ -182,7 +182,8 @@ impl Link {
         &self.config.handler
     }
 
-    pub(super) fn pool(&self) -> &Pool {
+    /// Where the link's buffers come from.
+    pub fn pool(&self) -> &Pool {
         &self.config.pool
     }
 
@@ -223,11 +224,12 @@ impl Link {
     pub fn open_origin(
         self: &Arc<Self>,
         origin: Origin,
+        handler: Arc<dyn OriginHandler>,
         rng: &mut dyn CryptoRng,
     ) -> Result<Arc<OriginCircuit>, OpenError> {
         let mut table = lock(&self.table);
         let id = self.fresh_id(&table, rng)?;
-        let circuit = OriginCircuit::new(Arc::clone(self), id, origin);
+        let circuit = OriginCircuit::new(Arc::clone(self), id, origin, handler);
         table.insert(id, Entry::Origin(Arc::clone(&circuit)));
         drop(table);
         self.schedule(id, Entry::Origin(Arc::clone(&circuit)))?;
@@ -256,7 +258,8 @@ impl Link {
         self.handshake_frame(FrameType::Create, id, message)
     }
 
-    /// Answers a CREATE: the neighbour's circuit now has us as a hop. Costs the handshake's processor time.
+    /// Answers a CREATE: the neighbour's circuit now has us as a hop. Costs the handshake's
+    /// processor time. `register` is called before the circuit can have events, unless it is gone already.
     ///
     /// # Errors
     /// The message is not for us or broken (the neighbour was told), or the link is gone.
@@ -267,6 +270,7 @@ impl Link {
         secret: &DhSecret,
         own: &HopPeer,
         rng: &mut dyn CryptoRng,
+        register: impl FnOnce(&Arc<HopCircuit>),
     ) -> Result<Arc<HopCircuit>, HandshakeError> {
         let (answer, keys) = match hop_respond(secret, own, message, rng) {
             Ok(done) => done,
@@ -277,6 +281,7 @@ impl Link {
         };
         let hop = HopCircuit::new(Arc::clone(self), circuit, keys);
         if lock(&self.pending).remove(&circuit) {
+            register(&hop);
             lock(&self.table).insert(circuit, Entry::Hop(Arc::clone(&hop)));
             let sent = self.schedule(circuit, Entry::Hop(Arc::clone(&hop))).and_then(|()| {
                 self.handshake_frame(FrameType::Created, circuit, &answer)

@@ -14,7 +14,7 @@ mod link;
 mod origin;
 
 pub use hop::HopCircuit;
-pub use link::{Link, LinkClosed, LinkConfig, OpenError, Receiver, Transmitter};
+pub use link::{Link, LinkClosed, LinkConfig, MAX_CIRCUITS, OpenError, Receiver, Transmitter};
 pub use origin::OriginCircuit;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -51,11 +51,12 @@ pub trait Handler: Send + Sync {
     fn hop_closed(&self, circuit: &Arc<HopCircuit>) {
         let _ = circuit;
     }
+}
 
-    /// Something happened at a circuit of ours.
-    fn origin_event(&self, circuit: &Arc<OriginCircuit>, event: OriginEvent) {
-        let _ = (circuit, event);
-    }
+/// Whom one circuit of ours tells. Called as [`Handler`] is.
+pub trait OriginHandler: Send + Sync {
+    /// Something happened at the circuit.
+    fn event(&self, event: OriginEvent);
 }
 
 /// A panic while a lock is held leaves plain data behind that the next holder can use or tear down.

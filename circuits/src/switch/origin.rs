@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::link::{Link, copy_cell};
-use super::lock;
+use super::{OriginHandler, lock};
 use crate::body::DestroyReason;
 use crate::circuit::origin::Origin;
 use crate::frame::{Class, FrameType};
@@ -18,6 +18,7 @@ pub struct OriginCircuit {
     link: Arc<Link>,
     id: u32,
     state: Mutex<Origin>,
+    handler: Arc<dyn OriginHandler>,
     gate: Mutex<CreditGate>,
     /// It has cells to send that wait for room in the link's queue.
     starved: AtomicBool,
@@ -26,12 +27,18 @@ pub struct OriginCircuit {
 }
 
 impl OriginCircuit {
-    pub(super) fn new(link: Arc<Link>, id: u32, origin: Origin) -> Arc<Self> {
+    pub(super) fn new(
+        link: Arc<Link>,
+        id: u32,
+        origin: Origin,
+        handler: Arc<dyn OriginHandler>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             gate: link.gate(),
             link,
             id,
             state: Mutex::new(origin),
+            handler,
             starved: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
@@ -60,7 +67,7 @@ impl OriginCircuit {
         let closed = state.is_closed();
         drop(state);
         for event in events {
-            self.link.handler().origin_event(self, event);
+            self.handler.event(event);
         }
         if closed && !self.gone.swap(true, Ordering::AcqRel) {
             self.link.drop_circuit(self.id, None);

@@ -1,0 +1,349 @@
+//! One circuit of ours, as tasks use it: they wait for it to be ready, open streams in it and are woken by it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use hushswarm_circuits::body::{DestroyReason, EndReason, OpenKind, OpenStatus};
+use hushswarm_circuits::circuit::mux::MuxEvent;
+use hushswarm_circuits::circuit::origin::{CloseReason, Origin, OriginEvent};
+use hushswarm_circuits::frame::Pool;
+use hushswarm_circuits::relay_list::{Descriptor, Proto};
+use hushswarm_circuits::switch::{Link, OpenError, OriginCircuit, OriginHandler};
+use hushswarm_circuits::target::{Host, Target};
+
+use super::stream::{CircuitDatagrams, CircuitStream};
+
+/// Which direction of a stream a task waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Side {
+    Read,
+    Write,
+}
+
+#[derive(Default)]
+struct Stream {
+    opened: Option<OpenStatus>,
+    opener: Option<Waker>,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+enum Build {
+    Building,
+    Ready,
+    Closed(CloseReason),
+}
+
+struct Shared {
+    build: Build,
+    builder: Option<Waker>,
+    streams: HashMap<u32, Stream>,
+    /// When a stream was first opened, and when the last one ended.
+    used: Option<Instant>,
+    idle: Instant,
+}
+
+/// Takes the events of one circuit and wakes whom they concern.
+struct Events(Mutex<Shared>);
+
+/// A circuit of ours.
+pub struct Circuit {
+    origin: Arc<OriginCircuit>,
+    events: Arc<Events>,
+    path: Vec<Arc<Descriptor>>,
+    pool: Pool,
+    retired: AtomicBool,
+}
+
+/// A stream was not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamFailure {
+    /// The exit said so.
+    Status(OpenStatus),
+    /// The exit did not answer in time.
+    TimedOut,
+    /// The circuit is gone or full.
+    CircuitLost,
+}
+
+impl Events {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OriginHandler for Events {
+    fn event(&self, event: OriginEvent) {
+        let mut shared = self.lock();
+        let mut wake: Vec<Waker> = Vec::new();
+        match event {
+            OriginEvent::Ready { .. } => {
+                shared.build = Build::Ready;
+                wake.extend(shared.builder.take());
+            }
+            OriginEvent::Closed(reason) => {
+                shared.build = Build::Closed(reason);
+                wake.extend(shared.builder.take());
+                for stream in shared.streams.values_mut() {
+                    wake.extend(stream.opener.take());
+                    wake.extend(stream.reader.take());
+                    wake.extend(stream.writer.take());
+                }
+            }
+            OriginEvent::Mux(event) => {
+                let (id, side) = match event {
+                    MuxEvent::Opened { stream, status } => {
+                        if let Some(stream) = shared.streams.get_mut(&stream) {
+                            stream.opened = Some(status);
+                            wake.extend(stream.opener.take());
+                        }
+                        (stream, None)
+                    }
+                    MuxEvent::Readable { stream } => (stream, Some(Side::Read)),
+                    MuxEvent::Writable { stream } => (stream, Some(Side::Write)),
+                    MuxEvent::Open { .. } | MuxEvent::Extend(_) | MuxEvent::Extended(_) => return,
+                };
+                if let Some(stream) = shared.streams.get_mut(&id) {
+                    wake.extend(match side {
+                        Some(Side::Read) => stream.reader.take(),
+                        Some(Side::Write) => stream.writer.take(),
+                        None => None,
+                    });
+                }
+            }
+        }
+        drop(shared);
+        wake.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Circuit {
+    /// Begins to build a circuit over the link to the first hop of `path`.
+    pub(super) fn open(
+        link: &Arc<Link>,
+        path: Vec<Arc<Descriptor>>,
+        origin: Origin,
+    ) -> Result<Arc<Self>, OpenError> {
+        let events = Arc::new(Events(Mutex::new(Shared {
+            build: Build::Building,
+            builder: None,
+            streams: HashMap::new(),
+            used: None,
+            idle: Instant::now(),
+        })));
+        let handler = Arc::clone(&events) as Arc<dyn OriginHandler>;
+        let origin = link.open_origin(origin, handler, &mut rand::rng())?;
+        let pool = link.pool().clone();
+        Ok(Arc::new(Self { origin, events, path, pool, retired: AtomicBool::new(false) }))
+    }
+
+    pub(super) fn with<R>(&self, act: impl FnOnce(&mut Origin) -> R) -> R {
+        self.origin.with(act)
+    }
+
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// A number for logs, unique in this process.
+    pub fn number(&self) -> u64 {
+        self.origin.number()
+    }
+
+    /// The relays, guard first.
+    pub fn path(&self) -> &[Arc<Descriptor>] {
+        &self.path
+    }
+
+    /// Whether the circuit has ended.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.events.lock().build, Build::Closed(_))
+    }
+
+    /// Whether new streams may still be put into it.
+    pub(super) fn is_usable(&self, dirty_after: Duration) -> bool {
+        let shared = self.events.lock();
+        let fresh = shared.used.is_none_or(|used| used.elapsed() < dirty_after);
+        matches!(shared.build, Build::Ready) && fresh && !self.retired.load(Ordering::Relaxed)
+    }
+
+    /// Takes no new streams from now on.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    /// How long no stream has been open in it; `None` while one is.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        let shared = self.events.lock();
+        shared.streams.is_empty().then(|| shared.idle.elapsed())
+    }
+
+    /// Whether its exit may let a target out.
+    pub(super) fn may_reach(&self, proto: Proto, target: Option<&Target>) -> bool {
+        let Some(exit) = self.path.last() else { return false };
+        let policy = &exit.info().policy;
+        match target {
+            None => policy.may_allow(proto),
+            Some(Target { host: Host::Ip(ip), port }) => policy.allows(proto, *ip, *port),
+            Some(Target { host: Host::Name(_), port }) => policy.may_allow_port(proto, *port),
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.origin.deadline()
+    }
+
+    pub(super) fn expire(&self, now: Instant) {
+        self.origin.expire(now);
+    }
+
+    /// Waits until the circuit is built.
+    pub(super) async fn built(&self) -> Result<(), CloseReason> {
+        std::future::poll_fn(|cx| {
+            let mut shared = self.events.lock();
+            match &shared.build {
+                Build::Ready => Poll::Ready(Ok(())),
+                Build::Closed(reason) => Poll::Ready(Err(*reason)),
+                Build::Building => {
+                    shared.builder = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// Ends the circuit.
+    pub fn close(&self) {
+        self.origin.close(DestroyReason::Finished);
+    }
+
+    pub(super) fn register(&self, stream: u32, side: Side, waker: &Waker) {
+        let mut shared = self.events.lock();
+        if let Some(stream) = shared.streams.get_mut(&stream) {
+            let slot = match side {
+                Side::Read => &mut stream.reader,
+                Side::Write => &mut stream.writer,
+            };
+            match slot {
+                Some(held) => held.clone_from(waker),
+                None => *slot = Some(waker.clone()),
+            }
+        }
+    }
+
+    pub(super) fn end_stream(&self, id: u32) {
+        {
+            let mut shared = self.events.lock();
+            shared.streams.remove(&id);
+            shared.idle = Instant::now();
+        }
+        self.with(|origin| origin.mux().reset(id, EndReason::Reset));
+    }
+
+    async fn open_stream(
+        self: &Arc<Self>,
+        kind: OpenKind,
+        target: Option<&Target>,
+        limit: Duration,
+    ) -> Result<u32, StreamFailure> {
+        let id = {
+            let opened = self.with(|origin| {
+                let id = origin.mux().open(kind, target.cloned());
+                if let Ok(id) = id {
+                    // Before the cell can leave, so that no answer is missed.
+                    let mut shared = self.events.lock();
+                    shared.streams.insert(id, Stream::default());
+                    shared.used.get_or_insert_with(Instant::now);
+                }
+                id
+            });
+            opened.map_err(|_| StreamFailure::CircuitLost)?
+        };
+        let answered = std::future::poll_fn(|cx| {
+            let mut shared = self.events.lock();
+            if matches!(shared.build, Build::Closed(_)) {
+                return Poll::Ready(Err(StreamFailure::CircuitLost));
+            }
+            match shared.streams.get_mut(&id) {
+                None => Poll::Ready(Err(StreamFailure::CircuitLost)),
+                Some(Stream { opened: Some(OpenStatus::Open), .. }) => Poll::Ready(Ok(id)),
+                Some(Stream { opened: Some(status), .. }) => {
+                    Poll::Ready(Err(StreamFailure::Status(*status)))
+                }
+                Some(stream) => {
+                    stream.opener = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        });
+        // Whatever happens to this future, the stream is not left behind.
+        let mut guard = EndOnDrop { circuit: self, id, armed: true };
+        let id = tokio::time::timeout(limit, answered)
+            .await
+            .unwrap_or(Err(StreamFailure::TimedOut))?;
+        guard.armed = false;
+        Ok(id)
+    }
+
+    /// Opens a byte stream to a target.
+    ///
+    /// # Errors
+    /// As the failure says: another circuit may do.
+    pub async fn connect(
+        self: &Arc<Self>,
+        target: &Target,
+        limit: Duration,
+    ) -> Result<CircuitStream, StreamFailure> {
+        let id = self.open_stream(OpenKind::Tcp, Some(target), limit).await?;
+        Ok(CircuitStream::new(Arc::clone(self), id))
+    }
+
+    /// Opens a datagram flow.
+    ///
+    /// # Errors
+    /// As the failure says: another circuit may do.
+    pub async fn datagrams(
+        self: &Arc<Self>,
+        limit: Duration,
+    ) -> Result<CircuitDatagrams, StreamFailure> {
+        let id = self.open_stream(OpenKind::Datagrams, None, limit).await?;
+        Ok(CircuitDatagrams::new(Arc::clone(self), id))
+    }
+
+    /// Opens the last hop's copy of the signed relay list.
+    ///
+    /// # Errors
+    /// As the failure says: another circuit may do.
+    pub async fn relay_list(
+        self: &Arc<Self>,
+        limit: Duration,
+    ) -> Result<CircuitStream, StreamFailure> {
+        let id = self.open_stream(OpenKind::RelayList, None, limit).await?;
+        Ok(CircuitStream::new(Arc::clone(self), id))
+    }
+}
+
+struct EndOnDrop<'a> {
+    circuit: &'a Circuit,
+    id: u32,
+    armed: bool,
+}
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.circuit.end_stream(self.id);
+        }
+    }
+}
+
+impl Drop for Circuit {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+

@@ -1,0 +1,471 @@
+//! The client's end of the overlay: it chooses paths, keeps circuits ready, and gives each isolation key its own.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use hushswarm_circuits::circuit::origin::{CloseReason, HopSpec, Origin};
+use hushswarm_circuits::frame::Pool;
+use hushswarm_circuits::isolation::Isolation;
+use hushswarm_circuits::keys::RelayId;
+use hushswarm_circuits::path::{
+    ExitNeed, GuardSample, PathError, PathNeeds, PathRules, choose,
+};
+use hushswarm_circuits::relay_list::{Descriptor, Proto, RelayList};
+use hushswarm_circuits::scheduler::CreditBudget;
+use hushswarm_circuits::switch::{Handler, LinkConfig};
+use hushswarm_circuits::target::{Host, Target};
+use tokio::sync::watch;
+use tracing::{debug, info};
+
+use super::circuit::Circuit;
+use super::links::Links;
+use crate::net::RelayDialer;
+
+/// A circuit must be built within this time, or another path is tried.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(20);
+/// Paths tried before a request for a circuit fails.
+const ATTEMPTS: usize = 6;
+/// A relay through which a circuit could not be built is left out for this time.
+const AVOID: Duration = Duration::from_secs(60);
+/// Circuits are looked over so often: for deadlines, and for unused ones.
+const TICK: Duration = Duration::from_millis(250);
+/// Waits before circuits are built ahead again when that failed.
+const PREBUILD_REST: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// Unused frame buffers kept: 8 MiB.
+const POOL: usize = 2048;
+/// Memory for credits beyond each circuit's first 64, bytes.
+const CREDIT_MEMORY: usize = 64 * 1024 * 1024;
+
+/// How a client behaves.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Relays in a circuit, 1 to 3.
+    pub hops: usize,
+    /// Circuits kept ready for whoever asks next.
+    pub prebuilt: usize,
+    /// A circuit takes no new streams when its first is older than this.
+    pub dirty_after: Duration,
+    /// A circuit without streams is closed after this time.
+    pub idle: Duration,
+    /// How far apart relays of a path must be.
+    pub rules: PathRules,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            hops: 3,
+            prebuilt: 2,
+            dirty_after: Duration::from_secs(600),
+            idle: Duration::from_secs(300),
+            rules: PathRules::default(),
+        }
+    }
+}
+
+/// How the overlay stands, for the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// No circuit has been built so far.
+    Connecting,
+    /// The last circuit that was wanted could be built.
+    Ready,
+    /// It could not: nothing leaves until one can.
+    Unreachable(BuildError),
+}
+
+/// No circuit could be built. Nothing is sent any other way.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The list has no path for this.
+    #[error("{0}; {hint}", hint = .0.hint())]
+    NoPath(#[from] PathError),
+    /// No guard could be reached.
+    #[error("no guard relay answers")]
+    GuardUnreachable,
+    /// Relays further on could not be reached.
+    #[error("the relays after the guard do not answer")]
+    Failed,
+}
+
+/// Stores the guards between runs.
+pub trait GuardStore: Send + Sync {
+    /// Called when the sample changed.
+    fn save(&self, sample: &GuardSample);
+}
+
+type Slot = Arc<tokio::sync::Mutex<Vec<Arc<Circuit>>>>;
+
+struct Inner {
+    this: Weak<Self>,
+    list: RwLock<Arc<RelayList>>,
+    guards: Mutex<GuardSample>,
+    store: Option<Box<dyn GuardStore>>,
+    links: Arc<Links>,
+    config: ClientConfig,
+    slots: Mutex<HashMap<Isolation, Slot>>,
+    ready: Mutex<Vec<Arc<Circuit>>>,
+    live: Mutex<Vec<Weak<Circuit>>>,
+    avoid: Mutex<HashMap<RelayId, Instant>>,
+    status: watch::Sender<Status>,
+    refill: tokio::sync::Notify,
+}
+
+/// Builds circuits and hands them out. Clones are the same client.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct NoHandler;
+
+impl Handler for NoHandler {}
+
+impl Client {
+    /// Makes a client; nothing is sent before the first circuit is wanted or [`Client::prebuild`] is called.
+    pub fn new(
+        list: Arc<RelayList>,
+        guards: GuardSample,
+        store: Option<Box<dyn GuardStore>>,
+        dialer: Arc<dyn RelayDialer>,
+        config: ClientConfig,
+    ) -> Self {
+        let link_config = LinkConfig {
+            handler: Arc::new(NoHandler),
+            pool: Pool::new(POOL),
+            budget: CreditBudget::new(CREDIT_MEMORY),
+            max_circuits: 0,
+        };
+        let inner = Arc::new_cyclic(|this| Inner {
+            this: this.clone(),
+            list: RwLock::new(list),
+            guards: Mutex::new(guards),
+            store,
+            links: Links::new(dialer, None, link_config),
+            config,
+            slots: Mutex::default(),
+            ready: Mutex::default(),
+            live: Mutex::default(),
+            avoid: Mutex::default(),
+            status: watch::Sender::new(Status::Connecting),
+            refill: tokio::sync::Notify::new(),
+        });
+        inner.refresh_guards();
+        tokio::spawn(tick(Arc::downgrade(&inner)));
+        Self(inner)
+    }
+
+    /// Keeps circuits ready from now on.
+    pub fn prebuild(&self) {
+        tokio::spawn(prebuild(Arc::downgrade(&self.0)));
+    }
+
+    /// How the overlay stands; changes are told.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.0.status.subscribe()
+    }
+
+    /// Takes a newer relay list.
+    pub fn set_list(&self, list: Arc<RelayList>) {
+        *self.0.list.write().unwrap_or_else(PoisonError::into_inner) = list;
+        self.0.refresh_guards();
+    }
+
+    /// Hops of each circuit.
+    pub fn hops(&self) -> usize {
+        self.0.config.hops
+    }
+
+    /// Circuits open now.
+    pub fn circuits(&self) -> usize {
+        let live = lock(&self.0.live);
+        live.iter().filter_map(Weak::upgrade).filter(|circuit| !circuit.is_closed()).count()
+    }
+
+    /// The circuit of an isolation key whose exit may reach `target` (`None`: datagrams to anywhere), built if there is none.
+    ///
+    /// # Errors
+    /// No circuit could be built: wait, and ask again.
+    pub async fn circuit(
+        &self,
+        isolation: Isolation,
+        proto: Proto,
+        target: Option<&Target>,
+        avoid: &[RelayId],
+    ) -> Result<Arc<Circuit>, BuildError> {
+        let inner = &self.0;
+        let slot = Arc::clone(lock(&inner.slots).entry(isolation).or_default());
+        // Held while building: others with the same key wait for the same circuit.
+        let mut held = slot.lock().await;
+        held.retain(|circuit| !circuit.is_closed());
+        let fits = |circuit: &Circuit| {
+            circuit.is_usable(inner.config.dirty_after)
+                && circuit.may_reach(proto, target)
+                && !circuit.path().iter().any(|relay| avoid.contains(&relay.identity))
+        };
+        if let Some(circuit) = held.iter().find(|circuit| fits(circuit)) {
+            return Ok(Arc::clone(circuit));
+        }
+        let taken = {
+            let mut ready = lock(&inner.ready);
+            let found = ready.iter().position(|circuit| fits(circuit));
+            found.map(|at| ready.remove(at))
+        };
+        inner.refill.notify_one();
+        let circuit = match taken {
+            Some(circuit) => circuit,
+            None => {
+                let exit = match target {
+                    None => ExitNeed::Datagrams,
+                    Some(Target { host, port }) => ExitNeed::Target {
+                        proto,
+                        port: *port,
+                        ip: match host {
+                            Host::Ip(ip) => Some(*ip),
+                            Host::Name(_) => None,
+                        },
+                    },
+                };
+                inner.build(exit, avoid).await?
+            }
+        };
+        held.push(Arc::clone(&circuit));
+        Ok(circuit)
+    }
+
+    /// A fresh circuit that nobody else uses, to any relay that serves the relay list.
+    ///
+    /// # Errors
+    /// No circuit could be built.
+    pub async fn directory_circuit(&self) -> Result<Arc<Circuit>, BuildError> {
+        self.0.build(ExitNeed::List, &[]).await
+    }
+
+    /// A fresh circuit that nobody else uses.
+    ///
+    /// # Errors
+    /// No circuit could be built.
+    pub async fn fresh_circuit(&self, exit: ExitNeed) -> Result<Arc<Circuit>, BuildError> {
+        self.0.build(exit, &[]).await
+    }
+
+    /// Closes all circuits and links.
+    pub fn close(&self) {
+        for circuit in lock(&self.0.live).drain(..).filter_map(|circuit| circuit.upgrade()) {
+            circuit.close();
+        }
+        lock(&self.0.slots).clear();
+        lock(&self.0.ready).clear();
+        self.0.links.close();
+    }
+}
+
+impl Inner {
+    fn refresh_guards(&self) {
+        let list = self.list();
+        let mut guards = lock(&self.guards);
+        guards.refresh(&list, unix_now(), &mut rand::rng());
+        self.save(&guards);
+    }
+
+    fn save(&self, guards: &GuardSample) {
+        if let Some(store) = &self.store {
+            store.save(guards);
+        }
+    }
+
+    fn list(&self) -> Arc<RelayList> {
+        Arc::clone(&self.list.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn build(&self, exit: ExitNeed, avoid: &[RelayId]) -> Result<Arc<Circuit>, BuildError> {
+        let mut failure = BuildError::Failed;
+        for _ in 0..ATTEMPTS {
+            match self.try_build(exit, avoid).await {
+                Ok(circuit) => {
+                    self.status.send_if_modified(|status| {
+                        std::mem::replace(status, Status::Ready) != Status::Ready
+                    });
+                    return Ok(circuit);
+                }
+                Err(error @ BuildError::NoPath(_)) => {
+                    // What an earlier attempt ran into says more than that nothing is left now.
+                    if failure == BuildError::Failed {
+                        failure = error;
+                    }
+                    break;
+                }
+                Err(error) => failure = error,
+            }
+        }
+        self.status.send_if_modified(|status| {
+            let new = Status::Unreachable(failure.clone());
+            std::mem::replace(status, new.clone()) != new
+        });
+        Err(failure)
+    }
+
+    async fn try_build(
+        &self,
+        exit: ExitNeed,
+        avoid: &[RelayId],
+    ) -> Result<Arc<Circuit>, BuildError> {
+        let now = unix_now();
+        let guards = lock(&self.guards).usable(now);
+        let mut avoid = avoid.to_vec();
+        {
+            let mut failed = lock(&self.avoid);
+            failed.retain(|_, since| since.elapsed() < AVOID);
+            avoid.extend(failed.keys());
+        }
+        let needs = PathNeeds { hops: self.config.hops, exit, avoid };
+        let rules = &self.config.rules;
+        let path = match choose(&self.list(), &guards, &needs, rules, &mut rand::rng()) {
+            Ok(path) => path,
+            Err(error) => {
+                // Relays that failed a moment ago are better than none.
+                lock(&self.avoid).clear();
+                return Err(error.into());
+            }
+        };
+        let Some(guard) = path.first() else { return Err(BuildError::GuardUnreachable) };
+        let link = match self.links.get(guard).await {
+            Ok(link) => link,
+            Err(error) => {
+                debug!(guard = ?guard.identity, %error, "guard not reached");
+                self.guard_failed(guard);
+                return Err(BuildError::GuardUnreachable);
+            }
+        };
+        let specs = path
+            .iter()
+            .map(|relay| HopSpec { id: relay.identity, peer: relay.hop_peer() })
+            .collect();
+        let begun = Instant::now();
+        let origin = Origin::new(begun, specs, &mut rand::rng()).map_err(|error| {
+            debug!(%error, "a relay's keys can't be used");
+            BuildError::Failed
+        })?;
+        let circuit =
+            Circuit::open(&link, path.clone(), origin).map_err(|_| BuildError::GuardUnreachable)?;
+        {
+            let mut live = lock(&self.live);
+            live.retain(|circuit| circuit.strong_count() > 0);
+            live.push(Arc::downgrade(&circuit));
+        }
+        match tokio::time::timeout(BUILD_TIMEOUT, circuit.built()).await {
+            Ok(Ok(())) => {
+                let mut guards = lock(&self.guards);
+                guards.succeeded(&guard.identity, now);
+                self.save(&guards);
+                debug!(circuit = circuit.number(), ms = begun.elapsed().as_millis(), "circuit built");
+                Ok(circuit)
+            }
+            Ok(Err(reason)) => {
+                debug!(circuit = circuit.number(), ?reason, "circuit not built");
+                self.blame(&path, reason);
+                Err(BuildError::Failed)
+            }
+            Err(_) => {
+                debug!(circuit = circuit.number(), "circuit not built in time");
+                Err(BuildError::Failed)
+            }
+        }
+    }
+
+    fn guard_failed(&self, guard: &Descriptor) {
+        lock(&self.avoid).insert(guard.identity, Instant::now());
+        let mut guards = lock(&self.guards);
+        guards.failed(&guard.identity, unix_now());
+        self.save(&guards);
+    }
+
+    /// Leaves out the relay through which a circuit failed, where that is known.
+    fn blame(&self, path: &[Arc<Descriptor>], reason: CloseReason) {
+        let hop = match reason {
+            CloseReason::HopTimeout { hop }
+            | CloseReason::HandshakeFailed { hop }
+            | CloseReason::ExtendFailed { hop, .. } => hop,
+            CloseReason::LayerFailed { .. }
+            | CloseReason::Protocol
+            | CloseReason::Destroyed(_)
+            | CloseReason::Local(_) => return,
+        };
+        match path.get(hop) {
+            Some(relay) if hop == 0 => self.guard_failed(relay),
+            Some(relay) => {
+                lock(&self.avoid).insert(relay.identity, Instant::now());
+            }
+            None => {}
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Lets deadlines pass, and closes what nobody uses.
+async fn tick(client: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(TICK).await;
+        let Some(client) = client.upgrade() else { return };
+        let now = Instant::now();
+        let live: Vec<_> = lock(&client.live).iter().filter_map(Weak::upgrade).collect();
+        for circuit in live {
+            if circuit.deadline().is_some_and(|deadline| deadline <= now) {
+                circuit.expire(now);
+            }
+        }
+        let idle = client.config.idle;
+        lock(&client.slots).retain(|_, slot| {
+            // A slot in use is not idle.
+            if Arc::strong_count(slot) > 1 {
+                return true;
+            }
+            let Ok(mut held) = slot.try_lock() else { return true };
+            held.retain(|circuit| {
+                !circuit.is_closed() && circuit.idle().is_none_or(|since| since < idle)
+            });
+            !held.is_empty()
+        });
+        let mut ready = lock(&client.ready);
+        let before = ready.len();
+        ready.retain(|circuit| !circuit.is_closed());
+        if ready.len() < before {
+            client.refill.notify_one();
+        }
+    }
+}
+
+/// Keeps circuits ready.
+async fn prebuild(client: Weak<Inner>) {
+    let mut rest = PREBUILD_REST.0;
+    loop {
+        let Some(inner) = client.upgrade() else { return };
+        let missing = inner.config.prebuilt.saturating_sub(lock(&inner.ready).len());
+        if missing == 0 {
+            let waiting = Arc::clone(&inner);
+            drop(inner);
+            // Looks again now and then, so that a client that is gone is noticed.
+            let _ = tokio::time::timeout(PREBUILD_REST.1, waiting.refill.notified()).await;
+            continue;
+        }
+        match inner.build(ExitNeed::Datagrams, &[]).await {
+            Ok(circuit) => {
+                rest = PREBUILD_REST.0;
+                lock(&inner.ready).push(circuit);
+            }
+            Err(error) => {
+                info!(%error, "no circuit could be built ahead");
+                drop(inner);
+                tokio::time::sleep(rest).await;
+                rest = (rest * 2).min(PREBUILD_REST.1);
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Streams and datagram flows inside a circuit, as the rest of the program uses them.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use hushswarm_circuits::body::{EndReason, Payload};
+use hushswarm_circuits::circuit::mux::Recv;
+use hushswarm_circuits::target::Target;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::circuit::{Circuit, Side};
+use crate::route::{BoxFuture, Datagrams};
+
+/// A byte stream through a circuit. Dropping it resets what has not ended.
+pub struct CircuitStream {
+    circuit: Arc<Circuit>,
+    id: u32,
+    /// What of the last cell did not fit the reader's buffer.
+    rest: Option<Payload>,
+    finished: bool,
+}
+
+impl CircuitStream {
+    pub(super) fn new(circuit: Arc<Circuit>, id: u32) -> Self {
+        Self { circuit, id, rest: None, finished: false }
+    }
+
+    /// Fills `buf` from what has come; gives how much, and how it stands then.
+    fn take(&mut self, buf: &mut ReadBuf<'_>) -> (usize, Recv) {
+        let (id, rest) = (self.id, &mut self.rest);
+        self.circuit.with(|origin| {
+            let mux = origin.mux();
+            let begin = buf.filled().len();
+            let mut state = Recv::Pending;
+            while buf.remaining() > 0 {
+                let mut cell = match rest.take() {
+                    Some(cell) => cell,
+                    None => match mux.recv(id) {
+                        Recv::Data(cell) => cell,
+                        other => {
+                            state = other;
+                            break;
+                        }
+                    },
+                };
+                let n = cell.len().min(buf.remaining());
+                buf.put_slice(&cell[..n]);
+                if n < cell.len() {
+                    cell.advance(n);
+                    *rest = Some(cell);
+                }
+            }
+            let n = buf.filled().len() - begin;
+            if n > 0 {
+                mux.consumed(Instant::now(), id, n);
+            }
+            (n, state)
+        })
+    }
+}
+
+fn broken(reason: EndReason) -> io::Error {
+    match reason {
+        EndReason::TimedOut => io::ErrorKind::TimedOut.into(),
+        EndReason::Done | EndReason::Reset | EndReason::Limit | EndReason::ShuttingDown => {
+            io::ErrorKind::ConnectionReset.into()
+        }
+    }
+}
+
+impl AsyncRead for CircuitStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        for registered in [false, true] {
+            match self.take(buf) {
+                (0, Recv::Pending | Recv::Data(_)) if buf.remaining() > 0 => {}
+                (0, Recv::Ended(reason)) => return Poll::Ready(Err(broken(reason))),
+                _ => return Poll::Ready(Ok(())),
+            }
+            if self.circuit.is_closed() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            if !registered {
+                // Looks once more after leaving the waker, for what came in between.
+                self.circuit.register(self.id, Side::Read, cx.waker());
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for CircuitStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        for registered in [false, true] {
+            let (n, over) = self.circuit.with(|origin| {
+                let pool = self.circuit.pool().clone();
+                let mux = origin.mux();
+                let n = mux.send_bytes(&pool, self.id, data);
+                (n, n == 0 && !mux.is_sending(self.id))
+            });
+            if n > 0 {
+                return Poll::Ready(Ok(n));
+            }
+            if over || self.circuit.is_closed() {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            if !registered {
+                self.circuit.register(self.id, Side::Write, cx.waker());
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Cells leave as soon as the link has room; nothing waits for more to come.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.finished {
+            self.finished = true;
+            self.circuit.with(|origin| origin.mux().finish(self.id));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for CircuitStream {
+    fn drop(&mut self) {
+        self.circuit.end_stream(self.id);
+    }
+}
+
+/// A datagram flow through a circuit.
+pub struct CircuitDatagrams {
+    circuit: Arc<Circuit>,
+    id: u32,
+}
+
+impl CircuitDatagrams {
+    pub(super) fn new(circuit: Arc<Circuit>, id: u32) -> Self {
+        Self { circuit, id }
+    }
+
+    fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Target, Vec<u8>)>> {
+        for registered in [false, true] {
+            let (datagram, state) = self.circuit.with(|origin| {
+                let mux = origin.mux();
+                (mux.recv_datagram(self.id), mux.recv(self.id))
+            });
+            match (datagram, state) {
+                (Some(datagram), _) => return Poll::Ready(Ok(datagram)),
+                (None, Recv::Ended(reason)) => return Poll::Ready(Err(broken(reason))),
+                (None, Recv::Finished) => {
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
+                (None, Recv::Pending | Recv::Data(_)) => {}
+            }
+            if self.circuit.is_closed() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            if !registered {
+                self.circuit.register(self.id, Side::Read, cx.waker());
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Datagrams for CircuitDatagrams {
+    fn send(&self, to: &Target, payload: &[u8]) -> io::Result<()> {
+        if self.circuit.is_closed() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        let sent = self
+            .circuit
+            .with(|origin| origin.mux().send_datagram(self.id, to, payload));
+        sent.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+    }
+
+    fn recv(&self) -> BoxFuture<'_, io::Result<(Target, Vec<u8>)>> {
+        Box::pin(std::future::poll_fn(|cx| Poll::Ready(ready!(self.poll_recv(cx)))))
+    }
+}
+
+impl Drop for CircuitDatagrams {
+    fn drop(&mut self) {
+        self.circuit.end_stream(self.id);
+    }
+}
