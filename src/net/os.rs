@@ -25,22 +25,34 @@ const BACKLOG: u32 = 1024;
 
 /// Opens connections to relays over the operating system's TCP.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct OsDialer(());
+pub struct OsDialer {
+    source: Option<IpAddr>,
+}
 
 impl OsDialer {
     /// The capability to reach relays. Made by the command line for a client or relay, and by nothing else.
-    pub fn new() -> Self {
-        Self(())
+    /// `source` is the address that connections leave from; `None` lets the system choose.
+    pub fn new(source: Option<IpAddr>) -> Self {
+        Self { source }
     }
 }
 
 impl RelayDialer for OsDialer {
     fn dial(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Transport>> {
-        Box::pin(async move {
-            let stream = within(DIAL_TIMEOUT, TcpStream::connect(addr)).await?;
-            transport(stream)
-        })
+        Box::pin(async move { transport(connect(addr, self.source, DIAL_TIMEOUT).await?) })
     }
+}
+
+async fn connect(
+    addr: SocketAddr,
+    source: Option<IpAddr>,
+    limit: Duration,
+) -> io::Result<TcpStream> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if let Some(source) = source.filter(|source| source.is_ipv4() == addr.is_ipv4()) {
+        socket.bind(SocketAddr::new(source, 0))?;
+    }
+    within(limit, socket.connect(addr)).await
 }
 
 async fn within<T>(
@@ -163,11 +175,7 @@ impl ExitPermit {
     /// # Errors
     /// As the system says: refused, unreachable, timed out.
     pub async fn connect(&self, addr: SocketAddr) -> io::Result<ExitStream> {
-        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        if let Some(source) = self.source_for(addr.ip()) {
-            socket.bind(SocketAddr::new(source, 0))?;
-        }
-        let stream = within(EXIT_TIMEOUT, socket.connect(addr)).await?;
+        let stream = connect(addr, self.source, EXIT_TIMEOUT).await?;
         stream.set_nodelay(true)?;
         let (reader, writer) = stream.into_split();
         Ok(ExitStream { reader: ExitReader(reader), writer: ExitWriter(writer) })

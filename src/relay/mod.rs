@@ -8,7 +8,6 @@ mod exit;
 pub mod limits;
 mod node;
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,8 +47,8 @@ pub struct Options {
     pub keys: Keys,
     /// The relay list. Later lists come through [`Relay::set_list`].
     pub list: Arc<RelayList>,
-    /// Where to listen.
-    pub listen: Vec<SocketAddr>,
+    /// Where it takes links; bound first, since the descriptor names their ports.
+    pub listeners: Vec<LinkListener>,
     /// Address that exit connections leave from; `None` lets the system choose.
     pub exit_source: Option<IpAddr>,
     /// Limits.
@@ -78,19 +77,9 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Binds and begins to serve.
-    ///
-    /// # Errors
-    /// An address can't be bound: tell the user which.
-    pub fn start(options: Options, dialer: Arc<dyn RelayDialer>) -> Result<Self, StartError> {
-        let listeners = options
-            .listen
-            .iter()
-            .map(|addr| {
-                let bound = LinkListener::bind(*addr);
-                bound.map_err(|source| StartError { addr: *addr, source })
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+    /// Begins to serve.
+    pub fn start(options: Options, dialer: Arc<dyn RelayDialer>) -> Self {
+        let listeners = options.listeners;
         let addrs = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let permit = ExitPermit::for_relay(options.exit_source);
         let gatekeeper = Arc::new(Gatekeeper::new(options.limits));
@@ -108,7 +97,7 @@ impl Relay {
             tasks.spawn(listen(listener, Arc::clone(&node), stopped.clone()));
         }
         tasks.spawn(tick(Arc::clone(&node), stopped));
-        Ok(Self { node, addrs, stop, tasks })
+        Self { node, addrs, stop, tasks }
     }
 
     /// Where it listens.
@@ -133,16 +122,6 @@ impl Relay {
         self.tasks.abort_all();
         while self.tasks.join_next().await.is_some() {}
     }
-}
-
-/// A relay could not begin.
-#[derive(Debug, thiserror::Error)]
-#[error("can't listen on {addr}: {source}")]
-pub struct StartError {
-    /// Which of the relay's own, configured addresses.
-    pub addr: SocketAddr,
-    /// Why.
-    pub source: io::Error,
 }
 
 async fn listen(listener: LinkListener, node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
