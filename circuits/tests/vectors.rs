@@ -3,6 +3,10 @@
 //! Every file is made anew from fixed secrets and compared, and everything in it is opened by the other end on the
 //! way. After an intended change: `HUSHSWARM_WRITE_VECTORS=1 cargo test -p hushswarm-circuits --test vectors`.
 #![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the vectors are files, for others to read"
+)]
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
