@@ -393,23 +393,32 @@ fn cells_that_were_dropped_reordered_or_replayed_are_refused() {
 }
 
 #[test]
-fn layers_stay_in_step_across_ratchets_with_hops_at_different_counts() {
+fn layers_ratchet_as_the_text_says_with_hops_at_different_counts() {
     let suites = [CHACHA, AES, AES];
     let mut circuit = Circuit::new(&suites);
+    let model = |direction| [0, 1, 2].map(|hop| Model::new(hop, suites[hop], direction));
+    let (mut forward, mut backward) = (model("forward"), model("backward"));
     for n in 0..1_600_u64 {
         // Hop 0 handles all cells, hop 1 most, hop 2 a third: they ratchet at different cells.
         let hop = (n % 3) as usize;
         let plain = plain(Class::Small, n);
         let mut cell = circuit.sealed(hop, &plain);
-        for at in 0..=hop {
-            assert_eq!(
-                circuit.forward[at].open(&mut cell),
-                Ok(at == hop),
-                "cell {n}"
-            );
+        let hops = forward.iter_mut().zip(&mut circuit.forward);
+        for (at, (model, real)) in hops.enumerate().take(hop + 1) {
+            let (_, expected) = model.open(&cell).unwrap();
+            assert_eq!(real.open(&mut cell), Ok(at == hop), "cell {n}");
+            assert_eq!(cell, expected);
         }
         assert_eq!(body(&cell), body(&plain));
         let mut cell = circuit.spoken(hop, 0, &plain);
+        let relayed = |cell: Vec<u8>, model: &mut Model| model.relay(&cell);
+        assert_eq!(
+            cell,
+            backward[..=hop]
+                .iter_mut()
+                .rev()
+                .fold(plain.clone(), relayed)
+        );
         assert_eq!(circuit.origin.open(&mut cell), Ok(hop), "cell {n}");
         assert_eq!(body(&cell), body(&plain));
     }
