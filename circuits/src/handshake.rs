@@ -183,3 +183,6 @@ impl HopKeys {
 }
 
 const _: () = assert!(CREATE_LEN == 1232 && CREATED_LEN == 1136);
+
+#[cfg(test)]
+pub(crate) mod tests;

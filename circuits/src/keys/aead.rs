@@ -168,11 +168,12 @@ impl<const LEN: usize, const N: usize> Keystream<LEN, N> {
         &masks[(counter % Self::MASKS) as usize]
     }
 
-    /// Replaces the key by the one derived from it. Called where a block ends.
+    /// Replaces the key by the one derived from it, and forgets the block that was computed under the old one.
     pub(crate) fn ratchet(&mut self, context: &'static str) {
         self.key = derive_key(context, &[self.key.as_bytes()]);
         if let Some(block) = &mut self.block {
-            // No counter has this block index: the next mask is computed under the new key.
+            // Masks of before are gone too. No counter has this block index: the next mask is computed anew.
+            block.bytes.fill(0);
             block.index = u64::MAX;
         }
     }
@@ -211,6 +212,8 @@ impl Counter {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
@@ -237,6 +240,21 @@ mod tests {
                 assert_eq!(stream.mask(counter)[..], block[start..start + 16]);
             }
         }
+    }
+
+    #[test]
+    fn a_ratchet_forgets_the_masks_before_it() {
+        let mut stream = Keystream::<64, 16>::new(Suite::Aes256Gcm, Key32::new([9; 32]));
+        let before = *stream.mask(0);
+        stream.ratchet("hushswarm test ratchet");
+        let block = stream.block.as_ref().unwrap();
+        assert_eq!(*block.bytes, [0; 64]);
+        assert_ne!(*stream.mask(0), before);
+        let key = derive_key("hushswarm test ratchet", &[&[9; 32]]);
+        assert_eq!(
+            stream.mask(0),
+            Keystream::<64, 16>::new(Suite::Aes256Gcm, key).mask(0)
+        );
     }
 
     #[test]

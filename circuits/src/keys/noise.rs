@@ -135,7 +135,7 @@ impl CryptoResolver for Resolver {
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
         match choice {
-            DHChoice::Curve25519 => Some(Box::new(X25519::from([0; 32]))),
+            DHChoice::Curve25519 => Some(Box::new(X25519::unset())),
             DHChoice::Curve448 => None,
         }
     }
@@ -170,6 +170,16 @@ impl Random for Once {
 struct X25519 {
     secret: StaticSecret,
     public: PublicKey,
+}
+
+impl X25519 {
+    /// What snow asks for before it sets or generates a key, and sometimes instead: no public key is computed for it.
+    fn unset() -> Self {
+        Self {
+            secret: StaticSecret::from([0; 32]),
+            public: PublicKey::from([0; 32]),
+        }
+    }
 }
 
 impl From<[u8; 32]> for X25519 {
