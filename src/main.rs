@@ -1,2 +1,5 @@
 //! The `hushswarm` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    hushswarm::cli::main()
+}

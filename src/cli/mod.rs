@@ -1,1 +1,75 @@
-//! Being written.
+//! The command line: what a person types, and what they are told.
+
+pub mod demo;
+pub mod get;
+pub mod log;
+pub mod network;
+pub mod progress;
+pub mod relay;
+pub mod seed;
+mod table;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Error;
+
+/// Anonymous transfers: BitTorrent through Noise-encrypted circuits of relays.
+#[derive(Debug, Parser)]
+#[command(name = "hushswarm", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// What goes to the log on standard error; addresses, infohashes and names never do
+    #[arg(long, global = true, value_enum, default_value_t = log::Level::Warn)]
+    log: log::Level,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Download a torrent anonymously
+    Get(get::Args),
+    /// Share a file or folder with those who can be reached through circuits
+    Seed(seed::Args),
+    /// See a download through three relays, all on this computer, and what each of them saw
+    Demo(demo::Args),
+    /// Run a relay
+    Relay(relay::Args),
+    /// Make and check the documents of a network of relays
+    Network(network::Args),
+}
+
+/// Runs the command that was typed.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log::init(cli.log);
+    let done = match cli.command {
+        Command::Network(args) => network::run(args, &mut std::io::stdout().lock()),
+        Command::Get(args) => block_on(get::run(args)),
+        Command::Seed(args) => block_on(seed::run(args)),
+        Command::Demo(args) => block_on(demo::run(args)),
+        Command::Relay(args) => block_on(relay::run(args, &mut std::io::stdout())),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // When even this can't be written, the exit code still tells.
+            let _ = error.report(&mut std::io::stderr().lock());
+            let _ = std::io::stdout().flush();
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::local("can't start").with_source(source))?;
+    let done = runtime.block_on(work);
+    // Blocking file work was waited for where it matters; nothing else may hold up the exit.
+    runtime.shutdown_background();
+    done
+}

@@ -1,0 +1,194 @@
+//! `hushswarm relay`: runs the relay whose keys `hushswarm network relay-keys` made.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hushswarm_circuits::relay_list::{Descriptor, RelayList};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::config::{MAX_RELAY_FILE_LEN, NetworkFile, RELAY_CONFIG_FILE, RelayConfig, unix_now};
+use crate::error::{Error, Exit};
+use crate::net::os::{LinkListener, OsDialer};
+use crate::relay::limits::Limits;
+use crate::relay::{Keys, Options, Relay};
+use crate::state::{RelayKeys, StateDir};
+
+/// Circuits get this long to end by themselves after the first signal.
+const GRACE: Duration = Duration::from_secs(30);
+/// How often the relay list's file is looked at for a newer one.
+const LIST_LOOK: Duration = Duration::from_secs(60);
+/// The descriptor's file in the state folder.
+pub const DESCRIPTOR_FILE: &str = "descriptor";
+
+/// Arguments of `hushswarm relay`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder with the relay's keys, descriptor and relay.toml
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+    /// Network file, as made by "hushswarm network file"
+    #[arg(long, value_name = "FILE")]
+    network: PathBuf,
+    /// Address that connections to other relays and to targets leave from
+    #[arg(long, value_name = "IP")]
+    source: Option<IpAddr>,
+    /// Seconds that circuits get to end by themselves when the relay is told to stop
+    #[arg(long, value_name = "SECONDS", default_value_t = GRACE.as_secs())]
+    grace: u64,
+}
+
+/// Runs until a signal.
+///
+/// # Errors
+/// What is missing or wrong, and what to do.
+pub async fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<(), Error> {
+    let dir = StateDir::open(&args.state)?;
+    let _lock = dir.lock()?;
+    let keys = RelayKeys::load(&dir)?.ok_or_else(|| not_made(&args.state))?;
+    let config = load_config(&dir)?;
+    let descriptor = load_descriptor(&dir, &args.state)?;
+    let (network, list) = NetworkFile::load(&args.network, unix_now())?;
+    let list = Arc::new(list);
+    if list.get(&descriptor.identity).is_none_or(|own| own.digest() != descriptor.digest()) {
+        warn!("this relay's descriptor is not in the relay list, so nobody can use it: have the list signed with it");
+    }
+    let listeners = config
+        .listen
+        .iter()
+        .map(|addr| {
+            LinkListener::bind(*addr).map_err(|source| {
+                Error::local(format!("can't listen on {addr}: {source}"))
+                    .with_hint("is another relay running there? the address must be this computer's own")
+            })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let options = Options {
+        descriptor,
+        keys: Keys {
+            identity: Arc::new(keys.identity),
+            onion: keys.onion,
+            link: keys.link,
+        },
+        list: Arc::clone(&list),
+        listeners,
+        exit_source: args.source,
+        limits: limits(&config),
+    };
+    let relay = Relay::start(options, Arc::new(OsDialer::new(args.source)));
+    let places: Vec<String> = relay.addrs().iter().map(ToString::to_string).collect();
+    let said = writeln!(out, "relay {} listens on {}", config.nickname, places.join(", "))
+        .and_then(|()| out.flush());
+    said.map_err(|source| Error::local("can't write to the terminal").with_source(source))?;
+    serve(&relay, &network, &list, &args.network).await?;
+    info!("stopping: new circuits are refused");
+    let again = async {
+        // A second signal means now.
+        let _ = stop_signal().await;
+    };
+    tokio::select! {
+        () = relay.stop(Duration::from_secs(args.grace)) => {}
+        () = again => {}
+    }
+    Ok(())
+}
+
+/// Keeps the list fresh until the relay is told to stop.
+async fn serve(
+    relay: &Relay,
+    network: &NetworkFile,
+    first: &Arc<RelayList>,
+    path: &Path,
+) -> Result<(), Error> {
+    let mut hangup = signal(SignalKind::hangup())
+        .map_err(|source| Error::local("can't listen for signals").with_source(source))?;
+    let mut held = Arc::clone(first);
+    let mut seen = modified(&network.list);
+    let stop = stop_signal();
+    tokio::pin!(stop);
+    loop {
+        let told = tokio::select! {
+            stopped = &mut stop => return stopped,
+            _ = hangup.recv() => true,
+            () = tokio::time::sleep(LIST_LOOK) => false,
+        };
+        let now = modified(&network.list);
+        if !told && now == seen {
+            continue;
+        }
+        seen = now;
+        match NetworkFile::load(path, unix_now()) {
+            Ok((_, list)) if list.replaces(&held) => {
+                held = Arc::new(list);
+                relay.set_list(Arc::clone(&held));
+                info!(relays = held.relays().len(), "took a newer relay list");
+            }
+            Ok(_) => {}
+            Err(error) => warn!(%error, "the new relay list is not used"),
+        }
+    }
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|meta| meta.modified()).ok()
+}
+
+/// Waits for SIGINT or SIGTERM.
+///
+/// # Errors
+/// Signals can't be listened for.
+pub(super) async fn stop_signal() -> Result<(), Error> {
+    let failed = |source| Error::local("can't listen for signals").with_source(source);
+    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
+
+fn not_made(state: &Path) -> Error {
+    Error::local(format!("{} holds no relay", state.display()))
+        .with_hint("make its keys first: hushswarm network relay-keys --state DIR --nickname NAME --listen IP:PORT")
+}
+
+fn load_config(dir: &StateDir) -> Result<RelayConfig, Error> {
+    let path = dir.path_of(RELAY_CONFIG_FILE)?;
+    let text = dir
+        .read(RELAY_CONFIG_FILE, MAX_RELAY_FILE_LEN)?
+        .ok_or_else(|| not_made(dir.path()))?;
+    let text = String::from_utf8(text)
+        .map_err(|_| Error::local(format!("{} is not text", path.display())))?;
+    Ok(RelayConfig::parse(&text, &path)?)
+}
+
+fn load_descriptor(dir: &StateDir, state: &Path) -> Result<Descriptor, Error> {
+    let bytes = dir
+        .read(DESCRIPTOR_FILE, MAX_RELAY_FILE_LEN)?
+        .ok_or_else(|| not_made(state))?;
+    let descriptor = Descriptor::decode(&bytes).map_err(|error| {
+        Error::local(format!("the descriptor in {} is damaged: {error}", state.display()))
+    })?;
+    if descriptor.expires <= unix_now() {
+        return Err(Error::local("this relay's descriptor has expired")
+            .with_exit(Exit::NoNetwork)
+            .with_hint("make a fresh one with \"hushswarm network relay-keys\" and have the list signed with it"));
+    }
+    Ok(descriptor)
+}
+
+fn limits(config: &RelayConfig) -> Limits {
+    let defaults = Limits::default();
+    Limits {
+        links: config.limits.links.get() as usize,
+        circuits_per_client: (config.limits.circuits.get() as usize)
+            .min(defaults.circuits_per_client),
+        streams: config.limits.streams.get() as usize,
+        handshakes: config.limits.handshakes_per_second,
+        ..defaults
+    }
+}
