@@ -1,10 +1,11 @@
-//! Trackers: asking them through circuits.
+//! Trackers: asking them through circuits, and being one.
 //!
 //! A tracker learns the infohash, the random peer id and the exit's address; nothing in an announce is ours.
 
 pub mod announce;
 mod endpoint;
 pub mod http;
+pub mod server;
 pub mod tiers;
 pub mod udp;
 
