@@ -195,8 +195,13 @@ impl BackwardHop {
     /// Puts this hop's layer on a cell that came from the next hop, in place.
     ///
     /// # Errors
-    /// Nothing was sealed: destroy the circuit.
+    /// Nothing was sealed and the cell was wiped: destroy the circuit.
     pub fn relay(&mut self, cell: &mut [u8]) -> Result<(), LayerError> {
+        let sealed = self.try_relay(cell);
+        wipe_unless_sealed(cell, sealed)
+    }
+
+    fn try_relay(&mut self, cell: &mut [u8]) -> Result<(), LayerError> {
         let layer = &mut *self.0;
         let count = layer.count()?;
         let (slots, body) = split(cell)?;
@@ -212,10 +217,12 @@ impl BackwardHop {
     /// hold anything.
     ///
     /// # Errors
-    /// Nothing was sealed: destroy the circuit.
+    /// Nothing was sealed and the cell was wiped: destroy the circuit.
     pub fn originate(&mut self, cell: &mut [u8]) -> Result<(), LayerError> {
-        let (slots, _) = split(cell)?;
-        slots.fill(0);
+        // Too few bytes for slots are too few for a cell: relay says so.
+        if let Some(slots) = cell.first_chunk_mut::<SLOTS_LEN>() {
+            slots.fill(0);
+        }
         self.relay(cell)
     }
 }
@@ -258,8 +265,18 @@ impl OriginLayers {
     /// hold anything.
     ///
     /// # Errors
-    /// Nothing was sealed: destroy the circuit.
+    /// Nothing was sealed and the cell was wiped: destroy the circuit.
     pub fn seal(
+        &mut self,
+        hop: usize,
+        cell: &mut [u8],
+        rng: &mut dyn CryptoRng,
+    ) -> Result<(), LayerError> {
+        let sealed = self.try_seal(hop, cell, rng);
+        wipe_unless_sealed(cell, sealed)
+    }
+
+    fn try_seal(
         &mut self,
         hop: usize,
         cell: &mut [u8],
@@ -348,6 +365,14 @@ impl Default for OriginLayers {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// A caller that overlooks the error still has nothing plain to send.
+fn wipe_unless_sealed(cell: &mut [u8], sealed: Result<(), LayerError>) -> Result<(), LayerError> {
+    if sealed.is_err() {
+        cell.fill(0);
+    }
+    sealed
 }
 
 fn random_slot(rng: &mut dyn CryptoRng) -> Slot {

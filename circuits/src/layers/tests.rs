@@ -262,11 +262,14 @@ fn a_direction_ends_at_its_last_cell() {
     backward.originate(&mut last).unwrap();
     assert_eq!(origin.open(&mut last), Ok(0));
 
-    let plain = cell(1);
-    let mut over = plain.clone();
+    let mut over = cell(1);
     assert_eq!(origin.seal(0, &mut over, &mut rng), Err(LayerError::Ended));
-    assert_eq!(backward.relay(&mut over), Err(LayerError::Ended));
-    assert_eq!(over, plain);
+    assert_eq!(over, [0; SMALL_CELL], "it can't leave in plain");
+    for seal in [BackwardHop::relay, BackwardHop::originate] {
+        let mut over = cell(1);
+        assert_eq!(seal(&mut backward, &mut over), Err(LayerError::Ended));
+        assert_eq!(over, [0; SMALL_CELL], "it can't leave in plain");
+    }
     assert_eq!(forward.open(&mut over), Err(LayerError::Ended));
     assert_eq!(origin.open(&mut over), Err(LayerError::Ended));
 }

@@ -67,8 +67,16 @@ impl LinkSealer {
     /// [`CELL_OFFSET`] on; the masked header and the tag are written before them.
     ///
     /// # Errors
-    /// Nothing was sealed: close the link.
+    /// Nothing was sealed: close the link. The frame was wiped, so that it can't leave in plain.
     pub fn seal(&mut self, header: Header, frame: &mut [u8]) -> Result<(), LinkError> {
+        let sealed = self.try_seal(header, frame);
+        if sealed.is_err() {
+            frame.fill(0);
+        }
+        sealed
+    }
+
+    fn try_seal(&mut self, header: Header, frame: &mut [u8]) -> Result<(), LinkError> {
         let Direction { key, mask, counter } = &mut *self.0;
         let count = counter.get().ok_or(LinkError::Ended)?;
         let len = frame.len();
