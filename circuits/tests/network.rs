@@ -246,7 +246,7 @@ fn slow_circuits_do_not_hold_up_a_quick_one_on_the_same_links() {
         .collect();
     let quick = sim.ready_circuit(&[0, 1, 2]);
     let stream = quick.open(ECHO);
-    let mut drain = |sim: &mut Sim| {
+    let drain = |sim: &mut Sim| {
         for (circuit, stream) in &bulk {
             circuit.read(sim.now(), *stream, usize::MAX);
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::link::{Link, copy_cell};
 use super::lock;
-use crate::body::{DestroyReason, ExtendStatus};
+use crate::body::{DestroyReason, ExtendStatus, Extended};
 use crate::circuit::mux::{End, Mux};
 use crate::frame::{CELL_OFFSET, Class};
 use crate::handshake::{CREATED_LEN, HopKeys};
@@ -252,7 +252,7 @@ impl HopCircuit {
         if let Some((link, id)) = next {
             link.drop_circuit(id, Some(DestroyReason::TimedOut));
         }
-        self.with(|mux| mux.answer_extend(status, &[]));
+        self.with(|mux| mux.answer_extend(Extended { status, answer: Vec::new() }));
     }
 
     /// The next hop answered.
@@ -269,7 +269,8 @@ impl HopCircuit {
             };
             forward.next = next;
         }
-        self.with(|mux| mux.answer_extend(ExtendStatus::Done, answer));
+        let (status, answer) = (ExtendStatus::Done, answer.to_vec());
+        self.with(|mux| mux.answer_extend(Extended { status, answer }));
     }
 
     /// The neighbour on this side destroyed the circuit.
@@ -280,7 +281,7 @@ impl HopCircuit {
                 return self.extend_failed(ExtendStatus::Refused);
             }
         }
-        self.torn(direction, DestroyReason::from_wire(reason).unwrap_or(DestroyReason::Finished));
+        self.torn(direction, DestroyReason::from_frame(reason));
     }
 
     /// One side is gone: the other is told.

@@ -608,7 +608,7 @@ impl Transmitter {
             more = batch.len() >= BATCH;
         }
         for (header, frame) in self.headers.drain(..).zip(&mut batch[begin..]) {
-            self.sealer.seal(header, frame.bytes_mut());
+            self.sealer.seal(header, frame.bytes_mut())?;
         }
         for (owner, frames) in left {
             match owner {

@@ -1,7 +1,7 @@
 //! A network of relays in virtual time: links with delay, bandwidth and breakage, relays that serve, stay silent or
 //! refuse. The switch under test is the one that the program runs; only sockets and the clock are replaced. Everything
 //! random comes from one seed, so a run replays.
-#![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -510,9 +510,9 @@ impl Sim {
     fn hop_event(&mut self, relay: usize, circuit: Arc<HopCircuit>, event: MuxEvent) {
         match event {
             MuxEvent::Extend(request) => {
-                let next = self.relays.iter().position(|relay| relay.id == request.identity);
+                let next = self.relays.iter().position(|relay| relay.id.0 == request.identity);
                 let Some(next) = next else {
-                    return circuit.extend_failed(ExtendStatus::UnknownRelay);
+                    return circuit.extend_failed(ExtendStatus::NotListed);
                 };
                 let link = match self.relays[relay].links.get(&next) {
                     Some(link) if !link.is_closed() => Arc::clone(link),
@@ -522,7 +522,7 @@ impl Sim {
                         link
                     }
                 };
-                if link.open_onward(&circuit, &request.message, &mut self.rng).is_err() {
+                if open_onward(&link, &circuit, &request.message, &mut self.rng).is_none() {
                     return circuit.extend_failed(ExtendStatus::Unreachable);
                 }
                 let number = circuit.number();
@@ -587,6 +587,15 @@ impl Sim {
             _ => {}
         }
     }
+}
+
+fn open_onward(
+    link: &Arc<Link>,
+    circuit: &Arc<HopCircuit>,
+    message: &[u8],
+    rng: &mut StdRng,
+) -> Option<()> {
+    link.open_onward(circuit, message.try_into().ok()?, rng).ok()
 }
 
 impl Relay {
