@@ -260,7 +260,14 @@ impl BodyHeader {
         if command.names_stream() != (stream != 0) {
             return Err(BodyError::BadStream(command));
         }
-        Ok((Self { command, length, stream }, BODY_HEADER_LEN..BODY_HEADER_LEN + end))
+        Ok((
+            Self {
+                command,
+                length,
+                stream,
+            },
+            BODY_HEADER_LEN..BODY_HEADER_LEN + end,
+        ))
     }
 }
 
@@ -279,7 +286,12 @@ pub fn write_body(
     room.get_mut(..payload.len())
         .ok_or(BodyError::Length(payload.len()))?
         .copy_from_slice(payload);
-    BodyHeader { command, length, stream }.encode(frame)
+    BodyHeader {
+        command,
+        length,
+        stream,
+    }
+    .encode(frame)
 }
 
 /// Reads a payload that is one byte.
@@ -355,7 +367,9 @@ impl OpenRequest {
     /// # Errors
     /// The sender broke §5: destroy the circuit.
     pub fn decode(payload: &[u8]) -> Result<Self, BodyError> {
-        let (&kind, rest) = payload.split_first().ok_or(BodyError::CutOff(Command::Open))?;
+        let (&kind, rest) = payload
+            .split_first()
+            .ok_or(BodyError::CutOff(Command::Open))?;
         let kind = OpenKind::from_wire(kind).ok_or(BodyError::UnknownValue(Command::Open, kind))?;
         let (target, rest) = Target::decode(rest)?;
         if !rest.is_empty() {
@@ -371,7 +385,9 @@ impl OpenRequest {
 
 /// Reads `length u16 | bytes[length]` and nothing after it.
 fn counted(command: Command, bytes: &[u8]) -> Result<&[u8], BodyError> {
-    let (length, rest) = bytes.split_first_chunk().ok_or(BodyError::CutOff(command))?;
+    let (length, rest) = bytes
+        .split_first_chunk()
+        .ok_or(BodyError::CutOff(command))?;
     match rest.split_at_checked(usize::from(u16::from_be_bytes(*length))) {
         Some((counted, [])) => Ok(counted),
         Some(_) => Err(BodyError::Trailing(command)),
@@ -413,7 +429,11 @@ impl ExtendRequest {
         let (&identity, rest) = payload.split_first_chunk().ok_or(cut_off)?;
         let (&digest, rest) = rest.split_first_chunk().ok_or(cut_off)?;
         let message = counted(Command::Extend, rest)?.to_vec();
-        Ok(Self { identity, digest, message })
+        Ok(Self {
+            identity,
+            digest,
+            message,
+        })
     }
 }
 
@@ -439,10 +459,15 @@ impl Extended {
     /// # Errors
     /// The sender broke §5.5: destroy the circuit.
     pub fn decode(payload: &[u8]) -> Result<Self, BodyError> {
-        let (&status, rest) = payload.split_first().ok_or(BodyError::CutOff(Command::Extended))?;
+        let (&status, rest) = payload
+            .split_first()
+            .ok_or(BodyError::CutOff(Command::Extended))?;
         let status = ExtendStatus::from_wire(status)
             .ok_or(BodyError::UnknownValue(Command::Extended, status))?;
-        Ok(Self { status, answer: counted(Command::Extended, rest)?.to_vec() })
+        Ok(Self {
+            status,
+            answer: counted(Command::Extended, rest)?.to_vec(),
+        })
     }
 }
 
@@ -525,13 +550,21 @@ impl Payload {
     /// Takes the payload that stands at `range` in the body of `frame`; a range that leaves the body gives nothing.
     pub fn from_frame(frame: FrameBuf, range: Range<usize>) -> Self {
         let (start, end) = (BODY_OFFSET + range.start, BODY_OFFSET + range.end);
-        Self { store: Store::Frame(frame), start, end }
+        Self {
+            store: Store::Frame(frame),
+            start,
+            end,
+        }
     }
 
     /// Takes bytes of their own.
     pub fn from_vec(bytes: Vec<u8>) -> Self {
         let end = bytes.len();
-        Self { store: Store::Bytes(bytes), start: 0, end }
+        Self {
+            store: Store::Bytes(bytes),
+            start: 0,
+            end,
+        }
     }
 
     /// Takes the first `n` bytes off, or all of them.

@@ -162,7 +162,9 @@ impl<T> Scheduler<T> {
 
     /// Cells that an end point may queue on a circuit now.
     pub fn room(&self, circuit: u32) -> usize {
-        self.circuits.get(&circuit).map_or(0, |queue| OUT_QUEUE.saturating_sub(queue.cells.len()))
+        self.circuits
+            .get(&circuit)
+            .map_or(0, |queue| OUT_QUEUE.saturating_sub(queue.cells.len()))
     }
 
     /// The neighbour lets us send `credits` more cells on a circuit. One that is not there may have crossed its end.
@@ -170,7 +172,9 @@ impl<T> Scheduler<T> {
     /// # Errors
     /// Destroy the circuit.
     pub fn grant_received(&mut self, circuit: u32, credits: u16) -> Result<(), CreditOverflow> {
-        let Some(queue) = self.circuits.get_mut(&circuit) else { return Ok(()) };
+        let Some(queue) = self.circuits.get_mut(&circuit) else {
+            return Ok(());
+        };
         let credit = queue.credit + u32::from(credits);
         if credit > MAX_CREDIT {
             return Err(CreditOverflow);
@@ -182,7 +186,9 @@ impl<T> Scheduler<T> {
 
     /// Tells the neighbour, with the next frame of the circuit or soon in one of its own, that it may send more.
     pub fn owe(&mut self, circuit: u32, credits: u32) {
-        let Some(queue) = self.circuits.get_mut(&circuit) else { return };
+        let Some(queue) = self.circuits.get_mut(&circuit) else {
+            return;
+        };
         queue.owed = queue.owed.saturating_add(credits);
         if queue.owed >= CREDIT_FRAME && !queue.in_owing {
             queue.in_owing = true;
@@ -205,10 +211,16 @@ impl<T> Scheduler<T> {
     pub fn pop(&mut self, pool: &Pool) -> Option<Popped<'_, T>> {
         if let Some((mut header, frame)) = self.control.pop_front() {
             header.credit = self.take_owed(header.circuit);
-            return Some(Popped { header, frame, owner: None });
+            return Some(Popped {
+                header,
+                frame,
+                owner: None,
+            });
         }
         while let Some(circuit) = self.owing.pop_front() {
-            let Some(queue) = self.circuits.get_mut(&circuit) else { continue };
+            let Some(queue) = self.circuits.get_mut(&circuit) else {
+                continue;
+            };
             queue.in_owing = false;
             // One that can send takes its credits along with its next cell.
             if queue.owed == 0 || queue.is_sendable() {
@@ -216,9 +228,17 @@ impl<T> Scheduler<T> {
             }
             let credit = self.take_owed(circuit);
             let frame = pool.take_zeroed(Class::Small);
-            let header =
-                Header { circuit, kind: FrameType::Credit, class: Class::Small, credit };
-            return Some(Popped { header, frame, owner: None });
+            let header = Header {
+                circuit,
+                kind: FrameType::Credit,
+                class: Class::Small,
+                credit,
+            };
+            return Some(Popped {
+                header,
+                frame,
+                owner: None,
+            });
         }
         let circuit = self.next_circuit()?;
         let credit = self.take_owed(circuit);
@@ -226,12 +246,23 @@ impl<T> Scheduler<T> {
         let frame = queue.cells.pop_front()?;
         queue.credit -= 1;
         queue.deficit -= frame.class().frame_len() as i64;
-        let header = Header { circuit, kind: FrameType::Data, class: frame.class(), credit };
-        Some(Popped { header, frame, owner: Some(&queue.owner) })
+        let header = Header {
+            circuit,
+            kind: FrameType::Data,
+            class: frame.class(),
+            credit,
+        };
+        Some(Popped {
+            header,
+            frame,
+            owner: Some(&queue.owner),
+        })
     }
 
     fn take_owed(&mut self, circuit: u32) -> u16 {
-        let Some(queue) = self.circuits.get_mut(&circuit) else { return 0 };
+        let Some(queue) = self.circuits.get_mut(&circuit) else {
+            return 0;
+        };
         let credit = u16::try_from(queue.owed).unwrap_or(u16::MAX);
         queue.owed -= u32::from(credit);
         credit
@@ -246,7 +277,10 @@ impl<T> Scheduler<T> {
                 (&mut self.new, Turn::New)
             };
             let circuit = *list.front()?;
-            let Some(queue) = self.circuits.get_mut(&circuit).filter(|queue| queue.turn == turn)
+            let Some(queue) = self
+                .circuits
+                .get_mut(&circuit)
+                .filter(|queue| queue.turn == turn)
             else {
                 list.pop_front();
                 continue;
@@ -270,13 +304,18 @@ impl<T> Scheduler<T> {
     /// Whether nothing at all could leave now.
     pub fn is_empty(&self) -> bool {
         self.control.is_empty()
-            && !self.circuits.values().any(|c| c.is_sendable() || c.owed >= CREDIT_FRAME)
+            && !self
+                .circuits
+                .values()
+                .any(|c| c.is_sendable() || c.owed >= CREDIT_FRAME)
     }
 }
 
 impl<T> std::fmt::Debug for Scheduler<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Scheduler").field("circuits", &self.circuits.len()).finish_non_exhaustive()
+        f.debug_struct("Scheduler")
+            .field("circuits", &self.circuits.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -293,7 +332,9 @@ impl CreditBudget {
     fn claim(&self, frames: u32) -> bool {
         let wanted = frames as usize;
         let take = |left: usize| left.checked_sub(wanted);
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).is_ok()
+        self.0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, take)
+            .is_ok()
     }
 
     fn release(&self, frames: u32) {
@@ -318,7 +359,13 @@ pub struct CreditGate {
 impl CreditGate {
     /// The gate of a new circuit.
     pub fn new(budget: CreditBudget) -> Self {
-        Self { budget, left: FIRST_CREDIT, held: 0, window: FIRST_CREDIT, passed: 0 }
+        Self {
+            budget,
+            left: FIRST_CREDIT,
+            held: 0,
+            window: FIRST_CREDIT,
+            passed: 0,
+        }
     }
 
     /// A DATA frame has come.

@@ -43,7 +43,10 @@ fn bytes_come_back_unchanged_through_one_two_and_three_hops() {
 
 #[test]
 fn building_takes_one_round_trip_a_hop_and_more_as_it_grows() {
-    let wire = Wire { delay: Duration::from_millis(50), rate: 1 << 30 };
+    let wire = Wire {
+        delay: Duration::from_millis(50),
+        rate: 1 << 30,
+    };
     let mut sim = Sim::new(5, &[Behaviour::Honest; 3], wire);
     let circuit = sim.circuit(&[0, 1, 2]);
     assert!(sim.run_until(MINUTE, |_| circuit.log.is_ready()));
@@ -54,7 +57,10 @@ fn building_takes_one_round_trip_a_hop_and_more_as_it_grows() {
 
 #[test]
 fn a_long_way_is_filled_because_windows_and_credits_grow() {
-    let wire = Wire { delay: Duration::from_millis(40), rate: 12_500_000 };
+    let wire = Wire {
+        delay: Duration::from_millis(40),
+        rate: 12_500_000,
+    };
     let mut sim = Sim::new(6, &[Behaviour::Honest; 3], wire);
     let circuit = sim.ready_circuit(&[0, 1, 2]);
     let stream = circuit.open(SOURCE);
@@ -78,9 +84,16 @@ fn a_silent_relay_is_named_when_its_time_is_up() {
         let circuit = sim.circuit(&[0, 1, 2]);
         assert!(sim.run_until(MINUTE, |_| circuit.log.closed().is_some()));
         let reason = circuit.log.closed().unwrap();
-        assert!(reason.contains(&format!("hop: {silent}")), "hop {silent}: {reason}");
+        assert!(
+            reason.contains(&format!("hop: {silent}")),
+            "hop {silent}: {reason}"
+        );
         sim.run_for(MINUTE);
-        assert_eq!((0..3).map(|relay| sim.circuits_at(relay)).sum::<usize>(), 0, "left behind");
+        assert_eq!(
+            (0..3).map(|relay| sim.circuits_at(relay)).sum::<usize>(),
+            0,
+            "left behind"
+        );
     }
 }
 
@@ -114,7 +127,10 @@ fn a_link_that_breaks_ends_its_circuits_everywhere() {
             n => sim.end(Some(n - 1), n),
         };
         sim.cut(end);
-        assert!(sim.run_until(MINUTE, |_| circuit.log.closed().is_some()), "link {broken}");
+        assert!(
+            sim.run_until(MINUTE, |_| circuit.log.closed().is_some()),
+            "link {broken}"
+        );
         sim.run_for(MINUTE);
         assert_eq!((0..3).map(|relay| sim.circuits_at(relay)).sum::<usize>(), 0);
     }
@@ -135,7 +151,10 @@ fn a_byte_changed_on_any_link_ends_the_circuit_and_delivers_nothing_wrong() {
             sim.tamper(end, 1 << seed);
             let got = echo(&mut sim, &circuit, stream, &data);
             assert!(data.starts_with(&got), "wrong bytes were delivered");
-            assert!(circuit.log.closed().is_some(), "link {link}: the change went unnoticed");
+            assert!(
+                circuit.log.closed().is_some(),
+                "link {link}: the change went unnoticed"
+            );
         }
     }
 }
@@ -153,7 +172,10 @@ fn readers_that_stop_reading_hold_bounded_memory_and_stall_nobody_else() {
     sim.run_for(MINUTE);
     for (circuit, _) in &stuck {
         let unread = circuit.origin.with(|origin| origin.mux().unread());
-        assert!(unread <= 256 * 1024, "{unread} bytes wait in a window of 256 KiB");
+        assert!(
+            unread <= 256 * 1024,
+            "{unread} bytes wait in a window of 256 KiB"
+        );
     }
     let circuit = sim.ready_circuit(&[0, 1, 2]);
     let stream = circuit.open(ECHO);
@@ -172,7 +194,10 @@ fn a_client_that_stops_reading_its_link_leaves_bounded_queues_and_goes_on_later(
     sim.run_for(MINUTE);
     let before = sim.delivered;
     sim.run_for(MINUTE);
-    assert_eq!(sim.delivered, before, "something still moves towards a link that takes nothing");
+    assert_eq!(
+        sim.delivered, before,
+        "something still moves towards a link that takes nothing"
+    );
     sim.stall(end, false);
     let mut got = 0;
     assert!(sim.run_until(MINUTE, |sim| {
@@ -207,7 +232,9 @@ fn statuses_and_ends_reach_the_origin() {
     let echoed = circuit.open(ECHO);
     circuit.origin.with(|origin| origin.mux().finish(echoed));
     assert!(sim.run_until(MINUTE, |_| {
-        circuit.origin.with(|origin| matches!(origin.mux().recv(echoed), Recv::Finished))
+        circuit
+            .origin
+            .with(|origin| matches!(origin.mux().recv(echoed), Recv::Finished))
     }));
     assert!(circuit.log.any(|event| matches!(
         event,
@@ -216,7 +243,9 @@ fn statuses_and_ends_reach_the_origin() {
     )));
     let reset = circuit.open(ECHO);
     sim.run_for(Duration::from_secs(1));
-    circuit.origin.with(|origin| origin.mux().reset(reset, EndReason::Reset));
+    circuit
+        .origin
+        .with(|origin| origin.mux().reset(reset, EndReason::Reset));
     sim.run_for(Duration::from_secs(1));
     assert!(circuit.log.closed().is_none());
 }
@@ -227,7 +256,9 @@ fn closing_a_circuit_leaves_nothing_at_any_relay() {
     let circuits: Vec<Circuit> = (0..50).map(|_| sim.ready_circuit(&[0, 1, 2])).collect();
     assert_eq!(sim.circuits_at(1), 50);
     for circuit in &circuits {
-        circuit.origin.close(hushswarm_circuits::body::DestroyReason::Finished);
+        circuit
+            .origin
+            .close(hushswarm_circuits::body::DestroyReason::Finished);
     }
     sim.run_for(MINUTE);
     assert_eq!((0..3).map(|relay| sim.circuits_at(relay)).sum::<usize>(), 0);
@@ -235,7 +266,10 @@ fn closing_a_circuit_leaves_nothing_at_any_relay() {
 
 #[test]
 fn slow_circuits_do_not_hold_up_a_quick_one_on_the_same_links() {
-    let wire = Wire { delay: Duration::from_millis(5), rate: 2_000_000 };
+    let wire = Wire {
+        delay: Duration::from_millis(5),
+        rate: 2_000_000,
+    };
     let mut sim = Sim::new(16, &[Behaviour::Honest; 3], wire);
     let bulk: Vec<(Circuit, u32)> = (0..10)
         .map(|_| {

@@ -114,8 +114,14 @@ fn broken_headers_are_refused() {
     assert_eq!(decode(&head(10, 0, 0)), Err(BodyError::UnknownCommand(10)));
     assert_eq!(decode(&head(3, 929, 1)), Err(BodyError::Length(929)));
     assert_eq!(decode(&head(3, 0, 1)), Err(BodyError::Length(0)));
-    assert_eq!(decode(&head(3, 1, 0)), Err(BodyError::BadStream(Command::Data)));
-    assert_eq!(decode(&head(9, 0, 1)), Err(BodyError::BadStream(Command::Drop)));
+    assert_eq!(
+        decode(&head(3, 1, 0)),
+        Err(BodyError::BadStream(Command::Data))
+    );
+    assert_eq!(
+        decode(&head(9, 0, 1)),
+        Err(BodyError::BadStream(Command::Drop))
+    );
     assert!(decode(&head(3, 928, 1)).is_ok());
 }
 
@@ -123,21 +129,42 @@ fn broken_headers_are_refused() {
 fn broken_payloads_are_refused() {
     use Command::{Dgram, End, Extend, Open, Opened, Window};
     assert_eq!(OpenRequest::decode(&[]), Err(BodyError::CutOff(Open)));
-    assert_eq!(OpenRequest::decode(&[4, 0]), Err(BodyError::UnknownValue(Open, 4)));
-    assert_eq!(OpenRequest::decode(&[1, 0]), Err(BodyError::TargetMismatch(Open)));
+    assert_eq!(
+        OpenRequest::decode(&[4, 0]),
+        Err(BodyError::UnknownValue(Open, 4))
+    );
+    assert_eq!(
+        OpenRequest::decode(&[1, 0]),
+        Err(BodyError::TargetMismatch(Open))
+    );
     assert_eq!(
         OpenRequest::decode(&[2, 1, 1, 2, 3, 4, 0, 80]),
         Err(BodyError::TargetMismatch(Open))
     );
-    assert_eq!(OpenRequest::decode(&[2, 0, 0]), Err(BodyError::Trailing(Open)));
-    assert_eq!(OpenRequest::decode(&[1, 9]), Err(BodyError::Target(TargetError::UnknownType(9))));
+    assert_eq!(
+        OpenRequest::decode(&[2, 0, 0]),
+        Err(BodyError::Trailing(Open))
+    );
+    assert_eq!(
+        OpenRequest::decode(&[1, 9]),
+        Err(BodyError::Target(TargetError::UnknownType(9)))
+    );
     assert_eq!(OpenStatus::decode(&[]), Err(BodyError::CutOff(Opened)));
-    assert_eq!(OpenStatus::decode(&[8]), Err(BodyError::UnknownValue(Opened, 8)));
+    assert_eq!(
+        OpenStatus::decode(&[8]),
+        Err(BodyError::UnknownValue(Opened, 8))
+    );
     assert_eq!(EndReason::decode(&[0, 0]), Err(BodyError::Trailing(End)));
-    assert_eq!(EndReason::decode(&[5]), Err(BodyError::UnknownValue(End, 5)));
+    assert_eq!(
+        EndReason::decode(&[5]),
+        Err(BodyError::UnknownValue(End, 5))
+    );
     assert_eq!(decode_window(&[0; 3]), Err(BodyError::CutOff(Window)));
     assert_eq!(decode_window(&[0; 5]), Err(BodyError::Trailing(Window)));
-    assert_eq!(ExtendRequest::decode(&[0; 65]), Err(BodyError::CutOff(Extend)));
+    assert_eq!(
+        ExtendRequest::decode(&[0; 65]),
+        Err(BodyError::CutOff(Extend))
+    );
     assert_eq!(
         Extended::decode(&[5, 0, 0]),
         Err(BodyError::UnknownValue(Command::Extended, 5))
@@ -145,15 +172,24 @@ fn broken_payloads_are_refused() {
     let records = |bytes| Records::new(bytes).next().unwrap().unwrap_err();
     assert_eq!(records(&[0]), BodyError::CutOff(Dgram));
     assert_eq!(records(&[0, 0, 0]), BodyError::TargetMismatch(Dgram));
-    assert_eq!(records(&[0, 1, 1, 1, 2, 3, 4, 0, 80]), BodyError::CutOff(Dgram));
+    assert_eq!(
+        records(&[0, 1, 1, 1, 2, 3, 4, 0, 80]),
+        BodyError::CutOff(Dgram)
+    );
 }
 
 #[test]
 fn datagrams_that_fit_no_cell_are_refused() {
     let target = Target::parse("1.2.3.4", 5).unwrap();
     let mut out = Vec::new();
-    assert_eq!(put_record(&mut out, &target, &[0; 3992]), Err(BodyError::Length(4001)));
-    assert_eq!(put_record(&mut out, &target, &[0; 70_000]), Err(BodyError::Length(70_009)));
+    assert_eq!(
+        put_record(&mut out, &target, &[0; 3992]),
+        Err(BodyError::Length(4001))
+    );
+    assert_eq!(
+        put_record(&mut out, &target, &[0; 70_000]),
+        Err(BodyError::Length(70_009))
+    );
     assert_eq!(put_record(&mut out, &target, &[0; 3991]), Ok(()));
     assert_eq!(out.len(), Class::Bulk.payload_capacity());
 }

@@ -69,7 +69,10 @@ impl SendWindow {
     /// # Errors
     /// Destroy the circuit.
     pub fn grant(&mut self, bytes: u32) -> Result<(), WindowOverflow> {
-        let left = self.left.checked_add(bytes).filter(|&left| left <= MAX_WINDOW);
+        let left = self
+            .left
+            .checked_add(bytes)
+            .filter(|&left| left <= MAX_WINDOW);
         self.left = left.ok_or(WindowOverflow)?;
         Ok(())
     }
@@ -229,8 +232,16 @@ mod tests {
         assert_eq!(drain(&mut window, now, 201, rtt_of(100)), FIRST_WINDOW);
         assert_eq!(drain(&mut window, now, 200, rtt_of(100)), 2 * FIRST_WINDOW);
         assert_eq!(window.size(), 2 * FIRST_WINDOW);
-        assert_eq!(drain(&mut window, now, 0, Rtt::default()), 2 * FIRST_WINDOW, "unknown rtt");
-        assert_eq!(drain(&mut window, now, 2001, rtt_of(60_000)), 2 * FIRST_WINDOW, "capped rtt");
+        assert_eq!(
+            drain(&mut window, now, 0, Rtt::default()),
+            2 * FIRST_WINDOW,
+            "unknown rtt"
+        );
+        assert_eq!(
+            drain(&mut window, now, 2001, rtt_of(60_000)),
+            2 * FIRST_WINDOW,
+            "capped rtt"
+        );
     }
 
     #[test]
@@ -263,8 +274,14 @@ mod tests {
     fn more_than_granted_is_an_overrun_and_more_than_the_maximum_an_overflow() {
         let mut window = RecvWindow::new();
         let (now, mut rtt) = (Instant::now(), Rtt::default());
-        assert_eq!(window.received(now, 2 * HALF + 1, &mut rtt), Err(WindowOverrun));
-        assert_eq!(window.received(now, usize::MAX, &mut rtt), Err(WindowOverrun));
+        assert_eq!(
+            window.received(now, 2 * HALF + 1, &mut rtt),
+            Err(WindowOverrun)
+        );
+        assert_eq!(
+            window.received(now, usize::MAX, &mut rtt),
+            Err(WindowOverrun)
+        );
         let mut send = SendWindow::new();
         assert_eq!(send.grant(MAX_WINDOW - FIRST_WINDOW), Ok(()));
         assert_eq!(send.grant(1), Err(WindowOverflow));

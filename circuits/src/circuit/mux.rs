@@ -231,7 +231,12 @@ impl Mux {
     /// # Errors
     /// The peer broke the protocol: destroy the circuit.
     pub fn handle(&mut self, now: Instant, frame: FrameBuf) -> Result<(), ProtocolError> {
-        let (BodyHeader { command, stream, .. }, range) = BodyHeader::decode(frame.body())?;
+        let (
+            BodyHeader {
+                command, stream, ..
+            },
+            range,
+        ) = BodyHeader::decode(frame.body())?;
         self.check_end(command)?;
         if command == Command::Data {
             return self.on_data(now, stream, Payload::from_frame(frame, range));
@@ -262,11 +267,17 @@ impl Mux {
     }
 
     /// The stream a command is for; `None` where it is gone and the command may have crossed its end.
-    fn live(&mut self, stream: u32, command: Command) -> Result<Option<&mut Stream>, ProtocolError> {
+    fn live(
+        &mut self,
+        stream: u32,
+        command: Command,
+    ) -> Result<Option<&mut Stream>, ProtocolError> {
         if stream > self.last_stream {
             return Err(ProtocolError::UnknownStream(command));
         }
-        let Some(live) = self.streams.get_mut(&stream) else { return Ok(None) };
+        let Some(live) = self.streams.get_mut(&stream) else {
+            return Ok(None);
+        };
         match live.phase {
             Phase::Unsent(_) => Err(ProtocolError::WrongState(command)),
             Phase::Asked if command != Command::Opened => Err(ProtocolError::WrongState(command)),
@@ -280,10 +291,12 @@ impl Mux {
         }
         self.last_stream = stream;
         if self.streams.len() + self.farewells.len() < MAX_STREAMS {
-            self.streams.insert(stream, Stream::new(request.kind, Phase::Unanswered));
+            self.streams
+                .insert(stream, Stream::new(request.kind, Phase::Unanswered));
             self.notices.open(stream, request);
         } else if self.farewells.len() < MAX_FAREWELLS {
-            self.farewells.push_back((stream, Farewell::Opened(OpenStatus::Limit)));
+            self.farewells
+                .push_back((stream, Farewell::Opened(OpenStatus::Limit)));
         } else {
             return Err(ProtocolError::Flood);
         }
@@ -291,7 +304,9 @@ impl Mux {
     }
 
     fn on_opened(&mut self, stream: u32, status: OpenStatus) -> Result<(), ProtocolError> {
-        let Some(live) = self.live(stream, Command::Opened)? else { return Ok(()) };
+        let Some(live) = self.live(stream, Command::Opened)? else {
+            return Ok(());
+        };
         if !matches!(live.phase, Phase::Asked) {
             return Err(ProtocolError::WrongState(Command::Opened));
         }
@@ -310,7 +325,9 @@ impl Mux {
         payload: Payload,
     ) -> Result<(), ProtocolError> {
         let mut rtt = self.rtt;
-        let Some(live) = self.live(stream, Command::Data)? else { return Ok(()) };
+        let Some(live) = self.live(stream, Command::Data)? else {
+            return Ok(());
+        };
         if live.kind == OpenKind::Datagrams {
             return Err(ProtocolError::WrongKind(Command::Data));
         }
@@ -324,7 +341,9 @@ impl Mux {
     }
 
     fn on_datagrams(&mut self, stream: u32, payload: &[u8]) -> Result<(), ProtocolError> {
-        let Some(live) = self.live(stream, Command::Dgram)? else { return Ok(()) };
+        let Some(live) = self.live(stream, Command::Dgram)? else {
+            return Ok(());
+        };
         if live.kind != OpenKind::Datagrams {
             return Err(ProtocolError::WrongKind(Command::Dgram));
         }
@@ -340,12 +359,11 @@ impl Mux {
     }
 
     fn on_window(&mut self, stream: u32, bytes: u32) -> Result<(), ProtocolError> {
-        let Some(live) = self.live(stream, Command::Window)? else { return Ok(()) };
+        let Some(live) = self.live(stream, Command::Window)? else {
+            return Ok(());
+        };
         if live.kind == OpenKind::Datagrams {
             return Err(ProtocolError::WrongKind(Command::Window));
-        }
-        if live.peer_finished {
-            // It may still read what we send, so this is no error.
         }
         live.send_window.grant(bytes)?;
         if live.unblock() {
@@ -355,7 +373,9 @@ impl Mux {
     }
 
     fn on_end(&mut self, stream: u32, reason: EndReason) -> Result<(), ProtocolError> {
-        let Some(live) = self.live(stream, Command::End)? else { return Ok(()) };
+        let Some(live) = self.live(stream, Command::End)? else {
+            return Ok(());
+        };
         if reason != EndReason::Done {
             self.ended_by_peer(stream, reason);
             return Ok(());
@@ -411,20 +431,29 @@ impl Mux {
         if self.streams.len() >= MAX_STREAMS {
             return Err(MuxError::TooManyStreams);
         }
-        self.last_stream = self.last_stream.checked_add(1).ok_or(MuxError::NumbersUsedUp)?;
-        self.streams.insert(self.last_stream, Stream::new(kind, Phase::Unsent(request)));
+        self.last_stream = self
+            .last_stream
+            .checked_add(1)
+            .ok_or(MuxError::NumbersUsedUp)?;
+        self.streams
+            .insert(self.last_stream, Stream::new(kind, Phase::Unsent(request)));
         self.schedule(self.last_stream);
         Ok(self.last_stream)
     }
 
     /// Hop: answers [`MuxEvent::Open`]. A stream that is gone by now is not answered.
     pub fn answer_open(&mut self, stream: u32, status: OpenStatus) {
-        let Some(live) = self.streams.get_mut(&stream) else { return };
+        let Some(live) = self.streams.get_mut(&stream) else {
+            return;
+        };
         if !matches!(live.phase, Phase::Unanswered) {
             return;
         }
         if status == OpenStatus::Open {
             live.phase = Phase::Answered;
+            if live.unblock() {
+                self.notices.writable(stream);
+            }
             self.schedule(stream);
         } else {
             self.remove(stream);
@@ -459,7 +488,9 @@ impl Mux {
 
     /// Queues as many of these bytes as there is room for; gives how many.
     pub fn send_bytes(&mut self, pool: &Pool, stream: u32, data: &[u8]) -> usize {
-        let Some(live) = self.streams.get_mut(&stream) else { return 0 };
+        let Some(live) = self.streams.get_mut(&stream) else {
+            return 0;
+        };
         let taken = live.send_bytes(pool, data);
         self.schedule(stream);
         taken
@@ -467,7 +498,9 @@ impl Mux {
 
     /// Says that nothing more will be sent; END 0 follows what is queued.
     pub fn finish(&mut self, stream: u32) {
-        let Some(live) = self.streams.get_mut(&stream) else { return };
+        let Some(live) = self.streams.get_mut(&stream) else {
+            return;
+        };
         if live.sending == Sending::Running {
             live.sending = Sending::Finishing;
             self.schedule(stream);
@@ -477,7 +510,9 @@ impl Mux {
     /// Ends both directions at once; what is queued in either is lost. [`EndReason::Done`] counts as
     /// [`EndReason::Reset`], for it would leave the other direction open.
     pub fn reset(&mut self, stream: u32, reason: EndReason) {
-        let Some(gone) = self.remove(stream) else { return };
+        let Some(gone) = self.remove(stream) else {
+            return;
+        };
         self.notices.forget(stream);
         match gone.phase {
             // The hop has not heard of it.
@@ -493,7 +528,11 @@ impl Mux {
                 self.farewells.push_back((stream, Farewell::Opened(status)));
             }
             Phase::Asked | Phase::Open => {
-                let reason = if reason == EndReason::Done { EndReason::Reset } else { reason };
+                let reason = if reason == EndReason::Done {
+                    EndReason::Reset
+                } else {
+                    reason
+                };
                 self.farewells.push_back((stream, Farewell::End(reason)));
             }
         }
@@ -520,8 +559,13 @@ impl Mux {
 
     /// Says that the application is done with this many bytes it has read, so that the peer may send more.
     pub fn consumed(&mut self, now: Instant, stream: u32, bytes: usize) {
-        let Some(live) = self.streams.get_mut(&stream) else { return };
-        if live.recv_window.consumed(now, bytes, self.rtt, &mut self.growth) {
+        let Some(live) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        if live
+            .recv_window
+            .consumed(now, bytes, self.rtt, &mut self.growth)
+        {
             self.schedule(stream);
         }
     }
@@ -543,7 +587,8 @@ impl Mux {
         if live.sending != Sending::Running {
             return Err(MuxError::Ended);
         }
-        live.send_datagram(to, payload).map_err(|_| MuxError::Length)?;
+        live.send_datagram(to, payload)
+            .map_err(|_| MuxError::Length)?;
         self.schedule(stream);
         Ok(())
     }
@@ -617,7 +662,13 @@ impl Mux {
         live.in_ready = false;
         let frame = if let Some((mut frame, len)) = live.next_data(pool) {
             let length = u16::try_from(len).ok()?;
-            BodyHeader { command: Command::Data, length, stream }.encode(&mut frame).ok()?;
+            BodyHeader {
+                command: Command::Data,
+                length,
+                stream,
+            }
+            .encode(&mut frame)
+            .ok()?;
             if live.unblock() {
                 self.notices.writable(stream);
             }
@@ -637,7 +688,9 @@ impl Mux {
 
     /// Puts a stream on the lists it belongs on. Nothing is on a list that has nothing to send.
     fn schedule(&mut self, stream: u32) {
-        let Some(live) = self.streams.get_mut(&stream) else { return };
+        let Some(live) = self.streams.get_mut(&stream) else {
+            return;
+        };
         if !live.in_urgent && live.wants_urgent() {
             live.in_urgent = true;
             self.urgent.push_back(stream);

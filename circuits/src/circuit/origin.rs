@@ -86,7 +86,11 @@ pub enum OriginEvent {
 
 enum State {
     /// Waits for a hop's answer.
-    Building { hop: usize, initiator: HopInitiator, deadline: Instant },
+    Building {
+        hop: usize,
+        initiator: HopInitiator,
+        deadline: Instant,
+    },
     /// All hops are there.
     Ready,
     /// Nothing more comes in; DESTROY may have to go out.
@@ -123,7 +127,11 @@ impl Origin {
         let first = first.ok_or(HandshakeError::Internal)?;
         let (initiator, message) = HopInitiator::start(&first.peer, &mut rng)?;
         Ok(Self {
-            state: State::Building { hop: 0, initiator, deadline: now + HOP_TIMEOUT },
+            state: State::Building {
+                hop: 0,
+                initiator,
+                deadline: now + HOP_TIMEOUT,
+            },
             path,
             layers: OriginLayers::new(),
             mux: Mux::new(End::Origin),
@@ -163,9 +171,9 @@ impl Origin {
             State::Building { .. } | State::Ready => return self.fail(CloseReason::Protocol),
             State::Closed => return,
         }
-        let answer = body.split_first_chunk().and_then(|(len, rest)| {
-            rest.get(..usize::from(u16::from_be_bytes(*len)))
-        });
+        let answer = body
+            .split_first_chunk()
+            .and_then(|(len, rest)| rest.get(..usize::from(u16::from_be_bytes(*len))));
         match answer {
             Some(answer) => self.finish_hop(now, answer),
             None => self.fail(CloseReason::HandshakeFailed { hop: 0 }),
@@ -195,7 +203,11 @@ impl Origin {
                 Ok((initiator, message)) => {
                     self.message = Some(Box::new(message));
                     let deadline = now + HOP_TIMEOUT;
-                    self.state = State::Building { hop: hop + 1, initiator, deadline };
+                    self.state = State::Building {
+                        hop: hop + 1,
+                        initiator,
+                        deadline,
+                    };
                 }
                 Err(_) => self.fail_from(CloseReason::HandshakeFailed { hop: hop + 1 }),
             },
@@ -220,7 +232,10 @@ impl Origin {
                 let hop = *hop;
                 let payload = frame.body().get(range).unwrap_or_default();
                 match Extended::decode(payload) {
-                    Ok(Extended { status: ExtendStatus::Done, answer }) => {
+                    Ok(Extended {
+                        status: ExtendStatus::Done,
+                        answer,
+                    }) => {
                         self.finish_hop(now, &answer);
                     }
                     Ok(Extended { status, .. }) => {
@@ -248,9 +263,10 @@ impl Origin {
                 State::Building { .. } | State::Ready | State::Closed => None,
             };
             self.end(match hop {
-                Some(hop) if reason != DestroyReason::LinkLost as u8 => {
-                    CloseReason::ExtendFailed { hop, status: ExtendStatus::Refused }
-                }
+                Some(hop) if reason != DestroyReason::LinkLost as u8 => CloseReason::ExtendFailed {
+                    hop,
+                    status: ExtendStatus::Refused,
+                },
                 Some(_) | None => CloseReason::Destroyed(reason),
             });
         }
@@ -354,9 +370,16 @@ impl Origin {
     }
 
     fn seal(&mut self, hop: usize, mut frame: FrameBuf) -> Option<(FrameType, FrameBuf)> {
-        if self.layers.seal(hop, frame.cell_mut(), &mut self.rng).is_err() {
+        if self
+            .layers
+            .seal(hop, frame.cell_mut(), &mut self.rng)
+            .is_err()
+        {
             // A direction that has used up its counter: the circuit must be replaced.
-            self.fail_with(CloseReason::Local(DestroyReason::Finished), DestroyReason::Finished);
+            self.fail_with(
+                CloseReason::Local(DestroyReason::Finished),
+                DestroyReason::Finished,
+            );
             return self.poll_transmit_destroy(frame);
         }
         Some((FrameType::Data, frame))

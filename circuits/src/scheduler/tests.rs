@@ -12,7 +12,9 @@ fn cell(pool: &Pool, class: Class) -> FrameBuf {
 
 fn fill(scheduler: &mut Scheduler<u32>, pool: &Pool, circuit: u32, cells: usize) {
     for _ in 0..cells {
-        scheduler.push_data(circuit, cell(pool, Class::Bulk)).unwrap();
+        scheduler
+            .push_data(circuit, cell(pool, Class::Bulk))
+            .unwrap();
     }
 }
 
@@ -47,7 +49,9 @@ fn busy_circuits_share_by_bytes() {
             let _ = cells;
         }
         for _ in 0..20 {
-            let Some(popped) = scheduler.pop(&pool) else { break };
+            let Some(popped) = scheduler.pop(&pool) else {
+                break;
+            };
             let (circuit, len) = (popped.header.circuit, popped.header.class.frame_len());
             bytes[circuit as usize] += len;
             scheduler.grant_received(circuit, 1).unwrap();
@@ -62,12 +66,21 @@ fn control_frames_go_first_and_are_bounded() {
     let (pool, mut scheduler) = (pool(), Scheduler::new());
     scheduler.add(1, 1);
     fill(&mut scheduler, &pool, 1, 3);
-    let ping =
-        Header { circuit: 0, kind: FrameType::Ping, class: Class::Small, credit: 0 };
+    let ping = Header {
+        circuit: 0,
+        kind: FrameType::Ping,
+        class: Class::Small,
+        credit: 0,
+    };
     for _ in 0..MAX_CONTROL {
-        scheduler.push_control(ping, cell(&pool, Class::Small)).unwrap();
+        scheduler
+            .push_control(ping, cell(&pool, Class::Small))
+            .unwrap();
     }
-    assert_eq!(scheduler.push_control(ping, cell(&pool, Class::Small)), Err(Full));
+    assert_eq!(
+        scheduler.push_control(ping, cell(&pool, Class::Small)),
+        Err(Full)
+    );
     assert_eq!(scheduler.pop(&pool).unwrap().header.kind, FrameType::Ping);
 }
 
@@ -93,7 +106,10 @@ fn a_removed_circuit_that_comes_back_starts_afresh() {
     fill(&mut scheduler, &pool, 1, 10);
     assert_eq!(scheduler.remove(1), Some(1));
     assert!(scheduler.pop(&pool).is_none());
-    assert_eq!(scheduler.push_data(1, cell(&pool, Class::Bulk)), Err(PushError::Unknown));
+    assert_eq!(
+        scheduler.push_data(1, cell(&pool, Class::Bulk)),
+        Err(PushError::Unknown)
+    );
     scheduler.add(1, 7);
     fill(&mut scheduler, &pool, 1, 2);
     assert_eq!(scheduler.pop(&pool).unwrap().owner, Some(&7));

@@ -67,7 +67,10 @@ impl HopCircuit {
             onward_gate: link.gate(),
             link,
             id,
-            forward: Mutex::new(Forward { layer: ForwardHop::new(keys.forward), next: Next::None }),
+            forward: Mutex::new(Forward {
+                layer: ForwardHop::new(keys.forward),
+                next: Next::None,
+            }),
             end: Mutex::new(EndPoint {
                 layer: BackwardHop::new(keys.backward),
                 mux: Mux::new(End::Hop),
@@ -135,8 +138,12 @@ impl HopCircuit {
                 }
                 self.starved.store(false, Ordering::SeqCst);
             }
-            let Some(mut cell) = end.mux.poll_cell(self.link.pool()) else { return Ok(()) };
-            end.layer.originate(cell.cell_mut()).map_err(|_| DestroyReason::Finished)?;
+            let Some(mut cell) = end.mux.poll_cell(self.link.pool()) else {
+                return Ok(());
+            };
+            end.layer
+                .originate(cell.cell_mut())
+                .map_err(|_| DestroyReason::Finished)?;
             self.link.push_data(self.id, cell)?;
             room -= 1;
         }
@@ -155,7 +162,9 @@ impl HopCircuit {
         class: Class,
         frame: &mut [u8],
     ) -> Result<(), DestroyReason> {
-        lock(&self.origin_gate).take().map_err(|_| DestroyReason::Protocol)?;
+        lock(&self.origin_gate)
+            .take()
+            .map_err(|_| DestroyReason::Protocol)?;
         let mut forward = lock(&self.forward);
         let ours = forward
             .layer
@@ -191,12 +200,16 @@ impl HopCircuit {
     }
 
     fn backward(&self, class: Class, frame: &[u8]) -> Result<(), DestroyReason> {
-        lock(&self.onward_gate).take().map_err(|_| DestroyReason::Protocol)?;
+        lock(&self.onward_gate)
+            .take()
+            .map_err(|_| DestroyReason::Protocol)?;
         let mut cell = copy_cell(self.link.pool(), class, frame);
         cell.owed = true;
         // Sealing and queueing under one lock: cells must leave in the order of their counters.
         let mut end = lock(&self.end);
-        end.layer.relay(cell.cell_mut()).map_err(|_| DestroyReason::Finished)?;
+        end.layer
+            .relay(cell.cell_mut())
+            .map_err(|_| DestroyReason::Finished)?;
         self.link.push_data(self.id, cell)
     }
 
@@ -252,7 +265,12 @@ impl HopCircuit {
         if let Some((link, id)) = next {
             link.drop_circuit(id, Some(DestroyReason::TimedOut));
         }
-        self.with(|mux| mux.answer_extend(Extended { status, answer: Vec::new() }));
+        self.with(|mux| {
+            mux.answer_extend(Extended {
+                status,
+                answer: Vec::new(),
+            })
+        });
     }
 
     /// The next hop answered.
@@ -299,7 +317,8 @@ impl HopCircuit {
             return;
         }
         let next = std::mem::replace(&mut lock(&self.forward).next, Next::Gone);
-        self.link.drop_circuit(self.id, tell_origin.then_some(reason));
+        self.link
+            .drop_circuit(self.id, tell_origin.then_some(reason));
         match next {
             Next::Creating(link, id) | Next::Linked(link, id) => {
                 link.drop_circuit(id, tell_next.then_some(reason));
@@ -312,6 +331,8 @@ impl HopCircuit {
 
 impl std::fmt::Debug for HopCircuit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HopCircuit").field("number", &self.number).finish_non_exhaustive()
+        f.debug_struct("HopCircuit")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
     }
 }

@@ -135,7 +135,10 @@ impl Link {
         wake: Wake,
     ) -> (Arc<Self>, Receiver, Transmitter) {
         let link = Arc::new(Self {
-            queue: Mutex::new(Queue { scheduler: Scheduler::new(), closed: false }),
+            queue: Mutex::new(Queue {
+                scheduler: Scheduler::new(),
+                closed: false,
+            }),
             table: Mutex::default(),
             pending: Mutex::default(),
             max_circuits: AtomicU64::new(config.max_circuits as u64),
@@ -146,10 +149,22 @@ impl Link {
             closed: AtomicBool::new(false),
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
         });
-        let LinkKeys { sealer, opener, hash } = keys;
-        let receiver = Receiver { link: Arc::clone(&link), opener, hash, first: true };
-        let transmitter =
-            Transmitter { link: Arc::clone(&link), sealer, headers: Vec::with_capacity(BATCH) };
+        let LinkKeys {
+            sealer,
+            opener,
+            hash,
+        } = keys;
+        let receiver = Receiver {
+            link: Arc::clone(&link),
+            opener,
+            hash,
+            first: true,
+        };
+        let transmitter = Transmitter {
+            link: Arc::clone(&link),
+            sealer,
+            headers: Vec::with_capacity(BATCH),
+        };
         (link, receiver, transmitter)
     }
 
@@ -175,7 +190,8 @@ impl Link {
 
     /// Lets the neighbour have this many circuits at once (up to [`MAX_CIRCUITS`]).
     pub fn set_max_circuits(&self, max: usize) {
-        self.max_circuits.store(max.min(MAX_CIRCUITS) as u64, Ordering::Relaxed);
+        self.max_circuits
+            .store(max.min(MAX_CIRCUITS) as u64, Ordering::Relaxed);
     }
 
     pub(super) fn handler(&self) -> &Arc<dyn Handler> {
@@ -283,9 +299,9 @@ impl Link {
         if lock(&self.pending).remove(&circuit) {
             register(&hop);
             lock(&self.table).insert(circuit, Entry::Hop(Arc::clone(&hop)));
-            let sent = self.schedule(circuit, Entry::Hop(Arc::clone(&hop))).and_then(|()| {
-                self.handshake_frame(FrameType::Created, circuit, &answer)
-            });
+            let sent = self
+                .schedule(circuit, Entry::Hop(Arc::clone(&hop)))
+                .and_then(|()| self.handshake_frame(FrameType::Created, circuit, &answer));
             if sent.is_err() {
                 hop.close(DestroyReason::LinkLost);
             }
@@ -376,13 +392,21 @@ impl Link {
         circuit: u32,
         frame: FrameBuf,
     ) -> Result<(), OpenError> {
-        let header = Header { circuit, kind, class: frame.class(), credit: 0 };
+        let header = Header {
+            circuit,
+            kind,
+            class: frame.class(),
+            credit: 0,
+        };
         {
             let mut queue = lock(&self.queue);
             if queue.closed {
                 return Err(OpenError::Closed);
             }
-            queue.scheduler.push_control(header, frame).map_err(|_| OpenError::Full)?;
+            queue
+                .scheduler
+                .push_control(header, frame)
+                .map_err(|_| OpenError::Full)?;
         }
         (self.wake)();
         Ok(())
@@ -394,7 +418,10 @@ impl Link {
             if queue.closed {
                 return Err(DestroyReason::LinkLost);
             }
-            queue.scheduler.push_data(circuit, frame).map_err(|_| DestroyReason::Limit)?;
+            queue
+                .scheduler
+                .push_data(circuit, frame)
+                .map_err(|_| DestroyReason::Limit)?;
         }
         (self.wake)();
         Ok(())
@@ -432,7 +459,9 @@ impl Link {
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Link").field("number", &self.number).finish_non_exhaustive()
+        f.debug_struct("Link")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
     }
 }
 
@@ -449,9 +478,14 @@ impl Receiver {
     /// Close the transport and call [`Link::close`].
     pub fn process(&mut self, now: Instant, bytes: &mut [u8]) -> Result<usize, LinkClosed> {
         let mut at = 0;
-        while let Some(masked) = bytes.get(at..).and_then(|rest| rest.first_chunk::<HEADER_LEN>()) {
+        while let Some(masked) = bytes
+            .get(at..)
+            .and_then(|rest| rest.first_chunk::<HEADER_LEN>())
+        {
             let len = self.opener.peek(masked)?.class.frame_len();
-            let Some(frame) = bytes.get_mut(at..at + len) else { break };
+            let Some(frame) = bytes.get_mut(at..at + len) else {
+                break;
+            };
             let header = self.opener.open(frame)?;
             if self.link.is_closed() {
                 return Err(LinkClosed::Closed);
@@ -469,8 +503,17 @@ impl Receiver {
         frame: &mut [u8],
     ) -> Result<(), LinkClosed> {
         let first = std::mem::replace(&mut self.first, false);
-        let Header { circuit, kind, credit, class } = header;
-        let entry = if circuit == 0 { None } else { lock(&self.link.table).get(&circuit).cloned() };
+        let Header {
+            circuit,
+            kind,
+            credit,
+            class,
+        } = header;
+        let entry = if circuit == 0 {
+            None
+        } else {
+            lock(&self.link.table).get(&circuit).cloned()
+        };
         if credit != 0 && entry.is_some() {
             self.credited(circuit, credit, entry.as_ref());
         }
@@ -530,7 +573,9 @@ impl Receiver {
     }
 
     fn credited(&self, circuit: u32, credit: u16, entry: Option<&Entry>) {
-        let granted = lock(&self.link.queue).scheduler.grant_received(circuit, credit);
+        let granted = lock(&self.link.queue)
+            .scheduler
+            .grant_received(circuit, credit);
         match (granted, entry) {
             (Ok(()), _) => (self.link.wake)(),
             (Err(_), Some(Entry::Hop(hop) | Entry::Onward(hop))) => {
@@ -594,7 +639,9 @@ impl Transmitter {
                 return Err(LinkClosed::Closed);
             }
             while batch.len() < BATCH {
-                let Some(popped) = queue.scheduler.pop(&self.link.config.pool) else { break };
+                let Some(popped) = queue.scheduler.pop(&self.link.config.pool) else {
+                    break;
+                };
                 if let Some(owner) = popped.owner {
                     let owed = u32::from(popped.frame.owed);
                     match left.last_mut() {

@@ -126,7 +126,9 @@ impl OriginCircuit {
                 }
                 self.starved.store(false, Ordering::SeqCst);
             }
-            let Some((kind, frame)) = state.poll_transmit(self.link.pool()) else { return };
+            let Some((kind, frame)) = state.poll_transmit(self.link.pool()) else {
+                return;
+            };
             let sent = match kind {
                 FrameType::Data => {
                     room -= 1;
@@ -151,6 +153,8 @@ impl OriginCircuit {
 
 impl std::fmt::Debug for OriginCircuit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OriginCircuit").field("number", &self.number).finish_non_exhaustive()
+        f.debug_struct("OriginCircuit")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
     }
 }

@@ -1,7 +1,14 @@
 //! A network of relays in virtual time: links with delay, bandwidth and breakage, relays that serve, stay silent or
 //! refuse. The switch under test is the one that the program runs; only sockets and the clock are replaced. Everything
 //! random comes from one seed, so a run replays.
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::disallowed_methods, clippy::wildcard_enum_match_arm)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::wildcard_enum_match_arm
+)]
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -59,7 +66,10 @@ impl Handler for Inbox {
     }
 
     fn hop_event(&self, circuit: &Arc<HopCircuit>, event: MuxEvent) {
-        self.0.lock().unwrap().push_back(Request::Event(Arc::clone(circuit), event));
+        self.0
+            .lock()
+            .unwrap()
+            .push_back(Request::Event(Arc::clone(circuit), event));
     }
 }
 
@@ -94,7 +104,10 @@ pub struct Wire {
 }
 
 impl Wire {
-    pub const FAST: Self = Self { delay: Duration::from_millis(1), rate: 1 << 30 };
+    pub const FAST: Self = Self {
+        delay: Duration::from_millis(1),
+        rate: 1 << 30,
+    };
 }
 
 struct End {
@@ -159,7 +172,8 @@ impl Circuit {
     /// Opens a stream to an application at the exit.
     pub fn open(&self, port: u16) -> u32 {
         let target = Target::ip(format!("198.51.100.1:{port}").parse().unwrap());
-        self.origin.with(|origin| origin.mux().open(OpenKind::Tcp, Some(target)).unwrap())
+        self.origin
+            .with(|origin| origin.mux().open(OpenKind::Tcp, Some(target)).unwrap())
     }
 
     /// Reads up to `max` bytes that have come.
@@ -167,7 +181,9 @@ impl Circuit {
         self.origin.with(|origin| {
             let mut bytes = Vec::new();
             while bytes.len() < max {
-                let Recv::Data(cell) = origin.mux().recv(stream) else { break };
+                let Recv::Data(cell) = origin.mux().recv(stream) else {
+                    break;
+                };
                 bytes.extend_from_slice(&cell);
             }
             if !bytes.is_empty() {
@@ -178,7 +194,8 @@ impl Circuit {
     }
 
     pub fn write(&self, pool: &Pool, stream: u32, bytes: &[u8]) -> usize {
-        self.origin.with(|origin| origin.mux().send_bytes(pool, stream, bytes))
+        self.origin
+            .with(|origin| origin.mux().send_bytes(pool, stream, bytes))
     }
 }
 
@@ -206,7 +223,10 @@ impl Sim {
     pub fn new(seed: u64, behaviours: &[Behaviour], wire: Wire) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let pool = Pool::new(256);
-        let relays = behaviours.iter().map(|&b| Relay::new(b, &pool, &mut rng)).collect();
+        let relays = behaviours
+            .iter()
+            .map(|&b| Relay::new(b, &pool, &mut rng))
+            .collect();
         let client = config(Arc::new(Inbox::default()), &pool);
         Self {
             base: Instant::now(),
@@ -259,7 +279,10 @@ impl Sim {
         };
         let far = self.relays[to].config.clone();
         let mut first = None;
-        let sides = [(ours, true, near, b, from), (theirs, false, far, a, Some(to))];
+        let sides = [
+            (ours, true, near, b, from),
+            (theirs, false, far, a, Some(to)),
+        ];
         for (keys, initiator, config, peer, node) in sides {
             let dirty = Arc::new(AtomicBool::new(false));
             let flag = Arc::clone(&dirty);
@@ -314,7 +337,10 @@ impl Sim {
     pub fn ready_circuit(&mut self, path: &[usize]) -> Circuit {
         let circuit = self.circuit(path);
         let log = Arc::clone(&circuit.log);
-        assert!(self.run_until(Duration::from_secs(60), |_| log.is_ready()), "not built");
+        assert!(
+            self.run_until(Duration::from_secs(60), |_| log.is_ready()),
+            "not built"
+        );
         circuit
     }
 
@@ -324,7 +350,10 @@ impl Sim {
             None => &self.client_links[&to],
             Some(from) => &self.relays[from].links[&to],
         };
-        self.ends.iter().position(|end| Arc::ptr_eq(&end.link, link)).unwrap()
+        self.ends
+            .iter()
+            .position(|end| Arc::ptr_eq(&end.link, link))
+            .unwrap()
     }
 
     /// Cuts a link: both ends notice.
@@ -371,6 +400,8 @@ impl Sim {
             if done(self) {
                 return true;
             }
+            // What the caller just wrote leaves now.
+            self.settle();
             let next_event = self.events.peek().map(|Reverse((when, ..))| *when);
             let next_timer = self
                 .circuits
@@ -473,12 +504,16 @@ impl Sim {
             return false;
         }
         let mut batch = Vec::new();
-        let Ok(more) = end.transmitter.fill(&mut batch) else { return false };
+        let Ok(more) = end.transmitter.fill(&mut batch) else {
+            return false;
+        };
         if batch.is_empty() {
             return false;
         }
-        let mut bytes: Vec<u8> =
-            batch.iter().flat_map(|frame| frame.bytes().iter().copied()).collect();
+        let mut bytes: Vec<u8> = batch
+            .iter()
+            .flat_map(|frame| frame.bytes().iter().copied())
+            .collect();
         if let Some(xor) = end.tamper.take() {
             let at = self.rng.random_range(0..bytes.len());
             bytes[at] ^= xor;
@@ -499,7 +534,9 @@ impl Sim {
                 Behaviour::Silent => {}
                 Behaviour::Refusing => link.refuse(circuit, DestroyReason::Limit),
                 Behaviour::Honest | Behaviour::Impostor => {
-                    let Relay { onion, hop_peer, .. } = &self.relays[relay];
+                    let Relay {
+                        onion, hop_peer, ..
+                    } = &self.relays[relay];
                     let _ = link.accept(circuit, &message, onion, hop_peer, &mut self.rng, |_| ());
                 }
             },
@@ -510,7 +547,10 @@ impl Sim {
     fn hop_event(&mut self, relay: usize, circuit: Arc<HopCircuit>, event: MuxEvent) {
         match event {
             MuxEvent::Extend(request) => {
-                let next = self.relays.iter().position(|relay| relay.id.0 == request.identity);
+                let next = self
+                    .relays
+                    .iter()
+                    .position(|relay| relay.id.0 == request.identity);
                 let Some(next) = next else {
                     return circuit.extend_failed(ExtendStatus::NotListed);
                 };
@@ -527,7 +567,10 @@ impl Sim {
                 }
                 let number = circuit.number();
                 self.pending_extends.insert(number, circuit);
-                self.at(self.now + Duration::from_secs(10), Event::Extend(relay, number));
+                self.at(
+                    self.now + Duration::from_secs(10),
+                    Event::Extend(relay, number),
+                );
             }
             MuxEvent::Open { stream, target, .. } => {
                 let port = target.map_or(0, |target| target.port);
@@ -537,8 +580,13 @@ impl Sim {
                 }
                 circuit.with(|mux| mux.answer_open(stream, OpenStatus::Open));
                 let key = (circuit.number(), stream);
-                let app =
-                    App { circuit, stream, port, finished: false, left: VecDeque::new() };
+                let app = App {
+                    circuit,
+                    stream,
+                    port,
+                    finished: false,
+                    left: VecDeque::new(),
+                };
                 self.relays[relay].apps.insert(key, app);
                 self.run_app(relay, key);
             }
@@ -553,11 +601,18 @@ impl Sim {
 
     fn run_app(&mut self, relay: usize, key: (u64, u32)) {
         let (now, pool) = (self.now(), self.pool.clone());
-        let Some(app) = self.relays[relay].apps.get_mut(&key) else { return };
+        let Some(app) = self.relays[relay].apps.get_mut(&key) else {
+            return;
+        };
         let stream = app.stream;
         match app.port {
             ECHO => {
-                let App { circuit, left, finished, .. } = app;
+                let App {
+                    circuit,
+                    left,
+                    finished,
+                    ..
+                } = app;
                 circuit.with(|mux| {
                     loop {
                         while !left.is_empty() {
@@ -583,7 +638,9 @@ impl Sim {
                     }
                 });
             }
-            SOURCE => app.circuit.with(|mux| while mux.send_bytes(&pool, stream, &[0; 64_000]) > 0 {}),
+            SOURCE => app
+                .circuit
+                .with(|mux| while mux.send_bytes(&pool, stream, &[0; 64_000]) > 0 {}),
             _ => {}
         }
     }
@@ -595,7 +652,8 @@ fn open_onward(
     message: &[u8],
     rng: &mut StdRng,
 ) -> Option<()> {
-    link.open_onward(circuit, message.try_into().ok()?, rng).ok()
+    link.open_onward(circuit, message.try_into().ok()?, rng)
+        .ok()
 }
 
 impl Relay {
@@ -604,7 +662,11 @@ impl Relay {
         let (mut id, mut digest) = ([0; 32], [0; 32]);
         rng.fill(&mut id);
         rng.fill(&mut digest);
-        let suite = if rng.random() { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 };
+        let suite = if rng.random() {
+            Suite::Aes256Gcm
+        } else {
+            Suite::ChaCha20Poly1305
+        };
         let listed = match behaviour {
             Behaviour::Impostor => DhSecret::generate(rng).public(),
             Behaviour::Honest | Behaviour::Silent | Behaviour::Refusing => onion.public(),
@@ -612,8 +674,17 @@ impl Relay {
         let inbox = Arc::new(Inbox::default());
         Self {
             id: RelayId(id),
-            hop_peer: HopPeer { onion_key: listed, suite, digest },
-            link_peer: LinkPeer { link_key: link.public(), suite, digest, psk: None },
+            hop_peer: HopPeer {
+                onion_key: listed,
+                suite,
+                digest,
+            },
+            link_peer: LinkPeer {
+                link_key: link.public(),
+                suite,
+                digest,
+                psk: None,
+            },
             onion,
             link,
             behaviour,

@@ -47,7 +47,9 @@ impl Notices {
 
     /// Whether the application has not heard of this stream at all.
     pub(super) fn is_unannounced(&self, stream: u32) -> bool {
-        self.waiting.get(&stream).is_some_and(|notice| notice.open.is_some())
+        self.waiting
+            .get(&stream)
+            .is_some_and(|notice| notice.open.is_some())
     }
 
     pub(super) fn forget(&mut self, stream: u32) {
@@ -61,7 +63,11 @@ impl Notices {
             let stream = *self.order.front()?;
             if let Some(notice) = self.waiting.get_mut(&stream) {
                 if let Some(OpenRequest { kind, target }) = notice.open.take() {
-                    return Some(MuxEvent::Open { stream, kind, target });
+                    return Some(MuxEvent::Open {
+                        stream,
+                        kind,
+                        target,
+                    });
                 }
                 if let Some(status) = notice.opened.take() {
                     return Some(MuxEvent::Opened { stream, status });

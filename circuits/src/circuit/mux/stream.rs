@@ -48,7 +48,10 @@ pub(super) struct DatagramQueue<T> {
 
 impl<T> DatagramQueue<T> {
     fn new() -> Self {
-        Self { queue: VecDeque::new(), bytes: 0 }
+        Self {
+            queue: VecDeque::new(),
+            bytes: 0,
+        }
     }
 
     fn push(&mut self, item: T, bytes: usize) {
@@ -173,13 +176,16 @@ impl Stream {
 
     fn count_queued(&mut self, bytes: usize) {
         self.queued += bytes;
-        self.send_window.take(u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.send_window
+            .take(u32::try_from(bytes).unwrap_or(u32::MAX));
         self.blocked |= self.room() == 0;
     }
 
     /// Copies what fits behind the last queued payload; gives how much.
     fn fill_tail(&mut self, data: &[u8]) -> usize {
-        let Some((frame, len)) = self.queue.back_mut() else { return 0 };
+        let Some((frame, len)) = self.queue.back_mut() else {
+            return 0;
+        };
         let taken = data.len().min(frame.class().payload_capacity() - *len);
         let at = PAYLOAD_OFFSET + *len;
         frame.bytes_mut()[at..at + taken].copy_from_slice(&data[..taken]);
@@ -198,8 +204,7 @@ impl Stream {
             return Err(MuxError::NoRoom);
         }
         let fits = self.queue.back().is_some_and(|(tail, used)| {
-            len <= Class::Small.payload_capacity()
-                && used + len <= tail.class().payload_capacity()
+            len <= Class::Small.payload_capacity() && used + len <= tail.class().payload_capacity()
         });
         if fits {
             self.fill_tail(&frame.bytes()[PAYLOAD_OFFSET..PAYLOAD_OFFSET + len]);
@@ -248,9 +253,11 @@ impl Stream {
     /// As many queued records as one cell holds.
     pub(super) fn next_datagrams(&mut self) -> Option<Vec<u8>> {
         let mut records = self.datagrams_out.pop()?;
-        while self.datagrams_out.front().is_some_and(|next| {
-            records.len() + next.len() <= Class::Bulk.payload_capacity()
-        }) {
+        while self
+            .datagrams_out
+            .front()
+            .is_some_and(|next| records.len() + next.len() <= Class::Bulk.payload_capacity())
+        {
             records.extend(self.datagrams_out.pop().unwrap_or_default());
         }
         Some(records)
@@ -269,7 +276,10 @@ impl Stream {
             return Ok(());
         }
         let limit = Class::Bulk.payload_capacity();
-        let gathered = self.received.back_mut().is_some_and(|t| t.try_append(&payload, limit));
+        let gathered = self
+            .received
+            .back_mut()
+            .is_some_and(|t| t.try_append(&payload, limit));
         if !gathered {
             self.received.push_back(Payload::from_vec(payload.to_vec()));
         }
