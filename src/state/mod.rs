@@ -22,8 +22,8 @@ pub use keys::{AUTHORITY_KEY_FILE, AuthorityKey, RELAY_KEYS_FILE, RelayKeys};
 
 /// Longest file name in the folder, bytes: leaves room for the temporary name under the usual limit of 255.
 const MAX_NAME: usize = 128;
-/// Largest secret, bytes: three keys as text are below 300.
-const MAX_SECRET: usize = 4096;
+/// Largest secret, bytes: twenty guards as text are below 5,000.
+const MAX_SECRET: usize = 8192;
 /// The file whose lock marks the folder as in use.
 const LOCK_FILE: &str = "lock";
 /// What group and others must not have.
@@ -252,7 +252,7 @@ impl StateDir {
     /// Writes a secret: a file that [`StateDir::read_secret`] takes.
     ///
     /// # Errors
-    /// As [`StateDir::write`], and for more than 4 KiB.
+    /// As [`StateDir::write`], and for more than 8 KiB.
     pub fn write_secret(&self, name: &str, secret: &[u8]) -> Result<(), StateError> {
         if secret.len() > MAX_SECRET {
             return Err(StateError::TooLarge { path: self.path_of(name)?, limit: MAX_SECRET });
