@@ -1,12 +1,9 @@
 //! The command line: what a person types, and what they are told.
 
 pub mod demo;
-pub mod get;
 pub mod log;
 pub mod network;
-pub mod progress;
 pub mod relay;
-pub mod seed;
 mod table;
 
 use std::io::Write;
@@ -17,7 +14,7 @@ use clap::{Parser, Subcommand};
 use crate::error::Error;
 
 /// Anonymous transfers: BitTorrent through Noise-encrypted circuits of relays.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "hushswarm", version, about, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
@@ -27,18 +24,12 @@ struct Cli {
     log: log::Level,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
-    /// Download a torrent anonymously
-    Get(get::Args),
-    /// Share a file or folder with those who can be reached through circuits
-    Seed(seed::Args),
-    /// See a download through three relays, all on this computer, and what each of them saw
-    Demo(demo::Args),
-    /// Run a relay
+    /// Run a relay, or make its keys (relay init)
     Relay(relay::Args),
     /// Make and check the documents of a network of relays
-    Network(network::Args),
+    Network(network::NetworkArgs),
 }
 
 /// Runs the command that was typed.
@@ -47,9 +38,6 @@ pub fn main() -> ExitCode {
     log::init(cli.log);
     let done = match cli.command {
         Command::Network(args) => network::run(args, &mut std::io::stdout().lock()),
-        Command::Get(args) => block_on(get::run(args)),
-        Command::Seed(args) => block_on(seed::run(args)),
-        Command::Demo(args) => block_on(demo::run(args)),
         Command::Relay(args) => block_on(relay::run(args, &mut std::io::stdout())),
     };
     match done {

@@ -99,7 +99,6 @@ pub trait GuardStore: Send + Sync {
 type Slot = Arc<tokio::sync::Mutex<Vec<Arc<Circuit>>>>;
 
 struct Inner {
-    this: Weak<Self>,
     list: RwLock<Arc<RelayList>>,
     guards: Mutex<GuardSample>,
     store: Option<Box<dyn GuardStore>>,
@@ -136,8 +135,7 @@ impl Client {
             budget: CreditBudget::new(CREDIT_MEMORY),
             max_circuits: 0,
         };
-        let inner = Arc::new_cyclic(|this| Inner {
-            this: this.clone(),
+        let inner = Arc::new(Inner {
             list: RwLock::new(list),
             guards: Mutex::new(guards),
             store,
@@ -386,10 +384,7 @@ impl Inner {
             CloseReason::HopTimeout { hop }
             | CloseReason::HandshakeFailed { hop }
             | CloseReason::ExtendFailed { hop, .. } => hop,
-            CloseReason::LayerFailed { .. }
-            | CloseReason::Protocol
-            | CloseReason::Destroyed(_)
-            | CloseReason::Local(_) => return,
+            _ => return,
         };
         match path.get(hop) {
             Some(relay) if hop == 0 => self.guard_failed(relay),

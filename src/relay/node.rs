@@ -200,15 +200,18 @@ impl Node {
     ) -> Result<(), ExtendStatus> {
         let list = self.list();
         let next = list
-            .get(&request.identity)
+            .get(&RelayId(request.identity))
             .filter(|next| next.digest() == request.digest)
             .filter(|next| next.identity != self.descriptor.identity)
-            .ok_or(ExtendStatus::UnknownRelay)?;
+            .ok_or(ExtendStatus::NotListed)?;
         let link = self.links.get(next).await.map_err(|error| {
-            debug!(circuit = circuit.number(), relay = ?request.identity, %error, "next hop not reached");
+            debug!(circuit = circuit.number(), %error, "next hop not reached");
             ExtendStatus::Unreachable
         })?;
-        link.open_onward(circuit, &request.message, &mut rand::rng())
+        // A message of another length can't be for any relay.
+        let message = request.message.as_slice().try_into();
+        let message = message.map_err(|_| ExtendStatus::Refused)?;
+        link.open_onward(circuit, message, &mut rand::rng())
             .map_err(|_| ExtendStatus::Unreachable)
     }
 

@@ -61,7 +61,7 @@ impl Outside for CircuitRoute {
                     Err(error) => return Err(RouteError::NoCircuit(error.to_string())),
                 };
                 match circuit.connect(target, OPEN_TIMEOUT).await {
-                    Ok(stream) => return Ok(Box::new(stream)),
+                    Ok(stream) => return Ok(Box::new(stream) as BoxStream),
                     Err(failure) => {
                         last = route_error(failure);
                         match last {

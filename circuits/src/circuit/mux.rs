@@ -472,6 +472,11 @@ impl Mux {
         self.streams.get(&stream).map_or(0, Stream::room)
     }
 
+    /// Whether the application may still write, now or when there is room again.
+    pub fn is_sending(&self, stream: u32) -> bool {
+        self.streams.get(&stream).is_some_and(Stream::is_sending)
+    }
+
     /// Queues a frame whose first `len` payload bytes, from [`crate::body::PAYLOAD_OFFSET`], the caller has filled.
     ///
     /// # Errors

@@ -73,8 +73,8 @@ impl PrivateNetwork {
                     .map_err(|error| bug("exit policy")(&error))?;
             }
             let keys = RelayKeys::generate(rng);
-            let descriptor = config
-                .descriptor(&keys, now - SLACK)
+            let descriptor = keys
+                .describe(&config, now - SLACK)
                 .map_err(|error| bug("descriptor")(&error))?;
             relays.push(Plan { config, keys, descriptor });
         }

@@ -156,6 +156,11 @@ impl Stream {
             && self.datagrams_in.is_empty()
     }
 
+    /// Whether the application may still write.
+    pub(super) fn is_sending(&self) -> bool {
+        self.sending == Sending::Running
+    }
+
     /// Bytes the application may hand over now.
     pub(super) fn room(&self) -> usize {
         let running = self.sending == Sending::Running && self.kind != OpenKind::Datagrams;

@@ -1,0 +1,3 @@
+//! `hushswarm demo`.
+pub mod network;
+pub mod witness;
