@@ -224,12 +224,13 @@ impl Gatekeeper {
         self.opens_by_circuit.retain_recent();
     }
 
-    /// A brake for one link.
-    pub fn brake(self: &Arc<Self>) -> Brake {
+    /// A brake for one link, which keeps the link's place as long as it lives.
+    pub fn brake(self: &Arc<Self>, place: Place) -> Brake {
         let own = self.limits.bytes_per_client;
         Brake {
             keeper: Arc::clone(self),
             own: own.map(|bytes| Arc::new(RateLimiter::direct(Quota::per_second(bytes)))),
+            _place: place,
         }
     }
 }
@@ -240,10 +241,11 @@ fn claim(count: &Arc<AtomicUsize>, max: usize) -> Option<Place> {
     (count.fetch_add(1, Ordering::AcqRel) < max).then_some(place)
 }
 
-/// Slows down the reader of one link to its share.
+/// Slows down the reader of one link to its share, and ends with it.
 pub struct Brake {
     keeper: Arc<Gatekeeper>,
     own: Option<Arc<DefaultDirectRateLimiter>>,
+    _place: Place,
 }
 
 impl crate::overlay::link::Meter for Brake {

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tracing::debug;
 
-use super::limits::{Gatekeeper, Place};
+use super::limits::Gatekeeper;
 use super::{Counters, Keys, datagrams, exit};
 use crate::net::RelayDialer;
 use crate::net::os::ExitPermit;
@@ -51,7 +51,7 @@ struct Stream {
 struct Table {
     /// Streams by circuit number and stream id.
     circuits: HashMap<u64, HashMap<u32, Stream>>,
-    links: HashMap<u64, (Weak<Link>, Place)>,
+    links: HashMap<u64, Weak<Link>>,
 }
 
 /// The heart of a relay.
@@ -141,21 +141,25 @@ impl Node {
     pub(super) fn counters(&self) -> Counters {
         let table = self.table();
         Counters {
-            links: table.links.values().filter(|(link, _)| link.strong_count() > 0).count(),
+            links: self.gatekeeper.links(),
             circuits: table.circuits.len(),
             streams: table.circuits.values().map(HashMap::len).sum(),
             refused: self.gatekeeper.refused(),
         }
     }
 
-    /// A neighbour's link is up; its place is kept until it closes.
-    pub(super) fn joined(&self, link: Arc<Link>, place: Place) {
+    /// A neighbour's link is up.
+    pub(super) fn joined(&self, link: &Arc<Link>) {
         if self.is_draining() {
             return link.close(Instant::now());
         }
-        let mut table = self.table();
-        table.links.retain(|_, (link, _)| link.upgrade().is_some_and(|link| !link.is_closed()));
-        table.links.insert(link.number(), (Arc::downgrade(&link), place));
+        self.table().links.insert(link.number(), Arc::downgrade(link));
+    }
+
+    /// Forgets who is gone. Call it every minute or so.
+    pub(super) fn tidy(&self) {
+        self.gatekeeper.tidy();
+        self.table().links.retain(|_, link| link.strong_count() > 0);
     }
 
     fn is_draining(&self) -> bool {
@@ -170,10 +174,8 @@ impl Node {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
         let links: Vec<_> = self.table().links.drain().collect();
-        for (_, (link, _)) in links {
-            if let Some(link) = link.upgrade() {
-                link.close(Instant::now());
-            }
+        for link in links.iter().filter_map(|(_, link)| link.upgrade()) {
+            link.close(Instant::now());
         }
         self.links.close();
     }
