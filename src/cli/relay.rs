@@ -185,8 +185,7 @@ fn limits(config: &RelayConfig) -> Limits {
     let defaults = Limits::default();
     Limits {
         links: config.limits.links.get() as usize,
-        circuits_per_client: (config.limits.circuits.get() as usize)
-            .min(defaults.circuits_per_client),
+        circuits: config.limits.circuits.get() as usize,
         streams: config.limits.streams.get() as usize,
         handshakes: config.limits.handshakes_per_second,
         ..defaults

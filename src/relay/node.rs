@@ -162,6 +162,11 @@ impl Node {
         self.table().links.retain(|_, link| link.strong_count() > 0);
     }
 
+    /// Whether the neighbour is a relay of the list, and proved it. Anybody can prove to be *some* identity.
+    fn is_listed(&self, link: &Link) -> bool {
+        link.relay().is_some_and(|relay| self.list().get(&relay).is_some())
+    }
+
     fn is_draining(&self) -> bool {
         self.draining.load(std::sync::atomic::Ordering::Acquire)
     }
@@ -226,7 +231,9 @@ impl Node {
     ) {
         let refuse = |status| circuit.with(|mux| mux.answer_open(stream, status));
         let Some(node) = self.this.upgrade() else { return };
-        let Some(place) = self.gatekeeper.open(circuit.number()) else {
+        let link = circuit.link();
+        let place = self.gatekeeper.open(link.number(), self.is_listed(link), circuit.number());
+        let Some(place) = place else {
             return refuse(OpenStatus::Limit);
         };
         let signals = Arc::new(Signals::default());
@@ -287,7 +294,8 @@ impl Handler for Proxy {
         if node.is_draining() {
             return link.refuse(circuit, DestroyReason::ShuttingDown);
         }
-        if !node.gatekeeper.create(link.number(), link.relay().is_some()) {
+        let circuits = node.table().circuits.len();
+        if !node.gatekeeper.create(link.number(), node.is_listed(link), circuits) {
             return link.refuse(circuit, DestroyReason::Limit);
         }
         let (link, message) = (Arc::clone(link), Box::new(*message));
