@@ -9,7 +9,7 @@ use hushswarm_circuits::frame::Pool;
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::keys::RelayId;
 use hushswarm_circuits::path::{
-    ExitNeed, GuardSample, PathError, PathNeeds, PathRules, choose,
+    ExitNeed, GuardSample, PRIMARY_GUARDS, PathError, PathNeeds, PathRules, choose,
 };
 use hushswarm_circuits::relay_list::{Descriptor, Proto, RelayList};
 use hushswarm_circuits::scheduler::CreditBudget;
@@ -30,8 +30,13 @@ const ATTEMPTS: usize = 6;
 const AVOID: Duration = Duration::from_secs(60);
 /// Circuits are looked over so often: for deadlines, and for unused ones.
 const TICK: Duration = Duration::from_millis(250);
+/// When all guards wait after a failure, the first ones are tried so often: mostly it was this computer that was offline,
+/// and it should not wait for an hour once it is back. Nobody learns more by it, for these guards are the client's anyway.
+const LAST_RESORT: Duration = Duration::from_secs(5);
 /// Waits before circuits are built ahead again when that failed.
 const PREBUILD_REST: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// What circuits are built ahead for where no exit takes datagrams.
+const WEB: ExitNeed = ExitNeed::Target { proto: Proto::Tcp, ip: None, port: 443 };
 /// Unused frame buffers kept: 8 MiB.
 const POOL: usize = 2048;
 /// Memory for credits beyond each circuit's first 64, bytes.
@@ -109,7 +114,9 @@ struct Inner {
     live: Mutex<Vec<Weak<Circuit>>>,
     avoid: Mutex<HashMap<RelayId, Instant>>,
     status: watch::Sender<Status>,
-    refill: tokio::sync::Notify,
+    refill: Arc<tokio::sync::Notify>,
+    /// When guards that wait after a failure were last tried for want of others.
+    last_resort: Mutex<Option<Instant>>,
 }
 
 /// Builds circuits and hands them out. Clones are the same client.
@@ -146,7 +153,8 @@ impl Client {
             live: Mutex::default(),
             avoid: Mutex::default(),
             status: watch::Sender::new(Status::Connecting),
-            refill: tokio::sync::Notify::new(),
+            refill: Arc::default(),
+            last_resort: Mutex::default(),
         });
         inner.refresh_guards();
         tokio::spawn(tick(Arc::downgrade(&inner)));
@@ -161,6 +169,11 @@ impl Client {
     /// How the overlay stands; changes are told.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.0.status.subscribe()
+    }
+
+    /// The relay list in use.
+    pub fn list(&self) -> Arc<RelayList> {
+        self.0.list()
     }
 
     /// Takes a newer relay list.
@@ -258,6 +271,12 @@ impl Client {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.refill.notify_one();
+    }
+}
+
 impl Inner {
     fn refresh_guards(&self) {
         let list = self.list();
@@ -277,9 +296,10 @@ impl Inner {
     }
 
     async fn build(&self, exit: ExitNeed, avoid: &[RelayId]) -> Result<Arc<Circuit>, BuildError> {
-        let mut failure = BuildError::Failed;
+        let mut failure = None;
+        let guards = self.guards_to_try();
         for _ in 0..ATTEMPTS {
-            match self.try_build(exit, avoid).await {
+            match self.try_build(exit, avoid, &guards, failure.is_none()).await {
                 Ok(circuit) => {
                     self.status.send_if_modified(|status| {
                         std::mem::replace(status, Status::Ready) != Status::Ready
@@ -288,13 +308,16 @@ impl Inner {
                 }
                 Err(error @ BuildError::NoPath(_)) => {
                     // What an earlier attempt ran into says more than that nothing is left now.
-                    if failure == BuildError::Failed {
-                        failure = error;
-                    }
+                    failure.get_or_insert(error);
                     break;
                 }
-                Err(error) => failure = error,
+                Err(error) => failure = Some(error),
             }
+        }
+        let failure = failure.unwrap_or(BuildError::Failed);
+        if matches!(failure, BuildError::NoPath(PathError::NoExit)) {
+            // No exit lets this target out. That says nothing about the others.
+            return Err(failure);
         }
         self.status.send_if_modified(|status| {
             let new = Status::Unreachable(failure.clone());
@@ -303,28 +326,49 @@ impl Inner {
         Err(failure)
     }
 
+    /// Guards that may be tried although they wait after a failure, best first: none while another can be used.
+    fn guards_to_try(&self) -> Vec<RelayId> {
+        let guards = lock(&self.guards);
+        let mut last = lock(&self.last_resort);
+        if !guards.usable(unix_now()).is_empty()
+            || last.is_some_and(|last| last.elapsed() < LAST_RESORT)
+        {
+            return Vec::new();
+        }
+        *last = Some(Instant::now());
+        let listed = guards.guards().iter().filter(|guard| guard.unlisted_since.is_none());
+        listed.take(PRIMARY_GUARDS).map(|guard| guard.id).collect()
+    }
+
     async fn try_build(
         &self,
         exit: ExitNeed,
         avoid: &[RelayId],
+        last_resort: &[RelayId],
+        first: bool,
     ) -> Result<Arc<Circuit>, BuildError> {
         let now = unix_now();
-        let guards = lock(&self.guards).usable(now);
-        let mut avoid = avoid.to_vec();
-        {
+        let mut guards = lock(&self.guards).usable(now);
+        if guards.is_empty() {
+            guards = last_resort.to_vec();
+        }
+        let failed: Vec<RelayId> = {
             let mut failed = lock(&self.avoid);
             failed.retain(|_, since| since.elapsed() < AVOID);
-            avoid.extend(failed.keys());
-        }
-        let needs = PathNeeds { hops: self.config.hops, exit, avoid };
-        let rules = &self.config.rules;
-        let path = match choose(&self.list(), &guards, &needs, rules, &mut rand::rng()) {
-            Ok(path) => path,
-            Err(error) => {
-                // Relays that failed a moment ago are better than none.
+            failed.keys().copied().collect()
+        };
+        let (list, rules) = (self.list(), &self.config.rules);
+        let path = |avoid: Vec<RelayId>| {
+            let needs = PathNeeds { hops: self.config.hops, exit, avoid };
+            choose(&list, &guards, &needs, rules, &mut rand::rng())
+        };
+        let path = match path([avoid, &failed].concat()) {
+            // Relays that failed a moment ago, but not in this attempt, are better than none.
+            Err(_) if first && !failed.is_empty() => {
                 lock(&self.avoid).clear();
-                return Err(error.into());
+                path(avoid.to_vec())?
             }
+            chosen => chosen?,
         };
         let Some(guard) = path.first() else { return Err(BuildError::GuardUnreachable) };
         let link = match self.links.get(guard).await {
@@ -444,13 +488,17 @@ async fn prebuild(client: Weak<Inner>) {
         let Some(inner) = client.upgrade() else { return };
         let missing = inner.config.prebuilt.saturating_sub(lock(&inner.ready).len());
         if missing == 0 {
-            let waiting = Arc::clone(&inner);
+            let refill = Arc::clone(&inner.refill);
+            // Waiting must not keep a client alive that everybody else has dropped.
             drop(inner);
-            // Looks again now and then, so that a client that is gone is noticed.
-            let _ = tokio::time::timeout(PREBUILD_REST.1, waiting.refill.notified()).await;
+            refill.notified().await;
             continue;
         }
-        match inner.build(ExitNeed::Datagrams, &[]).await {
+        let built = match inner.build(ExitNeed::Datagrams, &[]).await {
+            Err(BuildError::NoPath(PathError::NoExit)) => inner.build(WEB, &[]).await,
+            built => built,
+        };
+        match built {
             Ok(circuit) => {
                 rest = PREBUILD_REST.0;
                 lock(&inner.ready).push(circuit);

@@ -66,6 +66,10 @@ impl Outside for CircuitRoute {
                         last = route_error(failure);
                         match last {
                             RouteError::CircuitLost => circuit.retire(),
+                            // An exit that works answers in time; what ours does not know is where it hangs.
+                            RouteError::TimedOut if failure == StreamFailure::TimedOut => {
+                                circuit.retire();
+                            }
                             RouteError::Refused => {
                                 avoid.extend(circuit.path().last().map(|exit| exit.identity));
                             }
