@@ -86,9 +86,19 @@ pub struct Popped<'a, T> {
     pub owner: Option<&'a T>,
 }
 
+/// What a short control frame carries: DESTROY and PING need 9 bytes.
+pub const SHORT_LEN: usize = 9;
+
+/// A control frame that waits. Short ones become frames when they leave: a neighbour that asks for answers and does not
+/// take them away holds some bytes for each, not a page.
+enum Control {
+    Frame(FrameBuf),
+    Short([u8; SHORT_LEN]),
+}
+
 /// Queues of one link. `T` says whose a circuit is.
 pub struct Scheduler<T> {
-    control: VecDeque<(Header, FrameBuf)>,
+    control: VecDeque<(Header, Control)>,
     circuits: HashMap<u32, Circuit<T>>,
     new: VecDeque<u32>,
     old: VecDeque<u32>,
@@ -131,6 +141,11 @@ impl<T> Scheduler<T> {
     pub fn remove(&mut self, circuit: u32) -> Option<T> {
         // Its places in the rounds are found empty when their turn comes; an id may come back before that, which is
         // harmless: a circuit in the rounds that has nothing to send just leaves them.
+        // Handshakes that have not left would only tell of a circuit that is gone, and each holds a page.
+        self.control.retain(|(header, _)| {
+            header.circuit != circuit
+                || !matches!(header.kind, FrameType::Create | FrameType::Created)
+        });
         self.circuits.remove(&circuit).map(|removed| removed.owner)
     }
 
@@ -139,10 +154,22 @@ impl<T> Scheduler<T> {
     /// # Errors
     /// Close the link.
     pub fn push_control(&mut self, header: Header, frame: FrameBuf) -> Result<(), Full> {
+        self.push(header, Control::Frame(frame))
+    }
+
+    /// Queues a small frame that needs no credit, whose body begins with these bytes and is zero then.
+    ///
+    /// # Errors
+    /// Close the link.
+    pub fn push_short(&mut self, header: Header, body: [u8; SHORT_LEN]) -> Result<(), Full> {
+        self.push(header, Control::Short(body))
+    }
+
+    fn push(&mut self, header: Header, control: Control) -> Result<(), Full> {
         if self.control.len() >= MAX_CONTROL {
             return Err(Full);
         }
-        self.control.push_back((header, frame));
+        self.control.push_back((header, control));
         Ok(())
     }
 
@@ -209,8 +236,16 @@ impl<T> Scheduler<T> {
 
     /// Takes the next frame to leave: control first, then credits, then cells.
     pub fn pop(&mut self, pool: &Pool) -> Option<Popped<'_, T>> {
-        if let Some((mut header, frame)) = self.control.pop_front() {
+        if let Some((mut header, control)) = self.control.pop_front() {
             header.credit = self.take_owed(header.circuit);
+            let frame = match control {
+                Control::Frame(frame) => frame,
+                Control::Short(body) => {
+                    let mut frame = pool.take_zeroed(Class::Small);
+                    frame.body_mut()[..SHORT_LEN].copy_from_slice(&body);
+                    frame
+                }
+            };
             return Some(Popped {
                 header,
                 frame,
