@@ -297,9 +297,9 @@ impl Inner {
 
     async fn build(&self, exit: ExitNeed, avoid: &[RelayId]) -> Result<Arc<Circuit>, BuildError> {
         let mut failure = None;
-        let guards = self.guards_to_try();
+        let mut spare = None;
         for _ in 0..ATTEMPTS {
-            match self.try_build(exit, avoid, &guards, failure.is_none()).await {
+            match self.try_build(exit, avoid, &mut spare, failure.is_none()).await {
                 Ok(circuit) => {
                     self.status.send_if_modified(|status| {
                         std::mem::replace(status, Status::Ready) != Status::Ready
@@ -326,16 +326,14 @@ impl Inner {
         Err(failure)
     }
 
-    /// Guards that may be tried although they wait after a failure, best first: none while another can be used.
-    fn guards_to_try(&self) -> Vec<RelayId> {
-        let guards = lock(&self.guards);
+    /// The first guards, to be tried although they wait after a failure; none when that was done a moment ago.
+    fn last_resort(&self) -> Vec<RelayId> {
         let mut last = lock(&self.last_resort);
-        if !guards.usable(unix_now()).is_empty()
-            || last.is_some_and(|last| last.elapsed() < LAST_RESORT)
-        {
+        if last.is_some_and(|last| last.elapsed() < LAST_RESORT) {
             return Vec::new();
         }
         *last = Some(Instant::now());
+        let guards = lock(&self.guards);
         let listed = guards.guards().iter().filter(|guard| guard.unlisted_since.is_none());
         listed.take(PRIMARY_GUARDS).map(|guard| guard.id).collect()
     }
@@ -344,32 +342,34 @@ impl Inner {
         &self,
         exit: ExitNeed,
         avoid: &[RelayId],
-        last_resort: &[RelayId],
+        spare: &mut Option<Vec<RelayId>>,
         first: bool,
     ) -> Result<Arc<Circuit>, BuildError> {
         let now = unix_now();
-        let mut guards = lock(&self.guards).usable(now);
-        if guards.is_empty() {
-            guards = last_resort.to_vec();
-        }
-        let failed: Vec<RelayId> = {
+        let guards = lock(&self.guards).usable(now);
+        let mut failed: Vec<RelayId> = {
             let mut failed = lock(&self.avoid);
             failed.retain(|_, since| since.elapsed() < AVOID);
             failed.keys().copied().collect()
         };
         let (list, rules) = (self.list(), &self.config.rules);
-        let path = |avoid: Vec<RelayId>| {
-            let needs = PathNeeds { hops: self.config.hops, exit, avoid };
-            choose(&list, &guards, &needs, rules, &mut rand::rng())
+        let path = |guards: &[RelayId], failed: &[RelayId]| {
+            let needs =
+                PathNeeds { hops: self.config.hops, exit, avoid: [avoid, failed].concat() };
+            choose(&list, guards, &needs, rules, &mut rand::rng())
         };
-        let path = match path([avoid, &failed].concat()) {
+        let mut chosen = path(&guards, &failed);
+        if chosen.is_err() && first && !failed.is_empty() {
             // Relays that failed a moment ago, but not in this attempt, are better than none.
-            Err(_) if first && !failed.is_empty() => {
-                lock(&self.avoid).clear();
-                path(avoid.to_vec())?
-            }
-            chosen => chosen?,
-        };
+            lock(&self.avoid).clear();
+            failed.clear();
+            chosen = path(&guards, &failed);
+        }
+        if !matches!(chosen, Ok(_) | Err(PathError::NoExit | PathError::Hops(_))) {
+            let spare = spare.get_or_insert_with(|| self.last_resort());
+            chosen = path(spare, &failed).or(chosen);
+        }
+        let path = chosen?;
         let Some(guard) = path.first() else { return Err(BuildError::GuardUnreachable) };
         let link = match self.links.get(guard).await {
             Ok(link) => link,
