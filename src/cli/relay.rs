@@ -118,7 +118,7 @@ async fn serve(
         }
         seen = now;
         match NetworkFile::load(path, unix_now()) {
-            Ok((_, list)) if list.replaces(&held) => {
+            Ok((_, list)) if list.replaces(&held) && list.bytes() != held.bytes() => {
                 held = Arc::new(list);
                 relay.set_list(Arc::clone(&held));
                 info!(relays = held.relays().len(), "took a newer relay list");

@@ -44,7 +44,8 @@ pub async fn refresh(network: &NetworkFile, client: &Client) -> Result<Fetched, 
         failed.with_source(error)
     })?;
     let list = Arc::new(list);
-    if !list.replaces(&client.list()) {
+    let held = client.list();
+    if !list.replaces(&held) || list.valid_from() == held.valid_from() {
         return Ok(Fetched::Current);
     }
     let (path, bytes) = (network.list.clone(), Arc::clone(list.bytes()));
