@@ -6,7 +6,7 @@
     clippy::disallowed_methods
 )]
 
-#[path = "support/world.rs"]
+#[path = "support/relays.rs"]
 mod world;
 
 use std::net::SocketAddr;
@@ -37,7 +37,11 @@ fn named(target: &Target, name: &str) -> Target {
 
 /// The places of a circuit's relays.
 fn path(world: &World, circuit: &Circuit) -> Vec<usize> {
-    circuit.path().iter().map(|relay| world.place(&relay.identity)).collect()
+    circuit
+        .path()
+        .iter()
+        .map(|relay| world.place(&relay.identity))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,9 +50,16 @@ async fn bytes_come_back_through_one_two_and_three_hops() {
     let target = echo().await;
     for hops in 1..=3 {
         let client = world.client(hops);
-        let circuit = client.circuit(key("a"), Proto::Tcp, Some(&target), &[]).await.unwrap();
+        let circuit = client
+            .circuit(key("a"), Proto::Tcp, Some(&target), &[])
+            .await
+            .unwrap();
         assert_eq!(circuit.path().len(), hops);
-        assert_eq!(path(&world, &circuit).last(), Some(&2), "relay 3 is the only exit");
+        assert_eq!(
+            path(&world, &circuit).last(),
+            Some(&2),
+            "relay 3 is the only exit"
+        );
         let stream = circuit.connect(&target, LONG).await.unwrap();
         round_trip(stream, pattern(hops as u64, 100_000)).await;
     }
@@ -109,7 +120,10 @@ async fn many_streams_share_a_circuit() {
     let world = Recipe::new(3).start();
     let client = world.client(3);
     let target = echo().await;
-    let circuit = client.circuit(key("a"), Proto::Tcp, Some(&target), &[]).await.unwrap();
+    let circuit = client
+        .circuit(key("a"), Proto::Tcp, Some(&target), &[])
+        .await
+        .unwrap();
     let mut tasks = Vec::new();
     // As many as a relay lets one circuit open in a second.
     for n in 0..50 {
@@ -157,7 +171,10 @@ async fn datagrams_of_both_families_come_back_and_too_large_ones_are_dropped() {
         targets.push(udp_echo("[::1]:0").await);
     }
     for target in &targets {
-        assert!(flow.send(target, &vec![1; 4000]).is_err(), "no cell holds that");
+        assert!(
+            flow.send(target, &vec![1; 4000]).is_err(),
+            "no cell holds that"
+        );
         for bytes in [b"a".to_vec(), pattern(3, 1400)] {
             flow.send(target, &bytes).unwrap();
             let (from, back) = timeout(LONG, flow.recv()).await.unwrap().unwrap();
@@ -165,7 +182,8 @@ async fn datagrams_of_both_families_come_back_and_too_large_ones_are_dropped() {
         }
     }
     // By name, the answer comes from an address.
-    flow.send(&named(&targets[0], "localhost"), b"name").unwrap();
+    flow.send(&named(&targets[0], "localhost"), b"name")
+        .unwrap();
     let (from, back) = timeout(LONG, flow.recv()).await.unwrap().unwrap();
     assert_eq!((&from, back.as_slice()), (&targets[0], &b"name"[..]));
     // One that is too large for a cell on the way back is lost; the flow goes on.
@@ -173,7 +191,10 @@ async fn datagrams_of_both_families_come_back_and_too_large_ones_are_dropped() {
     let target = Target::ip(large.local_addr().unwrap());
     flow.send(&target, b"hello").unwrap();
     let mut buf = [0; 16];
-    let (_, exit) = timeout(LONG, large.recv_from(&mut buf)).await.unwrap().unwrap();
+    let (_, exit) = timeout(LONG, large.recv_from(&mut buf))
+        .await
+        .unwrap()
+        .unwrap();
     large.send_to(&vec![7; 9000], exit).await.unwrap();
     large.send_to(b"small", exit).await.unwrap();
     let (_, back) = timeout(LONG, flow.recv()).await.unwrap().unwrap();
@@ -182,19 +203,32 @@ async fn datagrams_of_both_families_come_back_and_too_large_ones_are_dropped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_public_exit_refuses_loopback_however_it_is_named() {
-    let recipe = Recipe { policy: vec!["public"], ..Recipe::new(3) };
+    let recipe = Recipe {
+        policy: vec!["public"],
+        ..Recipe::new(3)
+    };
     let world = recipe.start();
     let client = world.client(3);
     let route = CircuitRoute::new(client.clone());
     let target = echo().await;
     // The list says so: nothing is even asked.
     let refused = route.connect(&target, key("a")).await.map(drop);
-    assert!(matches!(refused, Err(RouteError::NoCircuit(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(RouteError::NoCircuit(_))),
+        "{refused:?}"
+    );
     // A policy that only the exit can apply, for only it resolves.
-    let refused = route.connect(&named(&target, "localhost"), key("a")).await.map(drop);
+    let refused = route
+        .connect(&named(&target, "localhost"), key("a"))
+        .await
+        .map(drop);
     assert_eq!(refused, Err(RouteError::Refused));
     // A client that does not look at the list.
-    let need = ExitNeed::Target { proto: Proto::Tcp, ip: None, port: 80 };
+    let need = ExitNeed::Target {
+        proto: Proto::Tcp,
+        ip: None,
+        port: 80,
+    };
     let circuit = client.fresh_circuit(need).await.unwrap();
     for addr in [
         format!("127.0.0.1:{}", target.port),
@@ -207,7 +241,11 @@ async fn a_public_exit_refuses_loopback_however_it_is_named() {
     ] {
         let target = Target::ip(addr.parse::<SocketAddr>().unwrap());
         let refused = circuit.connect(&target, LONG).await.map(drop);
-        assert_eq!(refused, Err(StreamFailure::Status(OpenStatus::Refused)), "{addr}");
+        assert_eq!(
+            refused,
+            Err(StreamFailure::Status(OpenStatus::Refused)),
+            "{addr}"
+        );
     }
     // Datagrams to such a target are lost.
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -231,7 +269,10 @@ async fn what_an_exit_could_not_do_is_told() {
     let unknown = Target::parse("no-such-host.invalid", 80).unwrap();
     assert_eq!(connect(&unknown).await, Err(RouteError::NameNotFound));
     // One circuit did all of it: a refusal by the target is no fault of the circuit.
-    assert_eq!(route.connect(&echo().await, key("a")).await.map(drop), Ok(()));
+    assert_eq!(
+        route.connect(&echo().await, key("a")).await.map(drop),
+        Ok(())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,7 +281,9 @@ async fn keys_do_not_share_circuits_and_equal_keys_do() {
     let client = world.client(3);
     let target = echo().await;
     let circuit = async |owner: &str| {
-        let circuit = client.circuit(key(owner), Proto::Tcp, Some(&target), &[]).await;
+        let circuit = client
+            .circuit(key(owner), Proto::Tcp, Some(&target), &[])
+            .await;
         circuit.unwrap().number()
     };
     let (a, b, again) = tokio::join!(circuit("a"), circuit("b"), circuit("a"));
@@ -261,7 +304,12 @@ async fn a_circuit_that_is_dirty_takes_no_new_streams_but_keeps_its_old_ones() {
     };
     let client = world.client_with(config, GuardSample::default(), None);
     let target = echo().await;
-    let take = async || client.circuit(key("a"), Proto::Tcp, Some(&target), &[]).await.unwrap();
+    let take = async || {
+        client
+            .circuit(key("a"), Proto::Tcp, Some(&target), &[])
+            .await
+            .unwrap()
+    };
     let first = take().await;
     let mut stream = first.connect(&target, LONG).await.unwrap();
     tokio::time::sleep(Duration::from_millis(400)).await;
@@ -279,47 +327,75 @@ async fn a_circuit_that_is_dirty_takes_no_new_streams_but_keeps_its_old_ones() {
 #[tokio::test(flavor = "multi_thread")]
 async fn circuits_built_ahead_are_used_and_replaced() {
     let world = Recipe::new(3).start();
-    let config = ClientConfig { prebuilt: 1, ..ClientConfig::default() };
+    let config = ClientConfig {
+        prebuilt: 1,
+        ..ClientConfig::default()
+    };
     let client = world.client_with(config, GuardSample::default(), None);
     client.prebuild();
     let status = client.status();
-    until("a circuit is built ahead", || *status.borrow() == Status::Ready).await;
+    until("a circuit is built ahead", || {
+        *status.borrow() == Status::Ready
+    })
+    .await;
     // Nothing can be built now, so it is that one.
     (0..3).for_each(|n| world.process(n).signal(Signal::STOP));
     let target = echo().await;
     let taken = client.circuit(key("a"), Proto::Tcp, Some(&target), &[]);
-    let taken = timeout(Duration::from_secs(5), taken).await.unwrap().unwrap();
+    let taken = timeout(Duration::from_secs(5), taken)
+        .await
+        .unwrap()
+        .unwrap();
     (0..3).for_each(|n| world.process(n).signal(Signal::CONT));
-    round_trip(taken.connect(&target, LONG).await.unwrap(), b"ahead".to_vec()).await;
+    round_trip(
+        taken.connect(&target, LONG).await.unwrap(),
+        b"ahead".to_vec(),
+    )
+    .await;
     until("another is built", || client.circuits() == 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_builds_ahead_is_gone_when_dropped() {
     let world = Recipe::new(3).start();
-    let config = ClientConfig { prebuilt: 1, ..ClientConfig::default() };
+    let config = ClientConfig {
+        prebuilt: 1,
+        ..ClientConfig::default()
+    };
     let client = world.client_with(config, GuardSample::default(), None);
     client.prebuild();
     until("a circuit is built ahead", || client.circuits() == 1).await;
     let mut status = client.status();
     drop(client);
     // The sender of the status ends with the client.
-    timeout(LONG, async { while status.changed().await.is_ok() {} }).await.unwrap();
+    timeout(LONG, async { while status.changed().await.is_ok() {} })
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_guard_stays_over_restarts() {
-    let world = Recipe { exits: 2, ..Recipe::new(8) }.start();
+    let world = Recipe {
+        exits: 2,
+        ..Recipe::new(8)
+    }
+    .start();
     let target = echo().await;
     let mut guards = Vec::new();
     let mut circuits = Vec::new();
     for _ in 0..5 {
         let state = StateDir::open(world.dir.path().join("client")).unwrap();
         let (sample, store) = GuardFile::open(state, world::NETWORK).unwrap();
-        let config = ClientConfig { prebuilt: 0, ..ClientConfig::default() };
+        let config = ClientConfig {
+            prebuilt: 0,
+            ..ClientConfig::default()
+        };
         let client = world.client_with(config, sample, Some(Box::new(store)));
         for owner in ["a", "b"] {
-            let circuit = client.circuit(key(owner), Proto::Tcp, Some(&target), &[]).await.unwrap();
+            let circuit = client
+                .circuit(key(owner), Proto::Tcp, Some(&target), &[])
+                .await
+                .unwrap();
             guards.push(path(&world, &circuit)[0]);
             circuits.push(path(&world, &circuit));
         }
@@ -334,7 +410,12 @@ async fn the_guard_stays_over_restarts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_path_is_taken_when_a_middle_or_an_exit_is_dead() {
     for victim in [1, 2] {
-        let mut world = Recipe { guards: 1, exits: 2, ..Recipe::new(5) }.start();
+        let mut world = Recipe {
+            guards: 1,
+            exits: 2,
+            ..Recipe::new(5)
+        }
+        .start();
         let route = CircuitRoute::new(world.client(3));
         let target = echo().await;
         // Links between relays are up already when it dies.
@@ -363,7 +444,10 @@ async fn a_relay_that_dies_breaks_its_streams_and_nothing_hangs() {
             while stream.write_all(&data).await.is_ok() {}
         })
         .await;
-        let circuit = client.circuit(key("a"), Proto::Tcp, Some(&target), &[]).await.unwrap();
+        let circuit = client
+            .circuit(key("a"), Proto::Tcp, Some(&target), &[])
+            .await
+            .unwrap();
         let mut reading = circuit.connect(&target, LONG).await.unwrap();
         let mut idle = circuit.connect(&target, LONG).await.unwrap();
         let flow = circuit.datagrams(LONG).await.unwrap();
@@ -375,7 +459,11 @@ async fn a_relay_that_dies_breaks_its_streams_and_nothing_hangs() {
         timeout(LONG, broken).await.unwrap();
         let error = reading.read(&mut rest).await.unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted);
-        timeout(LONG, async { while idle.write_all(&[0; 4096]).await.is_ok() {} }).await.unwrap();
+        timeout(LONG, async {
+            while idle.write_all(&[0; 4096]).await.is_ok() {}
+        })
+        .await
+        .unwrap();
         let datagram = hushswarm::route::Datagrams::recv(&flow);
         assert!(timeout(LONG, datagram).await.unwrap().is_err());
         assert!(circuit.is_closed());
@@ -384,7 +472,12 @@ async fn a_relay_that_dies_breaks_its_streams_and_nothing_hangs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_relay_is_given_up_and_another_path_taken() {
-    let world = Recipe { guards: 1, exits: 2, ..Recipe::new(5) }.start();
+    let world = Recipe {
+        guards: 1,
+        exits: 2,
+        ..Recipe::new(5)
+    }
+    .start();
     let client = world.client(3);
     let target = echo().await;
     world.process(1).signal(Signal::STOP);
@@ -393,7 +486,11 @@ async fn a_silent_relay_is_given_up_and_another_path_taken() {
     let circuit = client.circuit(key("a"), Proto::Tcp, Some(&target), &[]);
     let circuit = timeout(LONG, circuit).await.unwrap().unwrap();
     assert_eq!(path(&world, &circuit), [0, 2, 4]);
-    round_trip(circuit.connect(&target, LONG).await.unwrap(), b"hello".to_vec()).await;
+    round_trip(
+        circuit.connect(&target, LONG).await.unwrap(),
+        b"hello".to_vec(),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -403,22 +500,34 @@ async fn with_all_relays_dead_it_says_so_and_recovers_when_they_are_back() {
     let mut status = client.status();
     assert_eq!(*status.borrow_and_update(), Status::Connecting);
     let target = echo().await;
-    let circuit = client.circuit(key("a"), Proto::Tcp, Some(&target), &[]).await.unwrap();
+    let circuit = client
+        .circuit(key("a"), Proto::Tcp, Some(&target), &[])
+        .await
+        .unwrap();
     assert_eq!(*status.borrow_and_update(), Status::Ready);
     (0..4).for_each(|n| world.kill(n));
     until("the circuit is lost", || circuit.is_closed()).await;
     for owner in ["a", "b", "c"] {
         let built = client.circuit(key(owner), Proto::Tcp, Some(&target), &[]);
         // Far below any deadline: nothing is waited for where nobody listens.
-        let failed = timeout(Duration::from_secs(8), built).await.unwrap().map(drop).unwrap_err();
+        let failed = timeout(Duration::from_secs(8), built)
+            .await
+            .unwrap()
+            .map(drop)
+            .unwrap_err();
         let guards_wait = matches!(failed, BuildError::NoPath(_));
-        assert!(failed == BuildError::GuardUnreachable || guards_wait, "{failed:?}");
+        assert!(
+            failed == BuildError::GuardUnreachable || guards_wait,
+            "{failed:?}"
+        );
         assert_eq!(*status.borrow_and_update(), Status::Unreachable(failed));
     }
     (0..4).for_each(|n| world.start(n));
     let back = async {
         loop {
-            let built = client.circuit(key("a"), Proto::Tcp, Some(&target), &[]).await;
+            let built = client
+                .circuit(key("a"), Proto::Tcp, Some(&target), &[])
+                .await;
             match built {
                 Ok(circuit) => return circuit,
                 Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
@@ -428,16 +537,30 @@ async fn with_all_relays_dead_it_says_so_and_recovers_when_they_are_back() {
     // Not after the minute, or the hour, for which a failed guard waits.
     let circuit = timeout(Duration::from_secs(20), back).await.unwrap();
     assert_eq!(*status.borrow_and_update(), Status::Ready);
-    round_trip(circuit.connect(&target, LONG).await.unwrap(), b"back".to_vec()).await;
+    round_trip(
+        circuit.connect(&target, LONG).await.unwrap(),
+        b"back".to_vec(),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_no_exit_takes_does_not_make_the_overlay_unreachable() {
-    let world = Recipe { policy: vec!["accept tcp *:80"], ..Recipe::new(3) }.start();
-    let config = ClientConfig { prebuilt: 1, ..ClientConfig::default() };
+    let world = Recipe {
+        policy: vec!["accept tcp *:80"],
+        ..Recipe::new(3)
+    }
+    .start();
+    let config = ClientConfig {
+        prebuilt: 1,
+        ..ClientConfig::default()
+    };
     let client = world.client_with(config, GuardSample::default(), None);
     let target = echo().await;
-    let refused = client.circuit(key("a"), Proto::Tcp, Some(&target), &[]).await.map(drop);
+    let refused = client
+        .circuit(key("a"), Proto::Tcp, Some(&target), &[])
+        .await
+        .map(drop);
     assert!(matches!(refused, Err(BuildError::NoPath(_))), "{refused:?}");
     assert_eq!(*client.status().borrow(), Status::Connecting);
 }

@@ -8,23 +8,25 @@
     clippy::disallowed_methods
 )]
 
-#[path = "support/world.rs"]
+#[path = "support/relays.rs"]
 mod world;
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hushswarm::overlay::client::ClientConfig;
+use hushswarm::route::Outside;
 use hushswarm::route::circuits::CircuitRoute;
-use hushswarm::route::{Datagrams, Outside};
 use hushswarm_circuits::path::GuardSample;
+use hushswarm_circuits::relay_list::Proto;
 use hushswarm_circuits::target::Target;
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
-use world::{Recipe, key, pattern, round_trip, serve, udp_echo, until};
+use world::{Recipe, World, key, pattern, round_trip, serve, udp_echo, until};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -66,12 +68,29 @@ fn forms(addr: std::net::SocketAddr) -> Vec<String> {
 
 /// Whether a number stands in a line by itself.
 fn has_number(line: &str, number: u16) -> bool {
-    line.split(|c: char| !c.is_ascii_digit()).any(|word| word == number.to_string())
+    line.split(|c: char| !c.is_ascii_digit())
+        .any(|word| word == number.to_string())
 }
 
 /// The line without the time in front, whose digits mean nothing.
 fn without_time(line: &str) -> &str {
-    line.trim_start().split_once(' ').map_or(line, |(_, rest)| rest)
+    line.trim_start()
+        .split_once(' ')
+        .map_or(line, |(_, rest)| rest)
+}
+
+/// Ends relays as a crash would, and keeps their logs.
+async fn kill(world: &mut World, relays: &[usize], logs: &mut Vec<String>) {
+    for n in relays {
+        let process = world.relays[*n].process.take().unwrap();
+        process.signal(Signal::KILL);
+        logs.push(
+            tokio::task::spawn_blocking(|| process.wait())
+                .await
+                .unwrap()
+                .1,
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,18 +101,17 @@ async fn no_log_line_tells_an_address_a_port_or_a_name() {
         .with_ansi(false)
         .with_writer(caught.clone())
         .init();
-    let recipe = Recipe { guards: 2, ..Recipe::new(4) };
-    let mut world = recipe.start();
-    let client = world.client(3);
-    let client_ip = {
-        // The one that the client was given, found from the one after it.
-        let mut octets = match world.client_ip() {
-            std::net::IpAddr::V4(ip) => ip.octets(),
-            std::net::IpAddr::V6(_) => unreachable!(),
-        };
-        octets[1] -= 1;
-        std::net::IpAddr::from(octets)
+    let recipe = Recipe {
+        guards: 2,
+        ..Recipe::new(4)
     };
+    let mut world = recipe.start();
+    let client_ip = world.client_ip();
+    let config = ClientConfig {
+        prebuilt: 0,
+        ..ClientConfig::default()
+    };
+    let client = world.client_at(client_ip, config.clone(), GuardSample::default(), None);
     let route = CircuitRoute::new(client.clone());
 
     // Streams by address and by name, of which some fail; datagrams; and relays that die.
@@ -108,9 +126,17 @@ async fn no_log_line_tells_an_address_a_port_or_a_name() {
         }
     })
     .await;
-    round_trip(route.connect(&target, key("a")).await.unwrap(), pattern(1, 2_000_000)).await;
+    round_trip(
+        route.connect(&target, key("a")).await.unwrap(),
+        pattern(1, 2_000_000),
+    )
+    .await;
     let by_name = Target::parse("localhost", target.port).unwrap();
-    round_trip(route.connect(&by_name, key("b")).await.unwrap(), pattern(2, 100_000)).await;
+    round_trip(
+        route.connect(&by_name, key("b")).await.unwrap(),
+        pattern(2, 100_000),
+    )
+    .await;
     let unknown = Target::parse("secret-name.invalid", 4242).unwrap();
     assert!(route.connect(&unknown, key("a")).await.is_err());
     let (listener, closed) = world::listen().await;
@@ -118,7 +144,11 @@ async fn no_log_line_tells_an_address_a_port_or_a_name() {
     assert!(route.connect(&closed, key("a")).await.is_err());
     let datagrams = udp_echo("127.0.0.1:0").await;
     let flow = route.datagrams(key("a")).await.unwrap();
-    for to in [&datagrams, &unknown, &Target::parse("localhost", datagrams.port).unwrap()] {
+    for to in [
+        &datagrams,
+        &unknown,
+        &Target::parse("localhost", datagrams.port).unwrap(),
+    ] {
         flow.send(to, b"hello").unwrap();
     }
     timeout(LONG, flow.recv()).await.unwrap().unwrap();
@@ -126,49 +156,82 @@ async fn no_log_line_tells_an_address_a_port_or_a_name() {
     let mut stream = list.relay_list(LONG).await.unwrap();
     stream.read_to_end(&mut Vec::new()).await.unwrap();
     // Something that is not a link.
+    let mut logs = Vec::new();
     let relay = world.relays[0].addr;
     let stranger = tokio::net::TcpStream::connect(relay).await.unwrap();
     let stranger_addr = stranger.local_addr().unwrap();
     let (_, mut writer) = stranger.into_split();
     writer.write_all(&[7; 2000]).await.unwrap();
-    drop(writer);
-    // A relay that dies while a stream is open, and one that nobody reaches any more.
+    until("the stranger is refused", || {
+        world.process(0).log().contains("did not become a link")
+    })
+    .await;
+    // A relay that dies while a stream is open; then no middle is left, and at last no guard.
     let mut open = route.connect(&target, key("c")).await.unwrap();
-    let mut logs = Vec::new();
-    {
-        let third = world.relays[2].process.take().unwrap();
-        third.signal(Signal::KILL);
-        logs.push(third.wait().1);
-    }
-    timeout(LONG, async { while open.write_all(&[0; 4096]).await.is_ok() {} }).await.unwrap();
-    let config = hushswarm::overlay::client::ClientConfig::default();
-    let other = world.client_with(config, GuardSample::default(), None);
-    for owner in ["a", "b"] {
-        let _ = other.circuit(key(owner), hushswarm_circuits::relay_list::Proto::Tcp, None, &[]);
-        let _ = route.connect(&target, key(owner)).await;
-    }
+    let circuit = client
+        .circuit(key("c"), Proto::Tcp, Some(&target), &[])
+        .await
+        .unwrap();
+    let guard = world.place(&circuit.path()[0].identity);
+    kill(&mut world, &[1 - guard, 2], &mut logs).await;
+    timeout(LONG, async {
+        while open.write_all(&[0; 4096]).await.is_ok() {}
+    })
+    .await
+    .unwrap();
+    assert!(route.connect(&target, key("d")).await.is_err());
+    kill(&mut world, &[guard], &mut logs).await;
+    let other = world.client_at(client_ip, config, GuardSample::default(), None);
+    assert!(
+        CircuitRoute::new(other.clone())
+            .connect(&target, key("a"))
+            .await
+            .is_err()
+    );
     client.close();
     other.close();
-    for n in [0, 1, 3] {
-        let process = world.relays[n].process.take().unwrap();
-        process.signal(Signal::TERM);
-        until("it stops", || process.log().contains("stopping")).await;
-        let (_, log) = tokio::task::spawn_blocking(|| process.wait()).await.unwrap();
-        logs.push(log);
-    }
+    let exit = world.relays[3].process.take().unwrap();
+    exit.signal(Signal::TERM);
+    until("it stops", || exit.log().contains("stopping")).await;
+    logs.push(tokio::task::spawn_blocking(|| exit.wait()).await.unwrap().1);
     let mine = String::from_utf8(caught.0.lock().unwrap().clone()).unwrap();
 
     // They did log: what is looked for below is looked for in something.
-    assert!(mine.contains("circuit built"), "{mine}");
-    assert!(logs.iter().any(|log| log.contains("link closed")), "{logs:?}");
+    for event in [
+        "circuit built",
+        "circuit not built",
+        "guard not reached",
+        "link closed",
+    ] {
+        assert!(mine.contains(event), "no {event:?} in:\n{mine}");
+    }
+    for event in [
+        "link closed",
+        "next hop not reached",
+        "did not become a link",
+    ] {
+        assert!(
+            logs.iter().any(|log| log.contains(event)),
+            "no {event:?} in: {logs:?}"
+        );
+    }
     logs.push(mine);
 
     let mut secrets: Vec<String> = Vec::new();
-    let mut ports = vec![target.port, closed.port, datagrams.port, 4242, stranger_addr.port()];
+    let mut ports = vec![
+        target.port,
+        closed.port,
+        datagrams.port,
+        4242,
+        stranger_addr.port(),
+    ];
     secrets.extend(["localhost", "secret-name", ".invalid"].map(str::to_owned));
-    secrets.extend(forms((client_ip, 0).into()).into_iter().take(1));
-    secrets.extend(forms((client_ip, 0).into()).into_iter().skip(2));
-    for addr in [target.socket_addr(), closed.socket_addr(), datagrams.socket_addr()] {
+    secrets.extend(forms((client_ip, 0).into()));
+    for addr in [
+        target.socket_addr(),
+        closed.socket_addr(),
+        datagrams.socket_addr(),
+    ] {
         secrets.extend(forms(addr.unwrap()));
     }
     while let Ok(exit) = seen.try_recv() {
@@ -183,10 +246,16 @@ async fn no_log_line_tells_an_address_a_port_or_a_name() {
     secrets.dedup();
     for line in logs.iter().flat_map(|log| log.lines()) {
         for secret in &secrets {
-            assert!(!line.contains(secret.as_str()), "{secret:?} stands in: {line}");
+            assert!(
+                !line.contains(secret.as_str()),
+                "{secret:?} stands in: {line}"
+            );
         }
         for port in &ports {
-            assert!(!has_number(without_time(line), *port), "port {port} stands in: {line}");
+            assert!(
+                !has_number(without_time(line), *port),
+                "port {port} stands in: {line}"
+            );
         }
     }
 }

@@ -5,7 +5,7 @@
     clippy::disallowed_methods
 )]
 
-#[path = "support/world.rs"]
+#[path = "support/relays.rs"]
 mod world;
 
 use std::fs;
@@ -31,7 +31,11 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// Runs a relay that is expected to refuse; gives its exit code and what it said.
 fn refusal(mut command: Command) -> (i32, String) {
-    let Output { status, stderr, stdout } = command.output().unwrap();
+    let Output {
+        status,
+        stderr,
+        stdout,
+    } = command.output().unwrap();
     assert!(stdout.is_empty(), "it must not claim to listen");
     let said = String::from_utf8(stderr).unwrap();
     assert!(!said.contains("panicked"), "{said}");
@@ -128,10 +132,18 @@ fn folders_and_keys_that_others_can_read_are_refused() {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     };
     mode(state, 0o755);
-    assert_refused(&world, 6, &["other users may look into", "755", "hint: run: chmod 700"]);
+    assert_refused(
+        &world,
+        6,
+        &["other users may look into", "755", "hint: run: chmod 700"],
+    );
     mode(state, 0o700);
     mode(&state.join("relay.keys"), 0o640);
-    assert_refused(&world, 6, &["other users may read", "640", "hint: run: chmod 600"]);
+    assert_refused(
+        &world,
+        6,
+        &["other users may read", "640", "hint: run: chmod 600"],
+    );
 }
 
 #[test]
@@ -141,7 +153,11 @@ fn a_port_or_folder_in_use_is_refused() {
     assert_refused(&world, 1, &["can't listen on", "is another relay running"]);
     drop(taken);
     world.start(0);
-    assert_refused(&world, 6, &["another hushswarm is using", "hint: stop it first"]);
+    assert_refused(
+        &world,
+        6,
+        &["another hushswarm is using", "hint: stop it first"],
+    );
 }
 
 #[test]
@@ -170,7 +186,10 @@ fn a_relay_that_the_list_does_not_have_says_so_and_runs() {
 #[test]
 fn a_signal_ends_an_idle_relay_at_once_and_well() {
     for signal in [Signal::TERM, Signal::INT] {
-        let recipe = Recipe { args: vec!["--grace", "600"], ..Recipe::new(1) };
+        let recipe = Recipe {
+            args: vec!["--grace", "600"],
+            ..Recipe::new(1)
+        };
         let mut world = recipe.start();
         let process = world.relays[0].process.take().unwrap();
         process.signal(signal);
@@ -182,17 +201,26 @@ fn a_signal_ends_an_idle_relay_at_once_and_well() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_is_told_to_stop_lets_a_stream_finish_and_takes_no_new_circuit() {
-    let recipe = Recipe { args: vec!["--grace", "600"], ..Recipe::new(3) };
+    let recipe = Recipe {
+        args: vec!["--grace", "600"],
+        ..Recipe::new(3)
+    };
     let mut world = recipe.start();
     let client = world.client(3);
     let target = echo().await;
-    let circuit = client.circuit(key("a"), Proto::Tcp, Some(&target), &[]).await.unwrap();
+    let circuit = client
+        .circuit(key("a"), Proto::Tcp, Some(&target), &[])
+        .await
+        .unwrap();
     let mut stream = circuit.connect(&target, LONG).await.unwrap();
     let exit = world.relays[2].process.take().unwrap();
     exit.signal(Signal::TERM);
     until("it stops", || exit.log().contains("stopping")).await;
     // New circuits are refused, at once and not by silence.
-    let refused = timeout(Duration::from_secs(10), client.fresh_circuit(ExitNeed::Datagrams));
+    let refused = timeout(
+        Duration::from_secs(10),
+        client.fresh_circuit(ExitNeed::Datagrams),
+    );
     let refused = refused.await.unwrap().map(drop);
     assert_eq!(refused, Err(BuildError::Failed));
     // The stream goes on.
@@ -219,11 +247,17 @@ async fn a_relay_that_is_told_to_stop_lets_a_stream_finish_and_takes_no_new_circ
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_grace_is_over_or_at_a_second_signal_what_is_left_breaks() {
     for (grace, signals) in [("1", 1), ("600", 2)] {
-        let recipe = Recipe { args: vec!["--grace", grace], ..Recipe::new(3) };
+        let recipe = Recipe {
+            args: vec!["--grace", grace],
+            ..Recipe::new(3)
+        };
         let mut world = recipe.start();
         let client = world.client(3);
         let target = echo().await;
-        let circuit = client.circuit(key("a"), Proto::Tcp, Some(&target), &[]).await.unwrap();
+        let circuit = client
+            .circuit(key("a"), Proto::Tcp, Some(&target), &[])
+            .await
+            .unwrap();
         let mut stream = circuit.connect(&target, LONG).await.unwrap();
         let exit = world.relays[2].process.take().unwrap();
         exit.signal(Signal::TERM);
@@ -263,7 +297,9 @@ async fn the_relay_list_comes_over_a_circuit_as_it_is_in_the_file() {
     let mut stream = circuit.relay_list(LONG).await.unwrap();
     stream.read_to_end(&mut served).await.unwrap();
     assert!(served == fs::read(world.dir.path().join("relays.list")).unwrap());
-    let list = fetch_list(&client, &trust(&world), unix_now()).await.unwrap();
+    let list = fetch_list(&client, &trust(&world), unix_now())
+        .await
+        .unwrap();
     assert_eq!(list.bytes(), world.list.bytes());
 }
 
@@ -285,7 +321,11 @@ async fn a_newer_list_is_taken_by_relays_and_fetched_by_clients() {
             .arg(own.join("state"));
         tokio::task::spawn_blocking(move || command.output().unwrap())
     };
-    let Output { status, stdout, stderr } = fetch().await.unwrap();
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = fetch().await.unwrap();
     assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
     let said = String::from_utf8(stdout).unwrap();
     assert!(said.contains("is the newest that the relay has"), "{said}");
@@ -295,12 +335,20 @@ async fn a_newer_list_is_taken_by_relays_and_fetched_by_clients() {
     for n in 0..3 {
         hang_up(world.process(n)).await;
     }
-    let Output { status, stdout, stderr } = fetch().await.unwrap();
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = fetch().await.unwrap();
     assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
     let said = String::from_utf8(stdout).unwrap();
     assert!(said.contains("a newer relay list"), "{said}");
     assert!(fs::read(own.join("relays.list")).unwrap() == newer);
-    assert!(own.join("state").join(format!("guards-{NETWORK}.toml")).exists());
+    assert!(
+        own.join("state")
+            .join(format!("guards-{NETWORK}.toml"))
+            .exists()
+    );
 
     // An older one is not taken back, by relays or clients.
     let older = world.write_list("relays.list", now - 50, now + 86_400);
@@ -323,9 +371,17 @@ async fn a_list_that_is_not_signed_as_the_network_file_says_is_not_taken() {
         ..trust(&world)
     };
     let refused = fetch_list(&client, &other, unix_now()).await.unwrap_err();
-    assert!(matches!(refused, FetchError::Refused(ListError::UnderSigned { .. })), "{refused:?}");
-    let late = fetch_list(&client, &trust(&world), unix_now() + 1_000_000).await.unwrap_err();
-    assert!(matches!(late, FetchError::Refused(ListError::Expired { .. })), "{late:?}");
+    assert!(
+        matches!(refused, FetchError::Refused(ListError::UnderSigned { .. })),
+        "{refused:?}"
+    );
+    let late = fetch_list(&client, &trust(&world), unix_now() + 1_000_000)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(late, FetchError::Refused(ListError::Expired { .. })),
+        "{late:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -338,17 +394,26 @@ async fn fetching_from_a_network_that_is_down_says_so() {
         .arg(&world.file)
         .arg("--state")
         .arg(world.dir.path().join("state"));
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(4), "{said}");
-    assert!(said.contains("the relay list could not be fetched"), "{said}");
+    assert!(
+        said.contains("the relay list could not be fetched"),
+        "{said}"
+    );
     assert!(said.contains("hint: "), "{said}");
     assert!(fs::read(world.dir.path().join("relays.list")).unwrap() == before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_in_the_middle_that_stops_leaves_circuits_alone_until_its_grace_is_over() {
-    let recipe = Recipe { args: vec!["--grace", "600"], guards: 1, ..Recipe::new(4) };
+    let recipe = Recipe {
+        args: vec!["--grace", "600"],
+        guards: 1,
+        ..Recipe::new(4)
+    };
     let mut world = recipe.start();
     let client = world.client(3);
     let target = serve(|mut stream| async move {
@@ -358,7 +423,10 @@ async fn a_relay_in_the_middle_that_stops_leaves_circuits_alone_until_its_grace_
         }
     })
     .await;
-    let circuit = client.circuit(key("a"), Proto::Tcp, Some(&target), &[]).await.unwrap();
+    let circuit = client
+        .circuit(key("a"), Proto::Tcp, Some(&target), &[])
+        .await
+        .unwrap();
     let mut stream = circuit.connect(&target, LONG).await.unwrap();
     let middle = world.place(&circuit.path()[1].identity);
     let process = world.relays[middle].process.take().unwrap();
@@ -366,13 +434,18 @@ async fn a_relay_in_the_middle_that_stops_leaves_circuits_alone_until_its_grace_
     until("it stops", || process.log().contains("stopping")).await;
     // The next circuits go through the other middle.
     for owner in ["b", "c", "d"] {
-        let other = client.circuit(key(owner), Proto::Tcp, Some(&target), &[]).await.unwrap();
+        let other = client
+            .circuit(key(owner), Proto::Tcp, Some(&target), &[])
+            .await
+            .unwrap();
         assert_ne!(world.place(&other.path()[1].identity), middle);
     }
     stream.write_all(b"x").await.unwrap();
     stream.read_exact(&mut [0]).await.unwrap();
     drop(stream);
     circuit.close();
-    let (status, _) = tokio::task::spawn_blocking(|| process.wait()).await.unwrap();
+    let (status, _) = tokio::task::spawn_blocking(|| process.wait())
+        .await
+        .unwrap();
     assert_eq!(status.code(), Some(0));
 }

@@ -198,10 +198,13 @@ impl World {
 
     /// The place of a relay among ours.
     pub fn place(&self, id: &RelayId) -> usize {
-        self.relays.iter().position(|relay| relay.id == *id).unwrap()
+        self.relays
+            .iter()
+            .position(|relay| relay.id == *id)
+            .unwrap()
     }
 
-    /// Signs a list of all relays that began `age` seconds ago, and writes it to a file.
+    /// Signs a list of all relays for this time, and writes it to a file.
     pub fn write_list(&self, name: &str, from: u64, until: u64) -> Vec<u8> {
         let bytes = sign(&self.authority, &self.descriptors, from, until);
         write_public(&self.dir.path().join(name), &bytes).unwrap();
@@ -229,13 +232,28 @@ impl World {
         guards: GuardSample,
         store: Option<Box<dyn GuardStore>>,
     ) -> Client {
-        let dialer = Arc::new(OsDialer::new(Some(self.client_ip())));
+        self.client_at(self.client_ip(), config, guards, store)
+    }
+
+    /// A client whose connections come from this address.
+    pub fn client_at(
+        &self,
+        from: IpAddr,
+        config: ClientConfig,
+        guards: GuardSample,
+        store: Option<Box<dyn GuardStore>>,
+    ) -> Client {
+        let dialer = Arc::new(OsDialer::new(Some(from)));
         Client::new(Arc::clone(&self.list), guards, store, dialer, config)
     }
 
     /// Checks that no relay that runs has panicked.
     pub fn assert_sound(&self) {
-        for process in self.relays.iter().filter_map(|relay| relay.process.as_ref()) {
+        for process in self
+            .relays
+            .iter()
+            .filter_map(|relay| relay.process.as_ref())
+        {
             let log = process.log();
             assert!(!log.contains("panicked"), "a relay panicked:\n{log}");
         }
@@ -335,7 +353,9 @@ impl Process {
 
     /// Open files, sockets among them.
     pub fn files(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
+            .unwrap()
+            .count()
     }
 
     /// A number of /proc/PID/status.
@@ -436,5 +456,10 @@ pub async fn round_trip(stream: impl AsyncRead + AsyncWrite + Unpin, bytes: Vec<
     };
     let receive = async { from.read_to_end(&mut back).await.unwrap() };
     tokio::join!(send, receive);
-    assert!(back == bytes, "{} of {} bytes came back, or others", back.len(), bytes.len());
+    assert!(
+        back == bytes,
+        "{} of {} bytes came back, or others",
+        back.len(),
+        bytes.len()
+    );
 }
