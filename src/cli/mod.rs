@@ -1,8 +1,10 @@
 //! The command line: what a person types, and what they are told.
 
+pub mod connect;
 pub mod demo;
 pub mod log;
 pub mod network;
+pub mod progress;
 pub mod relay;
 mod table;
 

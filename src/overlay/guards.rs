@@ -5,10 +5,13 @@
 //! reason to draw new guards silently: that is what somebody who wants to be drawn would try to bring about.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use hushswarm_circuits::path::{Guard, GuardSample, SAMPLE_SIZE};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
+use super::client::GuardStore;
 use crate::config::{id_from_hex, id_to_hex};
 use crate::error::{Error, Exit, Kind};
 use crate::state::StateDir;
@@ -98,6 +101,35 @@ fn damaged(path: PathBuf) -> Error {
         .with_hint(format!(
             "put it back from a backup; or, to draw new guards, move it away: mv {path} {path}.old"
         ))
+}
+
+/// Keeps a network's guards in the state folder while a client runs.
+pub struct GuardFile {
+    dir: Arc<StateDir>,
+    network: String,
+}
+
+impl GuardFile {
+    /// Opens the guards of a network: those of earlier runs, or none yet.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn open(dir: &Arc<StateDir>, network: &str) -> Result<(Self, GuardSample), Error> {
+        let sample = load(dir, network)?;
+        let file = Self {
+            dir: Arc::clone(dir),
+            network: network.to_owned(),
+        };
+        Ok((file, sample))
+    }
+}
+
+impl GuardStore for GuardFile {
+    fn save(&self, sample: &GuardSample) {
+        if let Err(error) = store(&self.dir, &self.network, sample) {
+            warn!(%error, "the guards could not be stored; the next run may use others");
+        }
+    }
 }
 
 #[cfg(test)]
