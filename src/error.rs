@@ -84,7 +84,14 @@ impl Error {
             Kind::Network | Kind::Remote => Retry::NewCircuit,
             Kind::Policy | Kind::Local | Kind::Bug => Retry::Never,
         };
-        Self { kind, exit: Exit::Failed, retry, message: message.into(), hint: None, source: None }
+        Self {
+            kind,
+            exit: Exit::Failed,
+            retry,
+            message: message.into(),
+            hint: None,
+            source: None,
+        }
     }
 
     /// An error of this machine.
@@ -189,8 +196,13 @@ mod tests {
     #[test]
     fn a_report_has_what_why_and_what_to_do() {
         let cause = io::Error::other("disk on fire");
-        let error = Error::local("can't save").with_source(cause).with_hint("buy a new disk");
-        assert_eq!(shown(&error), "error: can't save: disk on fire\n  hint: buy a new disk\n");
+        let error = Error::local("can't save")
+            .with_source(cause)
+            .with_hint("buy a new disk");
+        assert_eq!(
+            shown(&error),
+            "error: can't save: disk on fire\n  hint: buy a new disk\n"
+        );
         assert_eq!(shown(&Error::local("can't save")), "error: can't save\n");
     }
 
@@ -225,6 +237,9 @@ mod tests {
             assert_eq!((error.kind(), error.retry()), (kind, retry));
         }
         let wait = Retry::After(Duration::from_secs(60));
-        assert_eq!(Error::new(Kind::Network, "x").with_retry(wait).retry(), wait);
+        assert_eq!(
+            Error::new(Kind::Network, "x").with_retry(wait).retry(),
+            wait
+        );
     }
 }

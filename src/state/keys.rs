@@ -2,10 +2,12 @@
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32};
+use hushswarm_circuits::relay_list::{Descriptor, DescriptorError};
 use rand::CryptoRng;
 use zeroize::Zeroizing;
 
 use super::{StateDir, StateError};
+use crate::config::RelayConfig;
 
 /// The file with a relay's keys.
 pub const RELAY_KEYS_FILE: &str = "relay.keys";
@@ -56,9 +58,23 @@ impl RelayKeys {
     /// # Errors
     /// There are keys already, or the disk: tell the user.
     pub fn store(&self, dir: &StateDir) -> Result<(), StateError> {
-        let secrets =
-            [self.identity.seed().as_bytes(), &self.onion.to_bytes(), &self.link.to_bytes()];
+        let secrets = [
+            self.identity.seed().as_bytes(),
+            &self.onion.to_bytes(),
+            &self.link.to_bytes(),
+        ];
         store(dir, RELAY_KEYS_FILE, RELAY_TITLE, RELAY_NAMES, secrets)
+    }
+
+    /// Signs what the configuration says about the relay, from `now` on (seconds since 1970).
+    ///
+    /// # Errors
+    /// A value is out of bounds: the error says which.
+    pub fn describe(&self, config: &RelayConfig, now: u64) -> Result<Descriptor, DescriptorError> {
+        let identity = self.identity.public();
+        config
+            .info(identity, self.onion.public(), self.link.public(), now)?
+            .sign(&self.identity)
     }
 }
 
@@ -84,7 +100,13 @@ impl AuthorityKey {
     /// There is one already, or the disk: tell the user.
     pub fn store(&self, dir: &StateDir) -> Result<(), StateError> {
         let secrets = [self.0.seed().as_bytes()];
-        store(dir, AUTHORITY_KEY_FILE, AUTHORITY_TITLE, AUTHORITY_NAMES, secrets)
+        store(
+            dir,
+            AUTHORITY_KEY_FILE,
+            AUTHORITY_TITLE,
+            AUTHORITY_NAMES,
+            secrets,
+        )
     }
 }
 
@@ -119,7 +141,9 @@ fn load<const N: usize>(
     title: &str,
     names: [&str; N],
 ) -> Result<Option<[Key32; N]>, StateError> {
-    let Some(content) = dir.read_secret(file)? else { return Ok(None) };
+    let Some(content) = dir.read_secret(file)? else {
+        return Ok(None);
+    };
     match parse(&content, title, names) {
         Some(keys) => Ok(Some(keys)),
         None => Err(StateError::BadKeys(dir.path_of(file)?)),
@@ -133,7 +157,11 @@ fn parse<const N: usize>(content: &[u8], title: &str, names: [&str; N]) -> Optio
     }
     let mut keys = Vec::with_capacity(N);
     for name in names {
-        let hex = lines.next()?.strip_prefix(name)?.strip_prefix(' ')?.as_bytes();
+        let hex = lines
+            .next()?
+            .strip_prefix(name)?
+            .strip_prefix(' ')?
+            .as_bytes();
         let mut key = Zeroizing::new([0; 32]);
         // Any other length of text would make decode_mut panic.
         if hex.len() != 2 * key.len() {

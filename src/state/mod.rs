@@ -22,8 +22,8 @@ pub use keys::{AUTHORITY_KEY_FILE, AuthorityKey, RELAY_KEYS_FILE, RelayKeys};
 
 /// Longest file name in the folder, bytes: leaves room for the temporary name under the usual limit of 255.
 const MAX_NAME: usize = 128;
-/// Largest secret, bytes: three keys as text are below 300.
-const MAX_SECRET: usize = 4096;
+/// Largest secret, bytes: twenty guards as text are below 5,000.
+const MAX_SECRET: usize = 8192;
 /// The file whose lock marks the folder as in use.
 const LOCK_FILE: &str = "lock";
 /// What group and others must not have.
@@ -98,7 +98,11 @@ pub enum StateError {
 
 impl StateError {
     fn io(what: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
-        Self::Io { what, path: path.to_owned(), source: source.into() }
+        Self::Io {
+            what,
+            path: path.to_owned(),
+            source: source.into(),
+        }
     }
 
     /// What the user can do.
@@ -112,11 +116,15 @@ impl StateError {
             Self::FolderTooOpen { path, .. } => Some(format!("run: chmod 700 {}", path.display())),
             Self::SecretTooOpen { path, .. } => {
                 let path = path.display();
-                Some(format!("run: chmod 600 {path}; if others used this machine, make new keys"))
+                Some(format!(
+                    "run: chmod 600 {path}; if others used this machine, make new keys"
+                ))
             }
             Self::Locked(_) => Some("stop it first, or name another --state DIR".to_owned()),
             Self::BadKeys(_) => Some("put it back from a backup".to_owned()),
-            Self::Exists(_) => Some("name another --state DIR, or move the old key away".to_owned()),
+            Self::Exists(_) => {
+                Some("name another --state DIR, or move the old key away".to_owned())
+            }
             Self::BadName | Self::TooLarge { .. } | Self::NoKeys(_) | Self::Io { .. } => None,
         }
     }
@@ -130,10 +138,10 @@ impl From<StateError> for Error {
         if let Some(hint) = hint {
             out = out.with_hint(hint);
         }
-        match error {
-            StateError::Io { source, .. } => out.with_source(source),
-            _ => out,
+        if let StateError::Io { source, .. } = error {
+            out = out.with_source(source);
         }
+        out
     }
 }
 
@@ -157,7 +165,11 @@ impl StateDir {
     /// The environment names no home: ask for a folder.
     pub fn default_path() -> Result<PathBuf, StateError> {
         // The XDG specification: relative paths are to be ignored.
-        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        let absolute = |name| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|p| p.is_absolute())
+        };
         absolute("XDG_STATE_HOME")
             .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
             .map(|base| base.join("hushswarm"))
@@ -252,10 +264,13 @@ impl StateDir {
     /// Writes a secret: a file that [`StateDir::read_secret`] takes.
     ///
     /// # Errors
-    /// As [`StateDir::write`], and for more than 4 KiB.
+    /// As [`StateDir::write`], and for more than 8 KiB.
     pub fn write_secret(&self, name: &str, secret: &[u8]) -> Result<(), StateError> {
         if secret.len() > MAX_SECRET {
-            return Err(StateError::TooLarge { path: self.path_of(name)?, limit: MAX_SECRET });
+            return Err(StateError::TooLarge {
+                path: self.path_of(name)?,
+                limit: MAX_SECRET,
+            });
         }
         self.write(name, secret)
     }
@@ -265,7 +280,9 @@ impl StateDir {
     /// # Errors
     /// It is larger, or can't be read: tell the user.
     pub fn read(&self, name: &str, limit: usize) -> Result<Option<Vec<u8>>, StateError> {
-        let Some((path, file, _)) = self.open_file(name)? else { return Ok(None) };
+        let Some((path, file, _)) = self.open_file(name)? else {
+            return Ok(None);
+        };
         let mut content = Vec::new();
         read_bounded(file, &path, limit, &mut content)?;
         Ok(Some(content))
@@ -276,7 +293,9 @@ impl StateDir {
     /// # Errors
     /// Others may have read or changed it, or it can't be read: tell the user.
     pub fn read_secret(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
-        let Some((path, file, stat)) = self.open_file(name)? else { return Ok(None) };
+        let Some((path, file, stat)) = self.open_file(name)? else {
+            return Ok(None);
+        };
         let mode = permissions(&stat);
         if stat.st_uid != rustix::process::geteuid().as_raw() {
             return Err(StateError::ForeignOwner(path));
@@ -315,27 +334,17 @@ impl StateDir {
 /// The disk: the file is as it was.
 pub fn write_public(path: &Path, content: &[u8]) -> Result<(), StateError> {
     let fail = |error: io::Error| StateError::io("write", path, error);
-    let name = path.file_name().ok_or_else(|| fail(io::ErrorKind::InvalidInput.into()))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| fail(io::ErrorKind::InvalidInput.into()))?;
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         Some(_) | None => Path::new("."),
     };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir =
-        rustix::fs::open(parent, flags, Mode::empty()).map_err(|error| fail(error.into()))?;
+    let dir = rustix::fs::open(parent, flags, Mode::empty()).map_err(|error| fail(error.into()))?;
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
     replace(&dir, Path::new(name), content, mode).map_err(fail)
-}
-
-/// Reads a file of at most `limit` bytes from anywhere.
-///
-/// # Errors
-/// It is not there, larger, or can't be read: tell the user.
-pub fn read_public(path: &Path, limit: usize) -> Result<Vec<u8>, StateError> {
-    let file = File::open(path).map_err(|error| StateError::io("open", path, error))?;
-    let mut content = Vec::new();
-    read_bounded(file, path, limit, &mut content)?;
-    Ok(content)
 }
 
 fn read_bounded(
@@ -349,22 +358,19 @@ fn read_bounded(
         .read_to_end(into)
         .map_err(|error| StateError::io("read", path, error))?;
     if into.len() > limit {
-        return Err(StateError::TooLarge { path: path.to_owned(), limit });
+        return Err(StateError::TooLarge {
+            path: path.to_owned(),
+            limit,
+        });
     }
     Ok(())
 }
 
 /// Writes beside the file, then puts it in its place; both are on the disk when this returns.
-fn replace(
-    dir: &OwnedFd,
-    name: impl AsRef<Path>,
-    content: &[u8],
-    mode: Mode,
-) -> io::Result<()> {
+fn replace(dir: &OwnedFd, name: impl AsRef<Path>, content: &[u8], mode: Mode) -> io::Result<()> {
     let name = name.as_ref();
     let temporary = format!(".hushswarm-{:016x}.tmp", rand::rng().random::<u64>());
-    let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(rustix::fs::openat(dir, &temporary, flags, mode)?);
     let done = file
         .write_all(content)
