@@ -95,6 +95,28 @@ pub enum ListError {
     NetworkName,
 }
 
+impl ListError {
+    /// What a reader of the list can do, where the error itself does not say.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::WrongNetwork => Some("the name in the network file must be the list's"),
+            Self::Expired { .. } => Some("then put it in the old one's place"),
+            Self::UnderSigned { .. } => Some(
+                "more authorities must sign it (\"hushswarm network cosign\"), or this is not their list",
+            ),
+            Self::Forged => Some("do not use it; get the list from another place"),
+            Self::Malformed(_)
+            | Self::BadRelay { .. }
+            | Self::Version(_)
+            | Self::TooLarge
+            | Self::NotYetValid { .. }
+            | Self::Duplicate
+            | Self::Times
+            | Self::NetworkName => None,
+        }
+    }
+}
+
 const NETWORK_NAME_RULE: &str = "the name of a network has 1 to 64 letters, digits, '.', '_' or '-', and starts with a letter or digit";
 
 /// Checks the name of a network: 1 to 64 of `[A-Za-z0-9._-]`, a letter or digit first, so that it can be part of
