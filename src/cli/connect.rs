@@ -60,7 +60,7 @@ impl OverlayArgs {
             ..ClientConfig::default()
         };
         let dialer = Arc::new(OsDialer::new(None));
-        let client = Client::new(Arc::new(list), guards, Some(Box::new(store)), dialer, config);
+        let client = Client::new(Arc::new(list), guards, Some(Arc::new(store)), dialer, config);
         client.prebuild();
         Ok(Connected { client, state, _lock: lock })
     }

@@ -34,6 +34,8 @@ const TICK: Duration = Duration::from_millis(250);
 const PREBUILD_REST: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// Unused frame buffers kept: 8 MiB.
 const POOL: usize = 2048;
+/// Guards that only answered once more are stored again after this time.
+const SAVE_EVERY: Duration = Duration::from_secs(600);
 /// Memory for credits beyond each circuit's first 64, bytes.
 const CREDIT_MEMORY: usize = 64 * 1024 * 1024;
 
@@ -101,7 +103,9 @@ type Slot = Arc<tokio::sync::Mutex<Vec<Arc<Circuit>>>>;
 struct Inner {
     list: RwLock<Arc<RelayList>>,
     guards: Mutex<GuardSample>,
-    store: Option<Box<dyn GuardStore>>,
+    store: Option<Arc<dyn GuardStore>>,
+    /// When the guards were stored last, and which with how many failures.
+    saved: Mutex<Option<(Instant, Vec<(RelayId, u32)>)>>,
     links: Arc<Links>,
     config: ClientConfig,
     slots: Mutex<HashMap<Isolation, Slot>>,
@@ -125,7 +129,7 @@ impl Client {
     pub fn new(
         list: Arc<RelayList>,
         guards: GuardSample,
-        store: Option<Box<dyn GuardStore>>,
+        store: Option<Arc<dyn GuardStore>>,
         dialer: Arc<dyn RelayDialer>,
         config: ClientConfig,
     ) -> Self {
@@ -139,6 +143,7 @@ impl Client {
             list: RwLock::new(list),
             guards: Mutex::new(guards),
             store,
+            saved: Mutex::default(),
             links: Links::new(dialer, None, link_config),
             config,
             slots: Mutex::default(),
@@ -266,10 +271,19 @@ impl Inner {
         self.save(&guards);
     }
 
+    /// Stores the guards, off this thread: at once when others are in the sample or one failed, else now and then.
     fn save(&self, guards: &GuardSample) {
-        if let Some(store) = &self.store {
-            store.save(guards);
+        let Some(store) = &self.store else { return };
+        let mark: Vec<_> = guards.guards().iter().map(|guard| (guard.id, guard.failures)).collect();
+        {
+            let mut saved = lock(&self.saved);
+            if saved.as_ref().is_some_and(|(at, held)| *held == mark && at.elapsed() < SAVE_EVERY) {
+                return;
+            }
+            *saved = Some((Instant::now(), mark));
         }
+        let (store, guards) = (Arc::clone(store), guards.clone());
+        tokio::task::spawn_blocking(move || store.save(&guards));
     }
 
     fn list(&self) -> Arc<RelayList> {
