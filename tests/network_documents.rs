@@ -683,7 +683,7 @@ fn authorities_do_not_sign_what_has_expired() {
         &out,
     ];
     let error = network(&[&["sign"], &words[..], &[&old]].concat()).unwrap_err();
-    assert!(report(&error).contains("has expired") && report(&error).contains("relay init"));
+    assert!(report(&error).contains("has expired") && report(&error).contains("relay-keys"));
 
     let mut draft = Draft::new("test", 1000, 2000, vec![descriptor(1, NOW + DAY)]).unwrap();
     draft.sign(&key(100));

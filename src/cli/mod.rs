@@ -28,7 +28,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a relay, or make its keys (relay init)
+    /// Run a relay (its keys: hushswarm network relay-keys)
     Relay(relay::Args),
     /// Make and check the documents of a network of relays
     Network(network::NetworkArgs),
