@@ -66,7 +66,7 @@ fn assert_same(swarm: &Swarm, got: &Path) {
 fn libtorrent_downloads_from_libtorrent_by_magnet_and_http_tracker() {
     let Some(swarm) = swarm("http") else { return };
     let capture = Capture::start(&swarm.client, &[&swarm.torrent.infohash_bytes()]);
-    let seed = Libtorrent::seed(
+    let mut seed = Libtorrent::seed(
         &swarm.python,
         Some(&swarm.seeder),
         &swarm.torrent,
@@ -86,16 +86,17 @@ fn libtorrent_downloads_from_libtorrent_by_magnet_and_http_tracker() {
     get.wait_done();
     assert_same(&swarm, got.path());
 
-    get.process.stop(PATIENCE);
-    let mut seed = seed;
-    seed.process.stop(PATIENCE);
-    let peers = seed.peers();
-    assert!(!peers.is_empty() && peers.iter().all(|peer| swarm.client.owns(peer.addr.ip())));
-    let client = peers
-        .iter()
-        .find(|peer| peer.uploaded.unwrap() >= SIZE)
-        .unwrap();
+    let client = seed.wait_for_peer(|peer| peer.uploaded.unwrap() >= SIZE);
     assert!(client.client.contains("libtorrent"), "{client:?}");
+    assert!(
+        seed.peers()
+            .iter()
+            .all(|peer| swarm.client.owns(peer.addr.ip())),
+        "{:?}",
+        seed.peers()
+    );
+    get.process.stop(PATIENCE);
+    seed.process.stop(PATIENCE);
 
     let announces = swarm.tracker.announces();
     let from = |host: &Host| {

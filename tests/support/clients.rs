@@ -194,21 +194,31 @@ impl Libtorrent {
 
     /// Every peer it ever saw, each with its newest numbers.
     pub fn peers(&self) -> Vec<SeenPeer> {
-        let mut seen: Vec<SeenPeer> = Vec::new();
-        for line in self.process.events("peer") {
-            let peer = SeenPeer {
-                addr: addr_of(&line["ip"], &line["port"]),
-                client: line["client"].as_str().unwrap().to_owned(),
-                peer_id: line["peer_id"].as_str().unwrap().to_owned(),
-                uploaded: line["uploaded"].as_u64(),
-            };
-            match seen.iter_mut().find(|known| known.addr == peer.addr) {
-                Some(known) => *known = peer,
-                None => seen.push(peer),
-            }
-        }
-        seen
+        libtorrent_peers(&self.process)
     }
+
+    /// Waits for a peer that `wanted` accepts.
+    pub fn wait_for_peer(&mut self, wanted: impl Fn(&SeenPeer) -> bool) -> SeenPeer {
+        let look = |process: &Process| libtorrent_peers(process).into_iter().find(&wanted);
+        self.process.wait_until(PATIENCE, look)
+    }
+}
+
+fn libtorrent_peers(process: &Process) -> Vec<SeenPeer> {
+    let mut seen: Vec<SeenPeer> = Vec::new();
+    for line in process.events("peer") {
+        let peer = SeenPeer {
+            addr: addr_of(&line["ip"], &line["port"]),
+            client: line["client"].as_str().unwrap().to_owned(),
+            peer_id: line["peer_id"].as_str().unwrap().to_owned(),
+            uploaded: line["uploaded"].as_u64(),
+        };
+        match seen.iter_mut().find(|known| known.addr == peer.addr) {
+            Some(known) => *known = peer,
+            None => seen.push(peer),
+        }
+    }
+    seen
 }
 
 /// An aria2 that seeds.
