@@ -44,7 +44,9 @@ impl OverlayArgs {
     pub fn connect(&self) -> Result<Connected, Error> {
         let file = match &self.network {
             Some(file) => file.clone(),
-            None => default_network().filter(|file| file.exists()).ok_or_else(no_network)?,
+            None => default_network()
+                .filter(|file| file.exists())
+                .ok_or_else(no_network)?,
         };
         let (network, list) = NetworkFile::load(&file, unix_now())?;
         let path = match &self.state {
@@ -60,9 +62,19 @@ impl OverlayArgs {
             ..ClientConfig::default()
         };
         let dialer = Arc::new(OsDialer::new(None));
-        let client = Client::new(Arc::new(list), guards, Some(Arc::new(store)), dialer, config);
+        let client = Client::new(
+            Arc::new(list),
+            guards,
+            Some(Arc::new(store)),
+            dialer,
+            config,
+        );
         client.prebuild();
-        Ok(Connected { client, state, _lock: lock })
+        Ok(Connected {
+            client,
+            state,
+            _lock: lock,
+        })
     }
 }
 

@@ -67,7 +67,10 @@ impl Progress {
             return Self::Json { last: None };
         }
         if !std::io::stderr().is_terminal() {
-            return Self::Plain { last: None, state: "" };
+            return Self::Plain {
+                last: None,
+                state: "",
+            };
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
         bar.enable_steady_tick(Duration::from_millis(200));
@@ -154,7 +157,11 @@ fn style(view: &View) -> ProgressStyle {
 fn details(view: &View) -> String {
     let mut parts = Vec::new();
     if view.total > 0 {
-        parts.push(format!("{} of {}", BinaryBytes(view.done), BinaryBytes(view.total)));
+        parts.push(format!(
+            "{} of {}",
+            BinaryBytes(view.done),
+            BinaryBytes(view.total)
+        ));
     }
     if view.down > 0 {
         parts.push(format!("{}/s", BinaryBytes(view.down)));
@@ -223,6 +230,9 @@ mod tests {
             hops: 3,
             ..View::default()
         };
-        assert_eq!(line(&view), "waiting: 0 peers, 3 hops, no guard relay answers");
+        assert_eq!(
+            line(&view),
+            "waiting: 0 peers, 3 hops, no guard relay answers"
+        );
     }
 }

@@ -8,9 +8,7 @@ use hushswarm_circuits::circuit::origin::{CloseReason, HopSpec, Origin};
 use hushswarm_circuits::frame::Pool;
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::keys::RelayId;
-use hushswarm_circuits::path::{
-    ExitNeed, GuardSample, PathError, PathNeeds, PathRules, choose,
-};
+use hushswarm_circuits::path::{ExitNeed, GuardSample, PathError, PathNeeds, PathRules, choose};
 use hushswarm_circuits::relay_list::{Descriptor, Proto, RelayList};
 use hushswarm_circuits::scheduler::CreditBudget;
 use hushswarm_circuits::switch::{Handler, LinkConfig};
@@ -182,7 +180,10 @@ impl Client {
     /// Circuits open now.
     pub fn circuits(&self) -> usize {
         let live = lock(&self.0.live);
-        live.iter().filter_map(Weak::upgrade).filter(|circuit| !circuit.is_closed()).count()
+        live.iter()
+            .filter_map(Weak::upgrade)
+            .filter(|circuit| !circuit.is_closed())
+            .count()
     }
 
     /// The circuit of an isolation key whose exit may reach `target` (`None`: datagrams to anywhere), built if there is none.
@@ -204,7 +205,10 @@ impl Client {
         let fits = |circuit: &Circuit| {
             circuit.is_usable(inner.config.dirty_after)
                 && circuit.may_reach(proto, target)
-                && !circuit.path().iter().any(|relay| avoid.contains(&relay.identity))
+                && !circuit
+                    .path()
+                    .iter()
+                    .any(|relay| avoid.contains(&relay.identity))
         };
         if let Some(circuit) = held.iter().find(|circuit| fits(circuit)) {
             return Ok(Arc::clone(circuit));
@@ -254,7 +258,10 @@ impl Client {
 
     /// Closes all circuits and links.
     pub fn close(&self) {
-        for circuit in lock(&self.0.live).drain(..).filter_map(|circuit| circuit.upgrade()) {
+        for circuit in lock(&self.0.live)
+            .drain(..)
+            .filter_map(|circuit| circuit.upgrade())
+        {
             circuit.close();
         }
         lock(&self.0.slots).clear();
@@ -274,10 +281,17 @@ impl Inner {
     /// Stores the guards, off this thread: at once when others are in the sample or one failed, else now and then.
     fn save(&self, guards: &GuardSample) {
         let Some(store) = &self.store else { return };
-        let mark: Vec<_> = guards.guards().iter().map(|guard| (guard.id, guard.failures)).collect();
+        let mark: Vec<_> = guards
+            .guards()
+            .iter()
+            .map(|guard| (guard.id, guard.failures))
+            .collect();
         {
             let mut saved = lock(&self.saved);
-            if saved.as_ref().is_some_and(|(at, held)| *held == mark && at.elapsed() < SAVE_EVERY) {
+            if saved
+                .as_ref()
+                .is_some_and(|(at, held)| *held == mark && at.elapsed() < SAVE_EVERY)
+            {
                 return;
             }
             *saved = Some((Instant::now(), mark));
@@ -330,7 +344,11 @@ impl Inner {
             failed.retain(|_, since| since.elapsed() < AVOID);
             avoid.extend(failed.keys());
         }
-        let needs = PathNeeds { hops: self.config.hops, exit, avoid };
+        let needs = PathNeeds {
+            hops: self.config.hops,
+            exit,
+            avoid,
+        };
         let rules = &self.config.rules;
         let path = match choose(&self.list(), &guards, &needs, rules, &mut rand::rng()) {
             Ok(path) => path,
@@ -340,7 +358,9 @@ impl Inner {
                 return Err(error.into());
             }
         };
-        let Some(guard) = path.first() else { return Err(BuildError::GuardUnreachable) };
+        let Some(guard) = path.first() else {
+            return Err(BuildError::GuardUnreachable);
+        };
         let link = match self.links.get(guard).await {
             Ok(link) => link,
             Err(error) => {
@@ -351,7 +371,10 @@ impl Inner {
         };
         let specs = path
             .iter()
-            .map(|relay| HopSpec { id: relay.identity, peer: relay.hop_peer() })
+            .map(|relay| HopSpec {
+                id: relay.identity,
+                peer: relay.hop_peer(),
+            })
             .collect();
         let begun = Instant::now();
         let origin = Origin::new(begun, specs, &mut rand::rng()).map_err(|error| {
@@ -370,7 +393,11 @@ impl Inner {
                 let mut guards = lock(&self.guards);
                 guards.succeeded(&guard.identity, now);
                 self.save(&guards);
-                debug!(circuit = circuit.number(), ms = begun.elapsed().as_millis(), "circuit built");
+                debug!(
+                    circuit = circuit.number(),
+                    ms = begun.elapsed().as_millis(),
+                    "circuit built"
+                );
                 Ok(circuit)
             }
             Ok(Err(reason)) => {
@@ -415,16 +442,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn unix_now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// Lets deadlines pass, and closes what nobody uses.
 async fn tick(client: Weak<Inner>) {
     loop {
         tokio::time::sleep(TICK).await;
-        let Some(client) = client.upgrade() else { return };
+        let Some(client) = client.upgrade() else {
+            return;
+        };
         let now = Instant::now();
-        let live: Vec<_> = lock(&client.live).iter().filter_map(Weak::upgrade).collect();
+        let live: Vec<_> = lock(&client.live)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
         for circuit in live {
             if circuit.deadline().is_some_and(|deadline| deadline <= now) {
                 circuit.expire(now);
@@ -436,7 +470,9 @@ async fn tick(client: Weak<Inner>) {
             if Arc::strong_count(slot) > 1 {
                 return true;
             }
-            let Ok(mut held) = slot.try_lock() else { return true };
+            let Ok(mut held) = slot.try_lock() else {
+                return true;
+            };
             held.retain(|circuit| {
                 !circuit.is_closed() && circuit.idle().is_none_or(|since| since < idle)
             });
@@ -455,8 +491,13 @@ async fn tick(client: Weak<Inner>) {
 async fn prebuild(client: Weak<Inner>) {
     let mut rest = PREBUILD_REST.0;
     loop {
-        let Some(inner) = client.upgrade() else { return };
-        let missing = inner.config.prebuilt.saturating_sub(lock(&inner.ready).len());
+        let Some(inner) = client.upgrade() else {
+            return;
+        };
+        let missing = inner
+            .config
+            .prebuilt
+            .saturating_sub(lock(&inner.ready).len());
         if missing == 0 {
             let waiting = Arc::clone(&inner);
             drop(inner);

@@ -112,8 +112,12 @@ fn run(
 ) -> Arc<Link> {
     let wake = Arc::new(Notify::new());
     let notify = Arc::clone(&wake);
-    let (link, receiver, transmitter) =
-        Link::new(keys, initiator, config, Box::new(move || notify.notify_one()));
+    let (link, receiver, transmitter) = Link::new(
+        keys,
+        initiator,
+        config,
+        Box::new(move || notify.notify_one()),
+    );
     if let Some(auth) = auth {
         // A fresh link has room, and nothing can have been queued before it.
         let _ = link.send_auth(&auth);
@@ -176,8 +180,7 @@ async fn read(
         if n == capacity && pages.len() < READ_BUFFER {
             let mut larger = vec![0_u8; READ_BUFFER + PAGE];
             let larger_base = larger.as_ptr().align_offset(PAGE).min(PAGE);
-            larger[larger_base..larger_base + filled]
-                .copy_from_slice(&pages[base..base + filled]);
+            larger[larger_base..larger_base + filled].copy_from_slice(&pages[base..base + filled]);
             (pages, base) = (larger, larger_base);
         }
     }
@@ -213,8 +216,10 @@ async fn write_all(
     transport: &mut (dyn AsyncWrite + Send + Unpin),
     frames: &[FrameBuf],
 ) -> io::Result<()> {
-    let mut slices: Vec<io::IoSlice<'_>> =
-        frames.iter().map(|frame| io::IoSlice::new(frame.bytes())).collect();
+    let mut slices: Vec<io::IoSlice<'_>> = frames
+        .iter()
+        .map(|frame| io::IoSlice::new(frame.bytes()))
+        .collect();
     let mut left = slices.as_mut_slice();
     while !left.is_empty() {
         let n = transport.write_vectored(left).await?;

@@ -150,7 +150,9 @@ impl Gatekeeper {
             creates: RateLimiter::direct(Quota::per_second(limits.creates)),
             creates_by_link: RateLimiter::keyed(Quota::per_second(limits.creates_per_client)),
             opens_by_circuit: RateLimiter::keyed(Quota::per_second(limits.opens_per_circuit)),
-            bytes: limits.bytes.map(|bytes| RateLimiter::direct(Quota::per_second(bytes))),
+            bytes: limits
+                .bytes
+                .map(|bytes| RateLimiter::direct(Quota::per_second(bytes))),
             refused: AtomicUsize::new(0),
             limits,
         }
@@ -179,8 +181,8 @@ impl Gatekeeper {
     /// Whether somebody may begin a link handshake; the place is for the whole life of the link.
     pub fn link(&self, from: IpAddr) -> Option<Place> {
         let key = source(from);
-        let in_rate = self.handshakes_by_source.check_key(&key).is_ok()
-            && self.handshakes.check().is_ok();
+        let in_rate =
+            self.handshakes_by_source.check_key(&key).is_ok() && self.handshakes.check().is_ok();
         let place = in_rate
             .then(|| {
                 let total = claim(&self.links, self.limits.links)?;
@@ -235,7 +237,10 @@ impl Gatekeeper {
 }
 
 fn claim(count: &Arc<AtomicUsize>, max: usize) -> Option<Place> {
-    let place = Place { total: Arc::clone(count), of_source: None };
+    let place = Place {
+        total: Arc::clone(count),
+        of_source: None,
+    };
     // Counted first and looked at then, so that two at once can't both take the last place; dropping gives it back.
     (count.fetch_add(1, Ordering::AcqRel) < max).then_some(place)
 }
@@ -248,7 +253,10 @@ pub struct Brake {
 
 impl crate::overlay::link::Meter for Brake {
     async fn read(&self, bytes: usize) {
-        for limiter in [self.own.as_deref(), self.keeper.bytes.as_ref()].into_iter().flatten() {
+        for limiter in [self.own.as_deref(), self.keeper.bytes.as_ref()]
+            .into_iter()
+            .flatten()
+        {
             slow(limiter, bytes).await;
         }
     }
@@ -308,7 +316,10 @@ mod tests {
 
     #[test]
     fn a_client_that_opens_circuits_too_fast_is_refused_and_a_relay_is_not() {
-        let keeper = Gatekeeper::new(Limits { creates_per_client: rate(5), ..Limits::default() });
+        let keeper = Gatekeeper::new(Limits {
+            creates_per_client: rate(5),
+            ..Limits::default()
+        });
         let made = (0..50).filter(|_| keeper.create(1, false)).count();
         assert!((5..10).contains(&made), "{made}");
         assert!((0..50).all(|_| keeper.create(2, true)));

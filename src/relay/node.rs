@@ -141,7 +141,11 @@ impl Node {
     pub(super) fn counters(&self) -> Counters {
         let table = self.table();
         Counters {
-            links: table.links.values().filter(|(link, _)| link.strong_count() > 0).count(),
+            links: table
+                .links
+                .values()
+                .filter(|(link, _)| link.strong_count() > 0)
+                .count(),
             circuits: table.circuits.len(),
             streams: table.circuits.values().map(HashMap::len).sum(),
             refused: self.gatekeeper.refused(),
@@ -154,8 +158,12 @@ impl Node {
             return link.close(Instant::now());
         }
         let mut table = self.table();
-        table.links.retain(|_, (link, _)| link.upgrade().is_some_and(|link| !link.is_closed()));
-        table.links.insert(link.number(), (Arc::downgrade(&link), place));
+        table
+            .links
+            .retain(|_, (link, _)| link.upgrade().is_some_and(|link| !link.is_closed()));
+        table
+            .links
+            .insert(link.number(), (Arc::downgrade(&link), place));
     }
 
     fn is_draining(&self) -> bool {
@@ -164,7 +172,8 @@ impl Node {
 
     /// Refuses new circuits, waits until the present ones are gone, then closes what is left.
     pub(super) async fn drain(&self, grace: Duration) {
-        self.draining.store(true, std::sync::atomic::Ordering::Release);
+        self.draining
+            .store(true, std::sync::atomic::Ordering::Release);
         let deadline = tokio::time::Instant::now() + grace;
         while !self.table().circuits.is_empty() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(DRAIN_LOOK).await;
@@ -179,7 +188,9 @@ impl Node {
     }
 
     fn extend(&self, circuit: Arc<HopCircuit>, request: ExtendRequest) {
-        let Some(node) = self.this.upgrade() else { return };
+        let Some(node) = self.this.upgrade() else {
+            return;
+        };
         tokio::spawn(async move {
             let reached = tokio::time::timeout(EXTEND_TIMEOUT, node.reach(&circuit, &request));
             match reached.await.unwrap_or(Err(ExtendStatus::TimedOut)) {
@@ -215,15 +226,11 @@ impl Node {
             .map_err(|_| ExtendStatus::Unreachable)
     }
 
-    fn open(
-        &self,
-        circuit: &Arc<HopCircuit>,
-        stream: u32,
-        kind: OpenKind,
-        target: Option<Target>,
-    ) {
+    fn open(&self, circuit: &Arc<HopCircuit>, stream: u32, kind: OpenKind, target: Option<Target>) {
         let refuse = |status| circuit.with(|mux| mux.answer_open(stream, status));
-        let Some(node) = self.this.upgrade() else { return };
+        let Some(node) = self.this.upgrade() else {
+            return;
+        };
         let Some(place) = self.gatekeeper.open(circuit.number()) else {
             return refuse(OpenStatus::Limit);
         };
@@ -263,7 +270,13 @@ impl Node {
         });
         match table.circuits.get_mut(&circuit.number()) {
             Some(streams) => {
-                streams.insert(stream, Stream { signals, task: task.abort_handle() });
+                streams.insert(
+                    stream,
+                    Stream {
+                        signals,
+                        task: task.abort_handle(),
+                    },
+                );
             }
             // The circuit closed in between.
             None => task.abort(),
@@ -271,7 +284,12 @@ impl Node {
     }
 
     fn signal(&self, circuit: u64, stream: u32, wake: impl FnOnce(&Signals)) {
-        if let Some(stream) = self.table().circuits.get(&circuit).and_then(|c| c.get(&stream)) {
+        if let Some(stream) = self
+            .table()
+            .circuits
+            .get(&circuit)
+            .and_then(|c| c.get(&stream))
+        {
             wake(&stream.signals);
         }
     }
@@ -285,7 +303,10 @@ impl Handler for Proxy {
         if node.is_draining() {
             return link.refuse(circuit, DestroyReason::ShuttingDown);
         }
-        if !node.gatekeeper.create(link.number(), link.relay().is_some()) {
+        if !node
+            .gatekeeper
+            .create(link.number(), link.relay().is_some())
+        {
             return link.refuse(circuit, DestroyReason::Limit);
         }
         let (link, message) = (Arc::clone(link), Box::new(*message));
@@ -319,12 +340,20 @@ impl Handler for Proxy {
     fn hop_event(&self, circuit: &Arc<HopCircuit>, event: MuxEvent) {
         let Some(node) = self.0.upgrade() else { return };
         match event {
-            MuxEvent::Open { stream, kind, target } => node.open(circuit, stream, kind, target),
+            MuxEvent::Open {
+                stream,
+                kind,
+                target,
+            } => node.open(circuit, stream, kind, target),
             MuxEvent::Readable { stream } => {
-                node.signal(circuit.number(), stream, |signals| signals.readable.notify_one());
+                node.signal(circuit.number(), stream, |signals| {
+                    signals.readable.notify_one()
+                });
             }
             MuxEvent::Writable { stream } => {
-                node.signal(circuit.number(), stream, |signals| signals.writable.notify_one());
+                node.signal(circuit.number(), stream, |signals| {
+                    signals.writable.notify_one()
+                });
             }
             MuxEvent::Extend(request) => node.extend(Arc::clone(circuit), request),
             MuxEvent::Opened { .. } | MuxEvent::Extended(..) => {

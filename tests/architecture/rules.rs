@@ -15,14 +15,16 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", &["redact"]),
     ("config", &["circuits", "error", "redact"]),
     ("state", &["circuits", "config", "error", "redact"]),
-    ("net", &["error", "redact"]),
+    ("net", &["circuits", "error", "redact"]),
     (
         "overlay",
         &["net", "circuits", "state", "config", "error", "redact"],
     ),
     (
         "relay",
-        &["net", "circuits", "state", "config", "error", "redact"],
+        &[
+            "overlay", "net", "circuits", "state", "config", "error", "redact",
+        ],
     ),
     (
         "tor",
