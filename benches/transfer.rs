@@ -217,7 +217,7 @@ async fn bench(mib: u64, rounds: u64) {
     );
     let dir = tempfile::tempdir().unwrap();
     let net = network::Network::build(dir.path(), 3);
-    let relays: Vec<Process> = net.relays.iter().map(|relay| spawn_relay(relay)).collect();
+    let relays: Vec<Process> = net.relays.iter().map(spawn_relay).collect();
     let relay_pids: Vec<u32> = relays.iter().map(|relay| relay.0.id()).collect();
     for hops in 1..=3_usize {
         let mut forwarders: Vec<Process> = Vec::new();

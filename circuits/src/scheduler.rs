@@ -300,15 +300,6 @@ impl<T> Scheduler<T> {
             }
         }
     }
-
-    /// Whether nothing at all could leave now.
-    pub fn is_empty(&self) -> bool {
-        self.control.is_empty()
-            && !self
-                .circuits
-                .values()
-                .any(|c| c.is_sendable() || c.owed >= CREDIT_FRAME)
-    }
 }
 
 impl<T> std::fmt::Debug for Scheduler<T> {

@@ -96,14 +96,16 @@ pub trait GuardStore: Send + Sync {
     fn save(&self, sample: &GuardSample);
 }
 
+/// When guards were stored, and which with how many failures.
+type Saved = (Instant, Vec<(RelayId, u32)>);
+
 type Slot = Arc<tokio::sync::Mutex<Vec<Arc<Circuit>>>>;
 
 struct Inner {
     list: RwLock<Arc<RelayList>>,
     guards: Mutex<GuardSample>,
     store: Option<Arc<dyn GuardStore>>,
-    /// When the guards were stored last, and which with how many failures.
-    saved: Mutex<Option<(Instant, Vec<(RelayId, u32)>)>>,
+    saved: Mutex<Option<Saved>>,
     links: Arc<Links>,
     config: ClientConfig,
     slots: Mutex<HashMap<Isolation, Slot>>,
@@ -425,7 +427,10 @@ impl Inner {
             CloseReason::HopTimeout { hop }
             | CloseReason::HandshakeFailed { hop }
             | CloseReason::ExtendFailed { hop, .. } => hop,
-            _ => return,
+            CloseReason::LayerFailed
+            | CloseReason::Protocol
+            | CloseReason::Destroyed(_)
+            | CloseReason::Local(_) => return,
         };
         match path.get(hop) {
             Some(relay) if hop == 0 => self.guard_failed(relay),

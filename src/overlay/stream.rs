@@ -45,7 +45,7 @@ impl CircuitStream {
                     Some(cell) => cell,
                     None => match mux.recv(id) {
                         Recv::Data(cell) => cell,
-                        other => {
+                        other @ (Recv::Pending | Recv::Finished | Recv::Ended(_)) => {
                             state = other;
                             break;
                         }

@@ -96,10 +96,12 @@ async fn connect(node: &Node, target: &Target) -> Result<ExitStream, OpenStatus>
         match node.permit().connect(addr).await {
             Ok(stream) => return Ok(stream),
             Err(error) => {
-                status = match error.kind() {
-                    io::ErrorKind::ConnectionRefused => OpenStatus::ConnectionRefused,
-                    io::ErrorKind::TimedOut => OpenStatus::TimedOut,
-                    _ => OpenStatus::Unreachable,
+                status = if error.kind() == io::ErrorKind::ConnectionRefused {
+                    OpenStatus::ConnectionRefused
+                } else if error.kind() == io::ErrorKind::TimedOut {
+                    OpenStatus::TimedOut
+                } else {
+                    OpenStatus::Unreachable
                 };
             }
         }
@@ -119,7 +121,7 @@ async fn to_target(
             while cells.len() < WRITE_CELLS {
                 match mux.recv(stream) {
                     Recv::Data(payload) => cells.push(payload),
-                    other => return other,
+                    other @ (Recv::Pending | Recv::Finished | Recv::Ended(_)) => return other,
                 }
             }
             Recv::Pending

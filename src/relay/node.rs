@@ -373,8 +373,9 @@ impl Handler for Proxy {
 
 /// What a stream's task tells the origin when it can't go on.
 pub(super) fn reset_reason(error: &std::io::Error) -> EndReason {
-    match error.kind() {
-        std::io::ErrorKind::TimedOut => EndReason::TimedOut,
-        _ => EndReason::Reset,
+    if error.kind() == std::io::ErrorKind::TimedOut {
+        EndReason::TimedOut
+    } else {
+        EndReason::Reset
     }
 }

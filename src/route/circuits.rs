@@ -67,12 +67,12 @@ impl Outside for CircuitRoute {
                     Ok(stream) => return Ok(Box::new(stream) as BoxStream),
                     Err(failure) => {
                         last = route_error(failure);
-                        match last {
-                            RouteError::CircuitLost => circuit.retire(),
-                            RouteError::Refused => {
-                                avoid.extend(circuit.path().last().map(|exit| exit.identity));
-                            }
-                            _ => return Err(last),
+                        if last == RouteError::CircuitLost {
+                            circuit.retire();
+                        } else if last == RouteError::Refused {
+                            avoid.extend(circuit.path().last().map(|exit| exit.identity));
+                        } else {
+                            return Err(last);
                         }
                     }
                 }

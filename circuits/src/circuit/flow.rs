@@ -194,6 +194,7 @@ impl Default for RecvWindow {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods)]
     #![allow(clippy::unwrap_used)]
 
     use super::*;

@@ -34,7 +34,6 @@ pub struct HopSpec {
 
 /// Why a circuit ended. Hops are counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum CloseReason {
     /// A hop did not answer: leave it out for a while.
     #[error("hop {hop} did not answer in time")]
@@ -88,7 +87,7 @@ enum State {
     /// Waits for a hop's answer.
     Building {
         hop: usize,
-        initiator: HopInitiator,
+        initiator: Box<HopInitiator>,
         deadline: Instant,
     },
     /// All hops are there.
@@ -126,6 +125,7 @@ impl Origin {
         let first = path.first().filter(|_| path.len() <= MAX_HOPS);
         let first = first.ok_or(HandshakeError::Internal)?;
         let (initiator, message) = HopInitiator::start(&first.peer, &mut rng)?;
+        let initiator = Box::new(initiator);
         Ok(Self {
             state: State::Building {
                 hop: 0,
@@ -202,7 +202,7 @@ impl Origin {
             Some(next) => match HopInitiator::start(&next.peer, &mut self.rng) {
                 Ok((initiator, message)) => {
                     self.message = Some(Box::new(message));
-                    let deadline = now + HOP_TIMEOUT;
+                    let (initiator, deadline) = (Box::new(initiator), now + HOP_TIMEOUT);
                     self.state = State::Building {
                         hop: hop + 1,
                         initiator,
