@@ -427,7 +427,7 @@ impl Inner {
             CloseReason::HopTimeout { hop }
             | CloseReason::HandshakeFailed { hop }
             | CloseReason::ExtendFailed { hop, .. } => hop,
-            CloseReason::LayerFailed
+            CloseReason::LayerFailed { .. }
             | CloseReason::Protocol
             | CloseReason::Destroyed(_)
             | CloseReason::Local(_) => return,

@@ -193,7 +193,7 @@ async fn write(
 ) -> Result<(), Ended> {
     let mut batch: Vec<FrameBuf> = Vec::new();
     loop {
-        transmitter.fill(&mut batch)?;
+        transmitter.fill(Instant::now(), &mut batch)?;
         if batch.is_empty() {
             let idle = Duration::from_millis(rand::rng().random_range(10_000..20_000));
             if timeout(idle, wake.notified()).await.is_err() {

@@ -432,8 +432,17 @@ impl Link {
     }
 
     /// Gives credits back to the neighbour for frames of this circuit that have left us.
-    pub(super) fn give_back(&self, circuit: u32, gate: &Mutex<CreditGate>, frames: u32) {
-        let grant = lock(gate).returned(frames);
+    pub(super) fn give_back(
+        &self,
+        now: Instant,
+        circuit: u32,
+        gate: &Mutex<CreditGate>,
+        frames: u32,
+    ) {
+        let grant: u32 = {
+            let mut gate = lock(gate);
+            (0..frames).map(|_| gate.departed(now)).sum()
+        };
         if grant == 0 {
             return;
         }
@@ -452,8 +461,15 @@ impl Link {
     }
 
     fn send_destroy(&self, circuit: u32, reason: DestroyReason) {
-        // A link whose control queue is full is closed by its reader, which tells the neighbour as much.
-        let _ = self.control(FrameType::Destroy, circuit, &[reason as u8]);
+        {
+            let mut queue = lock(&self.queue);
+            if queue.closed {
+                return;
+            }
+            // A queue that is full belongs to a neighbour that takes nothing away: its writer closes the link.
+            let _ = queue.scheduler.push_destroy(circuit, reason);
+        }
+        (self.wake)();
     }
 }
 
@@ -629,7 +645,7 @@ impl Transmitter {
     ///
     /// # Errors
     /// The link is closed: close the transport.
-    pub fn fill(&mut self, batch: &mut Vec<FrameBuf>) -> Result<bool, LinkClosed> {
+    pub fn fill(&mut self, now: Instant, batch: &mut Vec<FrameBuf>) -> Result<bool, LinkClosed> {
         let begin = batch.len();
         let mut left: Vec<(Owner, u32)> = Vec::new();
         let more;
@@ -659,8 +675,8 @@ impl Transmitter {
         }
         for (owner, frames) in left {
             match owner {
-                Entry::Hop(hop) => hop.left(Direction::Origin, frames),
-                Entry::Onward(hop) => hop.left(Direction::Onward, frames),
+                Entry::Hop(hop) => hop.left(now, Direction::Origin, frames),
+                Entry::Onward(hop) => hop.left(now, Direction::Onward, frames),
                 Entry::Origin(origin) => origin.left(),
             }
         }
