@@ -146,7 +146,9 @@ impl Header {
         let [c0, c1, c2, c3, kind, class, k0, k1, rest @ ..] = *bytes;
         let circuit = u32::from_be_bytes([c0, c1, c2, c3]);
         let credit = u16::from_be_bytes([k0, k1]);
-        let kind = *FrameType::ALL.get(usize::from(kind)).ok_or(DecodeError::UnknownType(kind))?;
+        let kind = *FrameType::ALL
+            .get(usize::from(kind))
+            .ok_or(DecodeError::UnknownType(kind))?;
         let class = match class {
             0 => Class::Bulk,
             1 => Class::Small,
@@ -161,7 +163,12 @@ impl Header {
         if rest != [0; 8] || (circuit == 0 && credit != 0) {
             return Err(DecodeError::Reserved);
         }
-        Ok(Self { circuit, kind, class, credit })
+        Ok(Self {
+            circuit,
+            kind,
+            class,
+            credit,
+        })
     }
 }
 
@@ -179,14 +186,25 @@ pub struct Pool {
 impl Pool {
     /// Makes a pool that keeps at most `keep` unused buffers of 4096 bytes.
     pub fn new(keep: usize) -> Self {
-        Self { free: Arc::default(), keep }
+        Self {
+            free: Arc::default(),
+            keep,
+        }
     }
 
     /// Takes a buffer for a frame of this class. Its content is unspecified: the caller writes all that leaves.
     pub fn take(&self, class: Class) -> FrameBuf {
-        let page = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let page = self
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
         let page = page.unwrap_or_else(|| Box::new(Page([0; BULK_LEN])));
-        FrameBuf { page: Some(page), class, pool: self.clone() }
+        FrameBuf {
+            page: Some(page),
+            class,
+            pool: self.clone(),
+        }
     }
 
     /// Takes a buffer whose cell (slots and body) is all zero.
@@ -206,7 +224,9 @@ impl Pool {
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool").field("keep", &self.keep).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("keep", &self.keep)
+            .finish_non_exhaustive()
     }
 }
 
@@ -225,13 +245,17 @@ impl FrameBuf {
 
     /// The whole frame.
     pub fn bytes(&self) -> &[u8] {
-        self.page.as_ref().map_or(&[], |page| &page.0[..self.class.frame_len()])
+        self.page
+            .as_ref()
+            .map_or(&[], |page| &page.0[..self.class.frame_len()])
     }
 
     /// The whole frame.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let len = self.class.frame_len();
-        self.page.as_mut().map_or(&mut [], |page| &mut page.0[..len])
+        self.page
+            .as_mut()
+            .map_or(&mut [], |page| &mut page.0[..len])
     }
 
     /// Slots and body: what onion layers are made of.
@@ -265,7 +289,9 @@ impl Drop for FrameBuf {
 
 impl std::fmt::Debug for FrameBuf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FrameBuf").field("class", &self.class).finish_non_exhaustive()
+        f.debug_struct("FrameBuf")
+            .field("class", &self.class)
+            .finish_non_exhaustive()
     }
 }
 
@@ -285,8 +311,16 @@ mod tests {
 
     #[test]
     fn small_create_is_refused() {
-        let header = Header { circuit: 1, kind: FrameType::Create, class: Class::Small, credit: 0 };
-        assert_eq!(Header::decode(&header.encode()), Err(DecodeError::BadClass(1)));
+        let header = Header {
+            circuit: 1,
+            kind: FrameType::Create,
+            class: Class::Small,
+            credit: 0,
+        };
+        assert_eq!(
+            Header::decode(&header.encode()),
+            Err(DecodeError::BadClass(1))
+        );
     }
 
     #[test]

@@ -65,7 +65,10 @@ pub enum TargetError {
 impl Target {
     /// A target by address.
     pub fn ip(addr: SocketAddr) -> Self {
-        Self { host: Host::Ip(addr.ip()), port: addr.port() }
+        Self {
+            host: Host::Ip(addr.ip()),
+            port: addr.port(),
+        }
     }
 
     /// A target by name, or by address where `host` is the text of one.
@@ -73,7 +76,10 @@ impl Target {
     /// # Errors
     /// As [`HostName::new`].
     pub fn parse(host: &str, port: u16) -> Result<Self, TargetError> {
-        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|h| h.strip_suffix(']'))
+            .unwrap_or(host);
         let host = match bare.parse::<IpAddr>() {
             Ok(ip) => Host::Ip(ip),
             Err(_) => Host::Name(HostName::new(host)?),
@@ -136,15 +142,22 @@ impl Target {
             }
             3 => {
                 let (&len, rest) = rest.split_first().ok_or(TargetError::CutOff)?;
-                let (name, rest) =
-                    rest.split_at_checked(usize::from(len)).ok_or(TargetError::CutOff)?;
+                let (name, rest) = rest
+                    .split_at_checked(usize::from(len))
+                    .ok_or(TargetError::CutOff)?;
                 let name = std::str::from_utf8(name).map_err(|_| TargetError::BadName)?;
                 (Host::Name(HostName::new(name)?), rest)
             }
             other => return Err(TargetError::UnknownType(other)),
         };
         let (port, rest) = rest.split_first_chunk::<2>().ok_or(TargetError::CutOff)?;
-        Ok((Some(Self { host, port: u16::from_be_bytes(*port) }), rest))
+        Ok((
+            Some(Self {
+                host,
+                port: u16::from_be_bytes(*port),
+            }),
+            rest,
+        ))
     }
 }
 
