@@ -1,1 +1,4 @@
 //! Being written.
+
+pub mod network;
+mod table;

@@ -1,0 +1,279 @@
+//! Path choice: which relays a circuit goes through, and which guards it may start at.
+//!
+//! Pure: a list, the guards and a random source go in, relays come out. What always holds: no relay twice, no two
+//! relays of one family or one network, the last one's policy accepts the target, the first one is a guard.
+
+mod guards;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use rand::{CryptoRng, RngExt as _};
+
+use crate::keys::RelayId;
+use crate::relay_list::{Descriptor, Proto, RelayList, mask_v4, mask_v6};
+
+pub use guards::{
+    GUARD_LIFE, Guard, GuardSample, MAX_BACKOFF, NETWORK_LIKELY_DOWN, PRIMARY_GUARDS, SAMPLE_SIZE,
+    UNLISTED_LIFE,
+};
+
+/// Most hops of a circuit: a cell has three tag slots (PROTOCOL.md §1).
+pub const MAX_HOPS: usize = 3;
+
+/// Most bandwidth that counts, KiB/s (1 GiB/s). Bandwidth is the relay's own word, which must not buy every path.
+const MAX_WEIGHT: u32 = 1 << 20;
+
+/// What the last hop must offer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum ExitNeed {
+    /// An exit whose policy accepts this target.
+    Target {
+        /// Stream or datagrams.
+        proto: Proto,
+        /// The address; `None` for a name, which only the exit resolves.
+        ip: Option<IpAddr>,
+        /// The port.
+        port: u16,
+    },
+    /// An exit that accepts datagrams to some port: for a flow whose targets come later.
+    Datagrams,
+    /// A relay that serves the relay list.
+    List,
+    /// Any relay: nothing leaves the network there.
+    Any,
+}
+
+impl std::fmt::Debug for ExitNeed {
+    /// Never the target.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Target {
+                proto: Proto::Tcp, ..
+            } => "Target(tcp)",
+            Self::Target {
+                proto: Proto::Udp, ..
+            } => "Target(udp)",
+            Self::Datagrams => "Datagrams",
+            Self::List => "List",
+            Self::Any => "Any",
+        })
+    }
+}
+
+impl ExitNeed {
+    fn is_met_by(self, relay: &Descriptor) -> bool {
+        match self {
+            Self::Target { proto, ip, port } => {
+                relay.roles.exit
+                    && match ip {
+                        Some(ip) => relay.policy.allows(proto, ip, port),
+                        None => relay.policy.may_allow_port(proto, port),
+                    }
+            }
+            Self::Datagrams => relay.roles.exit && relay.policy.may_allow(Proto::Udp),
+            Self::List => relay.roles.list,
+            Self::Any => true,
+        }
+    }
+}
+
+/// What a path is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathNeeds {
+    /// How many relays, 1 to 3. One relay knows both ends: that is no anonymity from it.
+    pub hops: usize,
+    /// What the last hop must offer.
+    pub exit: ExitNeed,
+    /// Relays that must not be in it, for example exits that have just refused.
+    pub avoid: Vec<RelayId>,
+}
+
+/// How far apart two relays of a path must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathRules {
+    /// No two relays share this many leading bits of an IPv4 address. 0 turns the rule off, which is for networks
+    /// on one machine only.
+    pub ipv4_prefix: u8,
+    /// The same for IPv6.
+    pub ipv6_prefix: u8,
+}
+
+impl Default for PathRules {
+    /// /16 and /32: usually one provider each.
+    fn default() -> Self {
+        Self {
+            ipv4_prefix: 16,
+            ipv6_prefix: 32,
+        }
+    }
+}
+
+impl PathRules {
+    /// Whether both relays may be in one path.
+    pub fn are_apart(&self, a: &Descriptor, b: &Descriptor) -> bool {
+        let same_family = !a.family.is_empty() && a.family == b.family;
+        let same_net = || {
+            a.addresses
+                .iter()
+                .any(|a| b.addresses.iter().any(|b| self.share_a_network(*a, *b)))
+        };
+        a.identity != b.identity && !same_family && !same_net()
+    }
+
+    fn share_a_network(&self, a: SocketAddr, b: SocketAddr) -> bool {
+        match (a.ip(), b.ip()) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                self.ipv4_prefix != 0
+                    && (a.to_bits() ^ b.to_bits()) & mask_v4(self.ipv4_prefix) == 0
+            }
+            (IpAddr::V6(a), IpAddr::V6(b)) => {
+                self.ipv6_prefix != 0
+                    && (a.to_bits() ^ b.to_bits()) & mask_v6(self.ipv6_prefix) == 0
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+}
+
+/// Why there is no path. Nothing is sent any other way: tell the user, with the hint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PathError {
+    /// Not a number of hops.
+    #[error("a circuit has 1 to {MAX_HOPS} hops, not {0}")]
+    Hops(usize),
+    /// No relay can be the last one.
+    #[error("no relay in the list can be the last hop for this")]
+    NoExit,
+    /// No usable guard.
+    #[error("no guard can be used now")]
+    NoGuard,
+    /// Each usable guard is too close to every possible last hop.
+    #[error("every usable guard is in one family or network with every possible last hop")]
+    GuardTooClose,
+    /// No third relay is far enough from the others.
+    #[error("no relay in the list is far enough from both ends to be the middle hop")]
+    NoMiddle,
+}
+
+impl PathError {
+    /// What the user can do.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Hops(_) => "choose 1, 2 or 3 hops",
+            Self::NoExit => {
+                "see what the exits accept with \"hushswarm network show FILE\"; a target that none accepts can't be reached"
+            }
+            Self::NoGuard => {
+                "guards that failed are tried again within the hour; is this computer online, and is the relay list new?"
+            }
+            Self::GuardTooClose | Self::NoMiddle => {
+                "the network needs more relays in other families and networks (on one machine: set ipv4_prefix = 0 in the network file), or use fewer hops"
+            }
+        }
+    }
+}
+
+/// Chooses the relays of a circuit, first hop first.
+///
+/// `guards` are usable now, in order of preference ([`GuardSample::usable`]). The first guard that has any path at
+/// all is taken, whatever the exit: a guard that changed with the target would be no guard. Exit and middle are
+/// drawn by bandwidth.
+///
+/// # Errors
+/// There is no such path: tell the user which need failed, with the hint.
+pub fn choose(
+    list: &RelayList,
+    guards: &[RelayId],
+    needs: &PathNeeds,
+    rules: &PathRules,
+    rng: &mut dyn CryptoRng,
+) -> Result<Vec<Arc<Descriptor>>, PathError> {
+    if !(1..=MAX_HOPS).contains(&needs.hops) {
+        return Err(PathError::Hops(needs.hops));
+    }
+    let allowed: Vec<_> = list
+        .relays()
+        .iter()
+        .filter(|relay| !needs.avoid.contains(&relay.identity))
+        .collect();
+    let exits: Vec<_> = allowed
+        .iter()
+        .copied()
+        .filter(|relay| needs.exit.is_met_by(relay))
+        .collect();
+    if needs.hops == 1 {
+        let exit = draw(&exits, rng).ok_or(PathError::NoExit)?;
+        return Ok(vec![Arc::clone(exit)]);
+    }
+    if exits.is_empty() {
+        return Err(PathError::NoExit);
+    }
+    let mut failure = PathError::NoGuard;
+    let usable = guards.iter().filter(|id| !needs.avoid.contains(id));
+    for guard in usable
+        .filter_map(|id| list.get(id))
+        .filter(|relay| relay.roles.guard)
+    {
+        let apart = |relay: &&Arc<Descriptor>| rules.are_apart(guard, relay);
+        let mut exits: Vec<_> = exits.iter().copied().filter(apart).collect();
+        if exits.is_empty() {
+            if failure == PathError::NoGuard {
+                failure = PathError::GuardTooClose;
+            }
+            continue;
+        }
+        if needs.hops == 2 {
+            let exit = draw(&exits, rng).ok_or(PathError::NoExit)?;
+            return Ok(vec![Arc::clone(guard), Arc::clone(exit)]);
+        }
+        let middles: Vec<_> = allowed.iter().copied().filter(apart).collect();
+        while let Some(exit) = draw(&exits, rng) {
+            let middles: Vec<_> = middles
+                .iter()
+                .copied()
+                .filter(|relay| rules.are_apart(exit, relay))
+                .collect();
+            if let Some(middle) = draw(&middles, rng) {
+                return Ok(vec![
+                    Arc::clone(guard),
+                    Arc::clone(middle),
+                    Arc::clone(exit),
+                ]);
+            }
+            exits.retain(|other| other.identity != exit.identity);
+        }
+        // The failure that came closest to a path says most.
+        failure = PathError::NoMiddle;
+    }
+    Err(failure)
+}
+
+/// A relay's share in a draw. A relay that says 0 can still be drawn: it may be the only one that fits.
+fn weight(relay: &Descriptor) -> u64 {
+    u64::from(relay.bandwidth.clamp(1, MAX_WEIGHT))
+}
+
+/// Draws one relay by bandwidth.
+fn draw<'a>(
+    relays: &[&'a Arc<Descriptor>],
+    rng: &mut dyn CryptoRng,
+) -> Option<&'a Arc<Descriptor>> {
+    // At most MAX_RELAYS * MAX_WEIGHT = 2^33.
+    let total: u64 = relays.iter().map(|relay| weight(relay)).sum();
+    if total == 0 {
+        return None;
+    }
+    let mut left = rng.random_range(0..total);
+    for relay in relays {
+        match left.checked_sub(weight(relay)) {
+            Some(rest) => left = rest,
+            None => return Some(relay),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! Where the guard sample is kept: one file per network in the state folder, because guards only protect when they
+//! outlive the process.
+//!
+//! The file tells which relays know this user's address, so it is a secret. A damaged one is an error, never a
+//! reason to draw new guards silently: that is what somebody who wants to be drawn would try to bring about.
+
+use std::path::PathBuf;
+
+use hushswarm_circuits::path::{Guard, GuardSample, SAMPLE_SIZE};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{id_from_hex, id_to_hex};
+use crate::error::{Error, Exit, Kind};
+use crate::state::StateDir;
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    #[serde(default)]
+    guard: Vec<StoredGuard>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredGuard {
+    id: String,
+    added_at: u64,
+    last_ok: Option<u64>,
+    failures: u32,
+    retry_at: u64,
+    unlisted_since: Option<u64>,
+}
+
+/// Reads the guards of a network; an empty sample when there is none yet.
+///
+/// # Errors
+/// The file is damaged or was open to others: tell the user, and draw no new guards.
+pub fn load(dir: &StateDir, network: &str) -> Result<GuardSample, Error> {
+    let name = file_name(network);
+    let Some(content) = dir.read_secret(&name)? else {
+        return Ok(GuardSample::default());
+    };
+    match parse(&content) {
+        Some(sample) => Ok(sample),
+        None => Err(damaged(dir.path_of(&name)?)),
+    }
+}
+
+/// Stores the guards of a network.
+///
+/// # Errors
+/// The disk: tell the user; the guards stored before are still there.
+pub fn store(dir: &StateDir, network: &str, sample: &GuardSample) -> Result<(), Error> {
+    let guard = sample.guards().iter().map(|guard| StoredGuard {
+        id: id_to_hex(&guard.id),
+        added_at: guard.added_at,
+        last_ok: guard.last_ok,
+        failures: guard.failures,
+        retry_at: guard.retry_at,
+        unlisted_since: guard.unlisted_since,
+    });
+    let text = toml::to_string(&Stored {
+        guard: guard.collect(),
+    })
+    .map_err(|error| Error::new(Kind::Bug, "can't write the guards").with_source(error))?;
+    Ok(dir.write_secret(&file_name(network), text.as_bytes())?)
+}
+
+fn file_name(network: &str) -> String {
+    format!("guards-{network}.toml")
+}
+
+fn parse(content: &[u8]) -> Option<GuardSample> {
+    let stored: Stored = toml::from_str(std::str::from_utf8(content).ok()?).ok()?;
+    if stored.guard.len() > SAMPLE_SIZE {
+        return None;
+    }
+    let guards = stored.guard.into_iter().map(|guard| {
+        Some(Guard {
+            id: id_from_hex(&guard.id)?,
+            added_at: guard.added_at,
+            last_ok: guard.last_ok,
+            failures: guard.failures,
+            retry_at: guard.retry_at,
+            unlisted_since: guard.unlisted_since,
+        })
+    });
+    let guards = guards.collect::<Option<Vec<_>>>()?;
+    let count = guards.len();
+    let sample = GuardSample::from_guards(guards);
+    (sample.guards().len() == count).then_some(sample)
+}
+
+fn damaged(path: PathBuf) -> Error {
+    let path = path.display();
+    Error::local(format!("the file of guards {path} is damaged"))
+        .with_exit(Exit::Disk)
+        .with_hint(format!(
+            "put it back from a backup; or, to draw new guards, move it away: mv {path} {path}.old"
+        ))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use hushswarm_circuits::keys::RelayId;
+
+    use super::*;
+
+    const MAX_LEN: usize = 8192;
+
+    fn sample(count: u8) -> GuardSample {
+        GuardSample::from_guards((0..count).map(|n| Guard {
+            id: RelayId([n; 32]),
+            added_at: 1_800_000_000 + u64::from(n),
+            last_ok: (n % 2 == 0).then_some(1_800_000_001),
+            failures: u32::MAX,
+            retry_at: i64::MAX as u64,
+            unlisted_since: (n % 3 == 0).then_some(1_800_000_002),
+        }))
+    }
+
+    fn state() -> (tempfile::TempDir, StateDir) {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(temp.path().join("state")).unwrap();
+        (temp, dir)
+    }
+
+    #[test]
+    fn guards_come_back_in_order_and_per_network() {
+        let (_temp, dir) = state();
+        assert_eq!(load(&dir, "one").unwrap(), GuardSample::default());
+        let longest = "n".repeat(64);
+        for (network, sample) in [
+            ("one", sample(20)),
+            (&longest, sample(3)),
+            ("none", sample(0)),
+        ] {
+            store(&dir, network, &sample).unwrap();
+            assert_eq!(load(&dir, network).unwrap(), sample);
+        }
+        assert_eq!(load(&dir, "one").unwrap(), sample(20));
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_and_stays() {
+        let (_temp, dir) = state();
+        store(&dir, "net", &sample(2)).unwrap();
+        let good = dir.read("guards-net.toml", MAX_LEN).unwrap().unwrap();
+        let good = String::from_utf8(good).unwrap();
+        let twice = format!("{good}{good}");
+        let bad = [
+            "nonsense",
+            "[[guard]]",
+            "\u{0}",
+            &good[..good.len() / 2],
+            &twice,
+            &good.replace("01010101", "zzzzzzzz"),
+            &good.replace("retry_at", "retry_on"),
+        ];
+        for text in bad {
+            dir.write_secret("guards-net.toml", text.as_bytes())
+                .unwrap();
+            let error = load(&dir, "net").unwrap_err();
+            assert!(error.hint().unwrap().contains("mv "), "{text}");
+            assert_eq!(
+                dir.read("guards-net.toml", MAX_LEN).unwrap().unwrap(),
+                text.as_bytes()
+            );
+        }
+    }
+}
