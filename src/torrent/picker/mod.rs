@@ -13,10 +13,8 @@ use rand::{RngExt, SeedableRng};
 
 pub use bits::Bits;
 
+use super::metainfo::Info;
 use super::wire::{BLOCK, BlockRef};
-
-/// Most pieces of a torrent; 4 TiB in pieces of 2 MiB. Bounds bitfields to 256 KiB.
-pub const MAX_PIECES: u32 = 1 << 21;
 
 /// The first pieces are picked at random, so that a newcomer soon has something that others lack.
 const RANDOM_PIECES: u32 = 4;
@@ -60,6 +58,11 @@ pub struct Geometry {
 }
 
 impl Geometry {
+    /// How this torrent is cut.
+    pub fn of(info: &Info) -> Self {
+        Self { piece_len: info.piece_len, total: info.total, pieces: info.piece_count() }
+    }
+
     /// Bytes of a piece; 0 beyond the last.
     pub fn len_of(&self, piece: u32) -> u32 {
         let start = u64::from(piece) * u64::from(self.piece_len);

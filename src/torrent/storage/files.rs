@@ -50,15 +50,16 @@ impl Layout {
     /// # Errors
     /// [`StorageError::UnsafePath`]: refuse the torrent.
     pub(crate) fn new(info: &Info) -> Result<Self, StorageError> {
-        let geometry = info.geometry();
+        let geometry = Geometry::of(info);
         let mut entries = Vec::with_capacity(info.files.len());
         let mut start = 0_u64;
         for file in &info.files {
-            let path = info.disk_path(file);
+            // The parser of torrents checks this too; a slip there must not become a file elsewhere.
             let safe = |part: &String| {
                 !part.is_empty() && part != "." && part != ".." && !part.contains(['/', '\0'])
             };
-            if path.is_empty() || !path.iter().all(safe) {
+            let path = file.path.clone();
+            if !file.pad && (path.is_empty() || !path.iter().all(safe)) {
                 return Err(StorageError::UnsafePath);
             }
             entries.push(Entry { path, start, len: file.len, pad: file.pad });

@@ -6,8 +6,6 @@
 
 mod error;
 mod files;
-#[cfg(test)]
-mod tests;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
