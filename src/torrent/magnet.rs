@@ -1,1 +1,457 @@
-//! Being written.
+//! Magnet links (BEP 9, 53): an infohash, and hints where its swarm is.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use data_encoding::{BASE32_NOPAD, HEXLOWER_PERMISSIVE};
+use hushswarm_circuits::target::{Host, Target};
+
+use super::infohash::InfoHash;
+use super::metainfo::{MAX_FILES, MAX_TRACKER_URL};
+
+/// Longest link, bytes: what a command line or a clipboard holds without trouble.
+pub const MAX_MAGNET: usize = 64 << 10;
+/// Most trackers; those beyond are left out.
+pub const MAX_TRACKERS: usize = 64;
+/// Most peers; those beyond are left out.
+pub const MAX_PEERS: usize = 64;
+/// Most ranges of selected files.
+pub const MAX_RANGES: usize = 1024;
+/// Longest name, bytes: it is for display until the torrent's own is known.
+pub const MAX_NAME: usize = 255;
+
+/// Why a magnet link can't be used, and what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MagnetError {
+    /// Not a magnet link.
+    #[error("not a magnet link: it must start with \"magnet:?\"")]
+    NotMagnet,
+    /// More than [`MAX_MAGNET`].
+    #[error("the magnet link is longer than 64 KiB: remove some of its trackers")]
+    TooLong,
+    /// A `%` without two hexadecimal digits, or text that is not UTF-8.
+    #[error("the magnet link has a broken \"%\" sequence: copy it again, in full")]
+    BadEscape,
+    /// No infohash.
+    #[error("the magnet link names no torrent: it needs \"xt=urn:btih:\" and an infohash")]
+    NoHash,
+    /// An infohash that is none.
+    #[error("the infohash is not 40 hexadecimal or 32 base32 characters: copy the link again")]
+    BadHash,
+    /// Two infohashes.
+    #[error("the magnet link names two torrents: use a link for one")]
+    TwoHashes,
+    /// Only the hash of a version 2 torrent (BEP 52).
+    #[error("version 2 torrents (urn:btmh) are not supported yet: ask for a link with urn:btih")]
+    Version2Only,
+    /// A selection of files (BEP 53) that can't be read: downloading everything instead might surprise.
+    #[error("the file selection \"so=\" is malformed: it looks like so=0,2,4-8")]
+    BadSelection,
+}
+
+/// A magnet link. `Display` writes the link itself, for the user alone; `Debug` shows nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Magnet {
+    /// The torrent (`xt`).
+    pub hash: InfoHash,
+    /// A name for display (`dn`), without control characters.
+    pub name: Option<String>,
+    /// Tracker URLs (`tr`).
+    pub trackers: Vec<String>,
+    /// Peers (`x.pe`).
+    pub peers: Vec<Target>,
+    /// Numbers of the files to download (`so`), all where absent.
+    pub select: Option<Vec<RangeInclusive<u32>>>,
+}
+
+impl Magnet {
+    /// Reads a link. Hints that can't be used (trackers, peers) and unknown parameters are left out.
+    ///
+    /// # Errors
+    /// The link can't be used: show the error, which says what to do.
+    pub fn parse(link: &str) -> Result<Self, MagnetError> {
+        let link = link.trim();
+        if link.len() > MAX_MAGNET {
+            return Err(MagnetError::TooLong);
+        }
+        let query = link
+            .split_at_checked(8)
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("magnet:?"))
+            .ok_or(MagnetError::NotMagnet)?
+            .1;
+        let mut hash = None;
+        let mut version_2 = false;
+        let (mut name, mut select) = (None, None);
+        let (mut trackers, mut peers) = (Vec::new(), Vec::new());
+        for parameter in query.split('&') {
+            let (key, raw) = parameter.split_once('=').unwrap_or((parameter, ""));
+            // Several values of one kind may be numbered: tr.1, tr.2 (and x.pe keeps its dot).
+            let numbered = |kind: &str| {
+                key.strip_prefix(kind)
+                    .and_then(|rest| rest.strip_prefix('.'))
+                    .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+            };
+            if key == "xt" || numbered("xt") {
+                let urn = percent_decode(raw, false)?;
+                if strip_prefix_ignoring_case(&urn, "urn:btmh:").is_some() {
+                    version_2 = true;
+                } else if let Some(text) = strip_prefix_ignoring_case(&urn, "urn:btih:") {
+                    let found = parse_hash(text)?;
+                    if hash.replace(found).is_some_and(|before| before != found) {
+                        return Err(MagnetError::TwoHashes);
+                    }
+                }
+            } else if key == "dn" {
+                name = Some(display_name(&percent_decode(raw, true)?)).filter(|n| !n.is_empty());
+            } else if key == "tr" || numbered("tr") {
+                let url = percent_decode(raw, false)?;
+                let fit = !url.is_empty()
+                    && url.len() <= MAX_TRACKER_URL
+                    && !url.chars().any(char::is_control);
+                if fit && trackers.len() < MAX_TRACKERS && !trackers.contains(&url) {
+                    trackers.push(url);
+                }
+            } else if key == "x.pe" {
+                let peer = parse_peer(&percent_decode(raw, false)?);
+                if let Some(peer) = peer
+                    && peers.len() < MAX_PEERS
+                    && !peers.contains(&peer)
+                {
+                    peers.push(peer);
+                }
+            } else if key == "so" {
+                select = Some(parse_selection(&percent_decode(raw, false)?)?);
+            }
+        }
+        let missing = if version_2 {
+            MagnetError::Version2Only
+        } else {
+            MagnetError::NoHash
+        };
+        Ok(Self {
+            hash: hash.ok_or(missing)?,
+            name,
+            trackers,
+            peers,
+            select,
+        })
+    }
+}
+
+fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
+    let (front, rest) = text.split_at_checked(prefix.len())?;
+    front.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
+fn parse_hash(text: &str) -> Result<InfoHash, MagnetError> {
+    let bytes = match text.len() {
+        40 => HEXLOWER_PERMISSIVE.decode(text.as_bytes()),
+        32 => BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()),
+        _ => return Err(MagnetError::BadHash),
+    };
+    let bytes = bytes.map_err(|_| MagnetError::BadHash)?;
+    Ok(InfoHash(
+        bytes.try_into().map_err(|_| MagnetError::BadHash)?,
+    ))
+}
+
+/// Reads `host:port`, with brackets around an IPv6 address.
+fn parse_peer(text: &str) -> Option<Target> {
+    let (host, port) = text.rsplit_once(':')?;
+    if host.contains(':') && !host.starts_with('[') {
+        return None;
+    }
+    let port = port.parse::<u16>().ok().filter(|&port| port != 0)?;
+    Target::parse(host, port).ok()
+}
+
+fn parse_selection(text: &str) -> Result<Vec<RangeInclusive<u32>>, MagnetError> {
+    let number = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let number = text
+            .parse::<u32>()
+            .ok()
+            .filter(|&n| digits && (n as usize) < MAX_FILES);
+        number.ok_or(MagnetError::BadSelection)
+    };
+    let mut out = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last || out.len() == MAX_RANGES {
+            return Err(MagnetError::BadSelection);
+        }
+        out.push(first..=last);
+    }
+    Ok(out)
+}
+
+/// Takes out what could move the cursor or turn the text around, and shortens.
+fn display_name(name: &str) -> String {
+    let shown = |c: &char| {
+        !c.is_control() && !matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut out: String = name.chars().filter(shown).collect();
+    while out.len() > MAX_NAME {
+        out.pop();
+    }
+    out
+}
+
+fn percent_decode(text: &str, plus_is_space: bool) -> Result<String, MagnetError> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'%' => {
+                let mut digit = || bytes.next().and_then(|b| char::from(b).to_digit(16));
+                match (digit(), digit()) {
+                    // Both are below 16.
+                    (Some(high), Some(low)) => (high * 16 + low) as u8,
+                    _ => return Err(MagnetError::BadEscape),
+                }
+            }
+            b'+' if plus_is_space => b' ',
+            other => other,
+        });
+    }
+    String::from_utf8(out).map_err(|_| MagnetError::BadEscape)
+}
+
+fn percent_encode(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            write!(f, "{}", char::from(byte))?;
+        } else {
+            write!(f, "%{byte:02X}")?;
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Display for Magnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "magnet:?xt=urn:btih:{}", self.hash.hex())?;
+        if let Some(name) = &self.name {
+            f.write_str("&dn=")?;
+            percent_encode(f, name)?;
+        }
+        for url in &self.trackers {
+            f.write_str("&tr=")?;
+            percent_encode(f, url)?;
+        }
+        for peer in &self.peers {
+            match &peer.host {
+                Host::Ip(IpAddr::V6(ip)) => write!(f, "&x.pe=[{ip}]:{}", peer.port)?,
+                Host::Ip(IpAddr::V4(ip)) => write!(f, "&x.pe={ip}:{}", peer.port)?,
+                Host::Name(name) => write!(f, "&x.pe={}:{}", name.as_str(), peer.port)?,
+            }
+        }
+        for (at, range) in self.select.iter().flatten().enumerate() {
+            f.write_str(if at == 0 { "&so=" } else { "," })?;
+            write!(f, "{}", range.start())?;
+            if range.start() != range.end() {
+                write!(f, "-{}", range.end())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Magnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[magnet]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    const HEX: &str = "c12fe1c06bba254a9dc9f519b335aa7c1367a88a";
+    const HASH: InfoHash = InfoHash([
+        0xc1, 0x2f, 0xe1, 0xc0, 0x6b, 0xba, 0x25, 0x4a, 0x9d, 0xc9, 0xf5, 0x19, 0xb3, 0x35, 0xaa,
+        0x7c, 0x13, 0x67, 0xa8, 0x8a,
+    ]);
+
+    fn parse(rest: &str) -> Result<Magnet, MagnetError> {
+        Magnet::parse(&format!("magnet:?xt=urn:btih:{HEX}{rest}"))
+    }
+
+    #[test]
+    fn a_full_link_reads() {
+        let magnet = parse(
+            "&dn=Two+words%20%C3%A9&tr=http%3A%2F%2Ft.test%2Fan%3Fa%3D1%2B1&tr.2=udp://u.test:80\
+&x.pe=192.0.2.1:6881&x.pe=[2001:db8::1]:2&x.pe=peer.test:3&so=0,2,4-8&ws=http://ignored/",
+        )
+        .unwrap();
+        assert_eq!(magnet.hash, HASH);
+        assert_eq!(magnet.name.as_deref(), Some("Two words é"));
+        assert_eq!(
+            magnet.trackers,
+            ["http://t.test/an?a=1+1", "udp://u.test:80"]
+        );
+        let peers = [("192.0.2.1", 6881), ("2001:db8::1", 2), ("peer.test", 3)];
+        assert_eq!(
+            magnet.peers,
+            peers.map(|(host, port)| Target::parse(host, port).unwrap())
+        );
+        assert_eq!(magnet.select, Some(vec![0..=0, 2..=2, 4..=8]));
+    }
+
+    #[test]
+    fn hashes_are_read_in_hexadecimal_and_base32_of_any_case() {
+        for text in [
+            HEX,
+            &HEX.to_uppercase(),
+            "YEX6DQDLXISUVHOJ6UM3GNNKPQJWPKEK",
+            "yex6dqdlxisuvhoj6um3gnnkpqjwpkek",
+        ] {
+            let magnet = Magnet::parse(&format!(" MAGNET:?dn=a&xt=URN:btih:{text}\n"));
+            assert_eq!(magnet.unwrap().hash, HASH, "{text}");
+        }
+    }
+
+    #[test]
+    fn links_that_can_not_be_used_say_why() {
+        let v2 = format!("xt=urn:btmh:1220{}", "ab".repeat(32));
+        for (link, error) in [
+            ("http://a/", MagnetError::NotMagnet),
+            ("magnet:", MagnetError::NotMagnet),
+            ("é", MagnetError::NotMagnet),
+            ("magnet:?", MagnetError::NoHash),
+            (
+                "magnet:?xt=urn:sha1:YNCKHTQCWBTRNJIV4WNAE52SJUQCZO5C",
+                MagnetError::NoHash,
+            ),
+            ("magnet:?xt=urn:btih:abc", MagnetError::BadHash),
+            (
+                &format!("magnet:?xt=urn:btih:{}", "g".repeat(40)),
+                MagnetError::BadHash,
+            ),
+            (
+                &format!("magnet:?xt=urn:btih:{}", "é".repeat(20)),
+                MagnetError::BadHash,
+            ),
+            (
+                &format!("magnet:?xt=urn:btih:{}", "1".repeat(32)),
+                MagnetError::BadHash,
+            ),
+            (&format!("magnet:?{v2}"), MagnetError::Version2Only),
+            (
+                &format!("magnet:?xt=urn:btih:{}{}", HEX, "&".repeat(MAX_MAGNET)),
+                MagnetError::TooLong,
+            ),
+        ] {
+            assert_eq!(Magnet::parse(link), Err(error));
+        }
+        assert_eq!(
+            parse(&format!("&{v2}")).unwrap().hash,
+            HASH,
+            "a hybrid torrent"
+        );
+        assert_eq!(
+            parse(&format!("&xt=urn:btih:{}", "0".repeat(40))),
+            Err(MagnetError::TwoHashes)
+        );
+        assert!(parse(&format!("&xt=urn:btih:{HEX}")).is_ok());
+        for bad in ["&dn=%", "&dn=%4", "&dn=%zz", "&dn=%FF", "&tr=%+1"] {
+            assert_eq!(parse(bad), Err(MagnetError::BadEscape), "{bad}");
+        }
+        for bad in [
+            "",
+            ",",
+            "1-",
+            "-1",
+            "2-1",
+            "1-2-3",
+            "x",
+            "+1",
+            "200000",
+            "4294967296",
+        ] {
+            assert_eq!(
+                parse(&format!("&so={bad}")),
+                Err(MagnetError::BadSelection),
+                "{bad}"
+            );
+        }
+        assert_eq!(
+            parse(&format!("&so=1{}", ",1".repeat(1024))),
+            Err(MagnetError::BadSelection)
+        );
+    }
+
+    #[test]
+    fn hints_that_can_not_be_used_are_left_out_and_the_rest_is_bounded() {
+        let bad =
+            "&x.pe=&x.pe=a&x.pe=a:0&x.pe=a:65536&x.pe=2001:db8::1:5&x.pe=a%20b:1&tr=&tr=a%0Ab";
+        let magnet = parse(bad).unwrap();
+        assert!(magnet.peers.is_empty() && magnet.trackers.is_empty());
+        let many: String = (1..500)
+            .map(|n| format!("&tr=http://{n}/&x.pe=a:{n}&tr=http://1/"))
+            .collect();
+        let magnet = parse(&many).unwrap();
+        assert_eq!(
+            (magnet.peers.len(), magnet.trackers.len()),
+            (MAX_PEERS, MAX_TRACKERS)
+        );
+    }
+
+    #[test]
+    fn a_name_can_not_play_with_the_terminal() {
+        let magnet = parse("&dn=a%1b%5b2J%0Ab%E2%80%AEc").unwrap();
+        assert_eq!(magnet.name.as_deref(), Some("a[2Jbc"));
+        let long = parse(&format!("&dn={}", "%C3%A9".repeat(200)))
+            .unwrap()
+            .name
+            .unwrap();
+        assert_eq!(long.len(), 254);
+    }
+
+    #[test]
+    fn debug_output_and_errors_show_nothing() {
+        let shown = format!("{:?}", parse("&dn=secret&tr=http://secret/"));
+        assert_eq!(shown, "Ok([magnet])");
+    }
+
+    fn hosts() -> impl Strategy<Value = Target> {
+        let host = prop_oneof![
+            any::<[u8; 4]>().prop_map(|ip| IpAddr::from(ip).to_string()),
+            any::<[u8; 16]>().prop_map(|ip| IpAddr::from(ip).to_string()),
+            "[a-z]{1,9}\\.test",
+        ];
+        (host, 1..=u16::MAX).prop_map(|(host, port)| Target::parse(&host, port).unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn a_written_link_reads_back(
+            hash: [u8; 20],
+            name in prop::option::of("[^\\p{C}\\u{2028}\\u{2029}]{1,20}"),
+            trackers in prop::collection::hash_set("http://[a-z]{1,5}/\\?[ -~]{1,9}", 0..4),
+            peers in prop::collection::hash_set(hosts(), 0..4),
+            select in prop::option::of(prop::collection::vec((0_u32..99, 0_u32..99), 1..4)),
+        ) {
+            let select = select.map(|ranges| ranges.iter().map(|&(a, b)| a.min(b)..=a.max(b)).collect());
+            let magnet = Magnet {
+                hash: InfoHash(hash),
+                name,
+                trackers: trackers.into_iter().collect(),
+                peers: peers.into_iter().collect(),
+                select,
+            };
+            prop_assert_eq!(Magnet::parse(&magnet.to_string()).unwrap(), magnet);
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "(magnet:\\?)?([a-z.&=%0-9:,+-]|\\PC){0,80}") {
+            let _ = Magnet::parse(&text);
+            let _ = parse(&text);
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Tracker URLs taken apart.
+
+use hushswarm_circuits::target::{Host, Target};
+use url::Url;
+
+use super::super::metainfo::MAX_TRACKER_URL;
+use super::announce::{AnnounceError, is_global};
+
+/// How a tracker is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Http,
+    Https,
+    Udp,
+}
+
+/// A tracker URL taken apart. No `Debug`: it is an address.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    pub(super) scheme: Scheme,
+    pub(super) target: Target,
+    /// Host, and port where it is not the usual one: what stands in a `Host` header.
+    pub(super) authority: String,
+    /// Path and query as they stand in the URL, unless a byte had to be escaped. Starts with `/`.
+    pub(super) request: String,
+}
+
+impl Endpoint {
+    /// Takes a URL apart.
+    ///
+    /// # Errors
+    /// The URL can't be announced to, now or later.
+    pub(super) fn parse(url: &str, allow_private: bool) -> Result<Self, AnnounceError> {
+        // Programs disagree on what these mean in a URL, and where they disagree, requests are smuggled.
+        let odd = |c: char| c.is_control() || c.is_whitespace() || c == '\\';
+        if url.len() > MAX_TRACKER_URL || url.contains(odd) {
+            return Err(AnnounceError::BadUrl);
+        }
+        let (scheme, rest) = url.split_once("://").ok_or(AnnounceError::BadUrl)?;
+        let scheme = match scheme.to_ascii_lowercase().as_str() {
+            "http" => Scheme::Http,
+            "https" => Scheme::Https,
+            "udp" => Scheme::Udp,
+            _ => return Err(AnnounceError::UnsupportedScheme),
+        };
+        let (authority, request) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let web = if scheme == Scheme::Https {
+            "https"
+        } else {
+            "http"
+        };
+        // As a web URL, whose rules also see through addresses written as 0x7f.1 or 2130706433.
+        let parsed =
+            Url::parse(&format!("{web}://{authority}/")).map_err(|_| AnnounceError::BadUrl)?;
+        let plain = parsed.username().is_empty() && parsed.password().is_none();
+        let (Some(host), Some(port), true) =
+            (parsed.host_str(), parsed.port_or_known_default(), plain)
+        else {
+            return Err(AnnounceError::BadUrl);
+        };
+        let target = Target::parse(host, port).map_err(|_| AnnounceError::BadUrl)?;
+        if port == 0 || authority.is_empty() {
+            return Err(AnnounceError::BadUrl);
+        }
+        if !allow_private && is_private(&target.host) {
+            return Err(AnnounceError::Private);
+        }
+        let authority = match parsed.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        Ok(Self {
+            scheme,
+            target,
+            authority,
+            request: escape(request),
+        })
+    }
+
+    /// The whole URL of a request here, to resolve a redirect against.
+    pub(super) fn url(&self, request: &str) -> String {
+        let scheme = match self.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+            Scheme::Udp => "udp",
+        };
+        format!("{scheme}://{}{request}", self.authority)
+    }
+}
+
+/// Whether a host is, or by its name can only be, on some private network.
+fn is_private(host: &Host) -> bool {
+    match host {
+        Host::Ip(ip) => !is_global(*ip),
+        Host::Name(name) => {
+            let name = name.as_str().trim_end_matches('.').to_ascii_lowercase();
+            let local = [
+                "localhost",
+                "local",
+                "internal",
+                "lan",
+                "home.arpa",
+                "intranet",
+            ];
+            let is_below = |zone: &&str| name.strip_suffix(zone).is_some_and(|n| n.ends_with('.'));
+            // A name without a dot means something only where it is resolved.
+            !name.contains('.') || local.iter().any(is_below)
+        }
+    }
+}
+
+/// Cuts off the fragment and escapes what may not stand in a request line.
+fn escape(request: &str) -> String {
+    let request = request.split('#').next().unwrap_or_default();
+    let mut out = String::with_capacity(request.len() + 1);
+    if !request.starts_with('/') {
+        out.push('/');
+    }
+    for byte in request.bytes() {
+        let keep = byte.is_ascii_alphanumeric() || b"-._~%:/?[]@!$&'()*+,;=|".contains(&byte);
+        if keep {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(url: &str) -> Result<Endpoint, AnnounceError> {
+        Endpoint::parse(url, false)
+    }
+
+    #[test]
+    fn urls_are_taken_apart_and_kept_verbatim() {
+        for (url, scheme, port, authority, request) in [
+            (
+                "http://t.example/announce",
+                Scheme::Http,
+                80,
+                "t.example",
+                "/announce",
+            ),
+            ("HTTP://t.example:80", Scheme::Http, 80, "t.example", "/"),
+            (
+                "https://T.example?a=%2f&B=x'y#z",
+                Scheme::Https,
+                443,
+                "t.example",
+                "/?a=%2f&B=x'y",
+            ),
+            (
+                "http://t.example:6969/a/../b?",
+                Scheme::Http,
+                6969,
+                "t.example:6969",
+                "/a/../b?",
+            ),
+            (
+                "udp://t.example:1337/announce",
+                Scheme::Udp,
+                1337,
+                "t.example:1337",
+                "/announce",
+            ),
+            (
+                "http://[2606:4700::1]:81/é",
+                Scheme::Http,
+                81,
+                "[2606:4700::1]:81",
+                "/%C3%A9",
+            ),
+        ] {
+            let endpoint = parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+            assert_eq!(endpoint.scheme, scheme, "{url}");
+            assert_eq!(endpoint.target.port, port, "{url}");
+            assert_eq!(endpoint.authority, authority, "{url}");
+            assert_eq!(endpoint.request, request, "{url}");
+        }
+    }
+
+    #[test]
+    fn private_places_are_refused_however_they_are_written() {
+        for host in [
+            "127.0.0.1",
+            "2130706433",
+            "0x7f.1",
+            "0177.0.0.1",
+            "127.1",
+            "10.0.0.1",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "[fe80::1]",
+            "localhost",
+            "LOCALHOST",
+            "a.localhost",
+            "localhost.",
+            "router",
+            "printer.local",
+            "x.internal",
+            "x.lan",
+            "0",
+            "１２７.0.0.1",
+        ] {
+            for scheme in ["http", "https", "udp"] {
+                let url = format!("{scheme}://{host}:80/announce");
+                assert_eq!(parse(&url).err(), Some(AnnounceError::Private), "{url}");
+                assert!(Endpoint::parse(&url, true).is_ok(), "{url}");
+            }
+        }
+        assert!(parse("http://notlocalhost.example/").is_ok());
+    }
+
+    #[test]
+    fn other_urls_are_refused() {
+        for url in [
+            "",
+            "t.example",
+            "http:t.example",
+            "http://",
+            "http:///a",
+            "http://t.example:0/",
+            "http://t.example:65536/",
+            "http://user:pass@t.example/",
+            "http://user@t.example/",
+            "http://t.example\\@u.example/",
+            "http://t.example/a b",
+            "http://t.example/\r\nX: y",
+            "http://t.ex ample/",
+            "http://[::1/",
+        ] {
+            assert_eq!(parse(url).err(), Some(AnnounceError::BadUrl), "{url}");
+        }
+        for url in [
+            "wss://t.example/",
+            "ftp://t.example/",
+            "file:///etc/passwd",
+            "://",
+        ] {
+            assert_eq!(
+                parse(url).err(),
+                Some(AnnounceError::UnsupportedScheme),
+                "{url}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_taken_apart_or_refused(url in "(http|udp)://([a-z0-9.:\\[\\]@]|\\PC){0,30}[/?#]?\\PC{0,30}") {
+            if let Ok(endpoint) = parse(&url) {
+                prop_assert!(endpoint.request.starts_with('/'));
+                prop_assert!(endpoint.request.bytes().all(|b| b.is_ascii_graphic()));
+                prop_assert!(endpoint.authority.bytes().all(|b| b.is_ascii_graphic()));
+            }
+        }
+    }
+}

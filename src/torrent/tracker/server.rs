@@ -1,0 +1,321 @@
+//! A small HTTP tracker (BEP 3, 7, 23) without a socket: bytes of a request go in, bytes of a response come out.
+//!
+//! For the demonstration, tests, and swarms of one's own. It keeps what it saw, to show what a tracker can see.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::super::bencode;
+use super::announce::NO_PORT;
+
+/// Longest request head, bytes: what to read at most before [`Tracker::handle`].
+pub const MAX_HEAD: usize = 8 << 10;
+/// Most torrents.
+pub const MAX_SWARMS: usize = 1024;
+/// Most peers of a torrent.
+pub const MAX_SWARM_PEERS: usize = 1000;
+/// Most peers in an answer: those beyond come with the next announce.
+pub const MAX_NUMWANT: usize = 100;
+/// Peers in an answer where the client does not say.
+const DEFAULT_NUMWANT: usize = 50;
+/// Most requests remembered; the oldest go first.
+pub const MAX_SEEN: usize = 4096;
+
+/// A request as the tracker saw it: all that a tracker ever learns. For the user's own report, never for a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// When it came.
+    pub at: Instant,
+    /// Where it came from.
+    pub from: SocketAddr,
+    /// Its query string.
+    pub query: String,
+}
+
+impl fmt::Debug for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[announce]")
+    }
+}
+
+/// Keyed by address too, so that nobody takes over another's entry by its peer id.
+type PeerKey = (IpAddr, [u8; 20]);
+
+struct Peer {
+    addr: SocketAddr,
+    is_seed: bool,
+    expires: Instant,
+}
+
+/// A tracker. Any infohash is welcome, up to the limits.
+pub struct Tracker {
+    interval: Duration,
+    swarms: BTreeMap<[u8; 20], BTreeMap<PeerKey, Peer>>,
+    seen: VecDeque<Seen>,
+    /// Counts answers, so that in a large swarm each names other peers.
+    turn: usize,
+}
+
+/// Why a request is refused.
+enum Refusal {
+    /// An HTTP error.
+    Http(&'static str),
+    /// A tracker error (BEP 3), which clients show.
+    Reason(&'static str),
+}
+
+/// An announce as it stands in a query string.
+struct Announce {
+    hash: [u8; 20],
+    peer_id: [u8; 20],
+    port: u16,
+    is_seed: bool,
+    stopped: bool,
+    numwant: usize,
+}
+
+impl Tracker {
+    /// A tracker that asks for an announce every `interval` and forgets who is silent for two.
+    pub fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            swarms: BTreeMap::new(),
+            seen: VecDeque::new(),
+            turn: 0,
+        }
+    }
+
+    /// Requests seen, the oldest first.
+    pub fn seen(&self) -> impl Iterator<Item = &Seen> {
+        self.seen.iter()
+    }
+
+    /// Number of peers known for an infohash.
+    pub fn peer_count(&self, hash: &[u8; 20]) -> usize {
+        self.swarms.get(hash).map_or(0, BTreeMap::len)
+    }
+
+    /// Answers one request. `head` is all up to the empty line; send the response and close the connection.
+    pub fn handle(&mut self, now: Instant, from: SocketAddr, head: &[u8]) -> Vec<u8> {
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        match self.answer(now, from, head) {
+            Ok(body) => response("200 OK", &body),
+            Err(Refusal::Reason(reason)) => {
+                let mut body = Vec::new();
+                bencode::put_dict(&mut body, |dict| {
+                    bencode::put_bytes(dict.key("failure reason"), reason);
+                });
+                response("200 OK", &body)
+            }
+            Err(Refusal::Http(status)) => response(status, status.as_bytes()),
+        }
+    }
+
+    fn answer(&mut self, now: Instant, from: SocketAddr, head: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let query = announce_query(head)?;
+        if self.seen.len() == MAX_SEEN {
+            self.seen.pop_front();
+        }
+        self.seen.push_back(Seen {
+            at: now,
+            from,
+            query: query.to_owned(),
+        });
+        let announce = Announce::parse(query).map_err(Refusal::Reason)?;
+        self.store(now, from, &announce).map_err(Refusal::Reason)?;
+        Ok(self.body(now, from, &announce))
+    }
+
+    fn store(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        announce: &Announce,
+    ) -> Result<(), &'static str> {
+        let key = (from.ip(), announce.peer_id);
+        if announce.stopped {
+            if let Some(swarm) = self.swarms.get_mut(&announce.hash) {
+                swarm.remove(&key);
+            }
+            return Ok(());
+        }
+        if !self.swarms.contains_key(&announce.hash) && self.swarms.len() == MAX_SWARMS {
+            for swarm in self.swarms.values_mut() {
+                swarm.retain(|_, peer| now < peer.expires);
+            }
+            self.swarms.retain(|_, swarm| !swarm.is_empty());
+            if self.swarms.len() == MAX_SWARMS {
+                return Err("the tracker has too many torrents");
+            }
+        }
+        let swarm = self.swarms.entry(announce.hash).or_default();
+        swarm.retain(|_, peer| now < peer.expires);
+        if !swarm.contains_key(&key) && swarm.len() == MAX_SWARM_PEERS {
+            return Err("the torrent has too many peers");
+        }
+        let peer = Peer {
+            addr: SocketAddr::new(from.ip(), announce.port),
+            is_seed: announce.is_seed,
+            expires: now + self.interval * 2,
+        };
+        swarm.insert(key, peer);
+        Ok(())
+    }
+
+    fn body(&mut self, now: Instant, from: SocketAddr, announce: &Announce) -> Vec<u8> {
+        let own = (from.ip(), announce.peer_id);
+        let empty = BTreeMap::new();
+        let swarm = self.swarms.get(&announce.hash).unwrap_or(&empty);
+        let alive = || swarm.iter().filter(|(_, peer)| now < peer.expires);
+        let seeds = alive().filter(|(_, peer)| peer.is_seed).count();
+        // Seeds have no use for each other, and nobody for those who can't be reached.
+        let mut wanted: Vec<SocketAddr> = alive()
+            .filter(|(key, peer)| **key != own && !(peer.is_seed && announce.is_seed))
+            .map(|(_, peer)| peer.addr)
+            .filter(|addr| !matches!(addr.port(), 0 | NO_PORT))
+            .collect();
+        if !wanted.is_empty() {
+            let turn = self.turn % wanted.len();
+            wanted.rotate_left(turn);
+        }
+        wanted.truncate(if announce.stopped {
+            0
+        } else {
+            announce.numwant
+        });
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for addr in &wanted {
+            let out = match addr.ip() {
+                IpAddr::V4(ip) => {
+                    v4.extend_from_slice(&ip.octets());
+                    &mut v4
+                }
+                IpAddr::V6(ip) => {
+                    v6.extend_from_slice(&ip.octets());
+                    &mut v6
+                }
+            };
+            out.extend_from_slice(&addr.port().to_be_bytes());
+        }
+        let mut body = Vec::new();
+        bencode::put_dict(&mut body, |dict| {
+            // Both are at most MAX_SWARM_PEERS.
+            bencode::put_int(dict.key("complete"), seeds as u64);
+            bencode::put_int(dict.key("incomplete"), (alive().count() - seeds) as u64);
+            bencode::put_int(dict.key("interval"), self.interval.as_secs());
+            bencode::put_bytes(dict.key("peers"), &v4);
+            if !v6.is_empty() {
+                bencode::put_bytes(dict.key("peers6"), &v6);
+            }
+        });
+        self.turn = self.turn.wrapping_add(wanted.len());
+        body
+    }
+}
+
+impl fmt::Debug for Tracker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tracker")
+            .field("swarms", &self.swarms.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The query string of a request for `/announce`.
+fn announce_query(head: &[u8]) -> Result<&str, Refusal> {
+    let bad = Refusal::Http("400 Bad Request");
+    if head.len() > MAX_HEAD {
+        return Err(Refusal::Http("431 Request Header Fields Too Large"));
+    }
+    let Ok(head) = std::str::from_utf8(head) else {
+        return Err(bad);
+    };
+    let mut lines = head.split("\r\n");
+    let mut words = lines.next().unwrap_or_default().split(' ');
+    let (Some(method), Some(path), Some("HTTP/1.1" | "HTTP/1.0"), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err(bad);
+    };
+    // A browser says where its request comes from; no BitTorrent client does (L50).
+    let from_browser = |line: &str| {
+        let name = line.split(':').next().unwrap_or_default();
+        name.eq_ignore_ascii_case("origin") || name.to_ascii_lowercase().starts_with("sec-fetch-")
+    };
+    if lines.any(from_browser) {
+        return Err(Refusal::Http("403 Forbidden"));
+    }
+    if method != "GET" {
+        return Err(Refusal::Http("405 Method Not Allowed"));
+    }
+    match path.split_once('?') {
+        Some(("/announce", query)) => Ok(query),
+        _ if path == "/announce" => Ok(""),
+        _ => Err(Refusal::Http("404 Not Found")),
+    }
+}
+
+impl Announce {
+    fn parse(query: &str) -> Result<Self, &'static str> {
+        let (mut hash, mut peer_id, mut port) = (None, None, None);
+        let (mut is_seed, mut stopped, mut numwant) = (false, false, DEFAULT_NUMWANT);
+        for parameter in query.split('&') {
+            let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            match key {
+                "info_hash" => hash = percent_decode_20(value),
+                "peer_id" => peer_id = percent_decode_20(value),
+                "port" => port = value.parse::<u16>().ok(),
+                "left" => is_seed = value == "0",
+                "event" => stopped = value == "stopped",
+                // libtorrent says -1 for "as many as you like".
+                "numwant" => {
+                    numwant = value
+                        .parse::<usize>()
+                        .map_or(DEFAULT_NUMWANT, |n| n.min(MAX_NUMWANT));
+                }
+                _ => {}
+            }
+        }
+        Ok(Self {
+            hash: hash.ok_or("info_hash is missing or not 20 bytes")?,
+            peer_id: peer_id.ok_or("peer_id is missing or not 20 bytes")?,
+            port: port.ok_or("port is missing or not a port")?,
+            is_seed,
+            stopped,
+            numwant,
+        })
+    }
+}
+
+/// Reads exactly 20 bytes.
+fn percent_decode_20(text: &str) -> Option<[u8; 20]> {
+    let mut out = [0; 20];
+    let mut bytes = text.bytes();
+    for slot in &mut out {
+        *slot = match bytes.next()? {
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                let (high, low) = (digit()?, digit()?);
+                // Both are below 16.
+                (high * 16 + low) as u8
+            }
+            other => other,
+        };
+    }
+    bytes.next().is_none().then_some(out)
+}
+
+fn response(status: &str, body: &[u8]) -> Vec<u8> {
+    let mut out = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    out.extend_from_slice(body);
+    out
+}
+
+#[cfg(test)]
+mod tests;

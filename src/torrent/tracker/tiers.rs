@@ -1,0 +1,201 @@
+//! Which tracker to ask next (BEP 12).
+
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use rand::seq::SliceRandom;
+
+use super::endpoint::Endpoint;
+
+/// Wait after the first failure of a tracker; doubles with each.
+pub const FIRST_BACKOFF: Duration = Duration::from_secs(30);
+/// Longest wait after failures.
+pub const MAX_BACKOFF: Duration = Duration::from_secs(3600);
+
+struct Entry {
+    url: String,
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+/// The trackers of a torrent: tiers in order, each shuffled once, a tracker that works first in its tier. One works at
+/// a time; after it has, all rest until the next announce is due.
+pub struct TierList {
+    tiers: Vec<Vec<Entry>>,
+    resting_until: Option<Instant>,
+}
+
+impl TierList {
+    /// Takes the tiers of a torrent. URLs that no announce can ever go to are left out; `allow_private` as in
+    /// [`super::TrackerClient`].
+    pub fn new(tiers: &[Vec<String>], allow_private: bool, rng: &mut impl Rng) -> Self {
+        let usable = |url: &&String| Endpoint::parse(url, allow_private).is_ok();
+        let entry = |url: &String| Entry {
+            url: url.clone(),
+            failures: 0,
+            not_before: None,
+        };
+        let mut tiers: Vec<Vec<Entry>> = tiers
+            .iter()
+            .map(|tier| tier.iter().filter(usable).map(entry).collect())
+            .collect();
+        tiers.retain(|tier| !tier.is_empty());
+        tiers.iter_mut().for_each(|tier| tier.shuffle(rng));
+        Self {
+            tiers,
+            resting_until: None,
+        }
+    }
+
+    /// Whether there is no tracker at all.
+    pub fn is_empty(&self) -> bool {
+        self.tiers.is_empty()
+    }
+
+    /// The tracker to ask now, if any; then say how it went by [`TierList::succeeded`] or [`TierList::failed`].
+    pub fn next_url(&self, now: Instant) -> Option<&str> {
+        if self.resting_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        let ready = |entry: &&Entry| entry.not_before.is_none_or(|until| until <= now);
+        self.tiers
+            .iter()
+            .flatten()
+            .find(ready)
+            .map(|entry| entry.url.as_str())
+    }
+
+    /// When [`TierList::next_url`] gives one; `None` where there is no tracker.
+    pub fn next_at(&self, now: Instant) -> Option<Instant> {
+        let entries = self.tiers.iter().flatten();
+        let first = entries.map(|entry| entry.not_before.unwrap_or(now)).min()?;
+        Some(first.max(self.resting_until.unwrap_or(now)).max(now))
+    }
+
+    /// The tracker answered and wants the next announce after `interval`.
+    pub fn succeeded(&mut self, url: &str, now: Instant, interval: Duration) {
+        for tier in &mut self.tiers {
+            if let Some(at) = tier.iter().position(|entry| entry.url == url) {
+                let mut entry = tier.remove(at);
+                entry.failures = 0;
+                entry.not_before = None;
+                tier.insert(0, entry);
+            }
+        }
+        self.resting_until = Some(now + interval);
+    }
+
+    /// The tracker did not answer well: it waits, longer each time, and the next one is asked.
+    pub fn failed(&mut self, url: &str, now: Instant) {
+        let entries = self.tiers.iter_mut().flatten();
+        for entry in entries.filter(|entry| entry.url == url) {
+            // 30 s doubled seven times is beyond an hour.
+            let wait = (FIRST_BACKOFF * 2_u32.pow(entry.failures.min(7))).min(MAX_BACKOFF);
+            entry.failures = entry.failures.saturating_add(1);
+            entry.not_before = Some(now + wait);
+        }
+    }
+
+    /// The tracker can never work ([`super::AnnounceError::is_permanent`]): it is not asked again.
+    pub fn remove(&mut self, url: &str) {
+        self.tiers
+            .iter_mut()
+            .for_each(|tier| tier.retain(|entry| entry.url != url));
+        self.tiers.retain(|tier| !tier.is_empty());
+    }
+}
+
+impl std::fmt::Debug for TierList {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TierList")
+            .field("tiers", &self.tiers.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    const A: &str = "http://a.example/";
+    const B: &str = "http://b.example/";
+    const C: &str = "udp://c.example:1/";
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn list(tiers: &[&[&str]]) -> TierList {
+        let owned: Vec<Vec<String>> = tiers
+            .iter()
+            .map(|tier| tier.iter().map(|&url| url.to_owned()).collect())
+            .collect();
+        TierList::new(&owned, false, &mut StdRng::seed_from_u64(1))
+    }
+
+    #[test]
+    fn the_next_tier_is_asked_when_one_fails_and_the_first_again_later() {
+        let now = Instant::now();
+        let mut list = list(&[&[A], &[C]]);
+        assert_eq!(list.next_url(now), Some(A));
+        list.failed(A, now);
+        assert_eq!(list.next_url(now), Some(C));
+        list.failed(C, now);
+        assert_eq!(list.next_url(now), None);
+        assert_eq!(list.next_at(now), Some(now + FIRST_BACKOFF));
+        assert_eq!(list.next_url(now + FIRST_BACKOFF), Some(A));
+    }
+
+    #[test]
+    fn after_an_answer_all_rest_and_the_tracker_comes_first() {
+        let now = Instant::now();
+        let mut list = list(&[&[A, B], &[C]]);
+        let first = list.next_url(now).unwrap().to_owned();
+        list.failed(&first, now);
+        let second = list.next_url(now).unwrap().to_owned();
+        assert_ne!(first, second);
+        list.succeeded(&second, now, 10 * MINUTE);
+        assert_eq!(list.next_url(now + 9 * MINUTE), None);
+        assert_eq!(list.next_at(now + MINUTE), Some(now + 10 * MINUTE));
+        assert_eq!(list.next_url(now + 10 * MINUTE), Some(second.as_str()));
+    }
+
+    #[test]
+    fn tiers_are_shuffled_but_keep_their_order() {
+        let now = Instant::now();
+        let tiers = [vec![A.to_owned(), B.to_owned()], vec![C.to_owned()]];
+        let firsts: std::collections::BTreeSet<String> = (0..32)
+            .map(|seed| TierList::new(&tiers, false, &mut StdRng::seed_from_u64(seed)))
+            .map(|list| list.next_url(now).unwrap().to_owned())
+            .collect();
+        assert_eq!(firsts.into_iter().collect::<Vec<_>>(), [A, B]);
+    }
+
+    #[test]
+    fn waits_grow_to_an_hour_and_start_over_after_an_answer() {
+        let mut now = Instant::now();
+        let mut list = list(&[&[A]]);
+        for _ in 0..300 {
+            list.failed(A, now);
+            now = list.next_at(now).unwrap();
+        }
+        list.failed(A, now);
+        assert_eq!(list.next_at(now), Some(now + MAX_BACKOFF));
+        list.succeeded(A, now, MINUTE);
+        list.failed(A, now + MINUTE);
+        assert_eq!(
+            list.next_at(now + MINUTE),
+            Some(now + MINUTE + FIRST_BACKOFF)
+        );
+    }
+
+    #[test]
+    fn urls_that_can_never_work_are_left_out() {
+        let now = Instant::now();
+        let mut list = list(&[&["wss://w.example/", "http://127.0.0.1/"], &[A]]);
+        assert_eq!(list.next_url(now), Some(A));
+        list.remove(A);
+        assert!(list.is_empty());
+        assert_eq!((list.next_url(now), list.next_at(now)), (None, None));
+    }
+}

@@ -1,0 +1,317 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use proptest::prelude::*;
+
+const REF: BlockRef = BlockRef {
+    index: 1,
+    begin: 0x4000,
+    len: 0x4000,
+};
+
+/// Each message and its bytes, by hand from BEP 3 and BEP 10.
+fn golden() -> Vec<(Message, &'static [u8])> {
+    vec![
+        (Message::KeepAlive, b"\0\0\0\0"),
+        (Message::Choke, b"\0\0\0\x01\0"),
+        (Message::Unchoke, b"\0\0\0\x01\x01"),
+        (Message::Interested, b"\0\0\0\x01\x02"),
+        (Message::NotInterested, b"\0\0\0\x01\x03"),
+        (Message::Have(0x0102), b"\0\0\0\x05\x04\0\0\x01\x02"),
+        (
+            Message::Bitfield(vec![0xf0, 0x80]),
+            b"\0\0\0\x03\x05\xf0\x80",
+        ),
+        (
+            Message::Request(REF),
+            b"\0\0\0\x0d\x06\0\0\0\x01\0\0\x40\0\0\0\x40\0",
+        ),
+        (
+            Message::Piece {
+                index: 1,
+                begin: 0x4000,
+                data: b"xyz".to_vec(),
+            },
+            b"\0\0\0\x0c\x07\0\0\0\x01\0\0\x40\0xyz",
+        ),
+        (
+            Message::Cancel(REF),
+            b"\0\0\0\x0d\x08\0\0\0\x01\0\0\x40\0\0\0\x40\0",
+        ),
+        (Message::Port(6881), b"\0\0\0\x03\x09\x1a\xe1"),
+        (
+            Message::Extended {
+                id: 3,
+                payload: b"de".to_vec(),
+            },
+            b"\0\0\0\x04\x14\x03de",
+        ),
+    ]
+}
+
+fn all(decoder: &mut Decoder) -> Result<Vec<Message>, WireError> {
+    let mut out = Vec::new();
+    while let Some(message) = decoder.next()? {
+        out.push(message.to_message());
+    }
+    Ok(out)
+}
+
+#[test]
+fn messages_have_the_bytes_of_the_specification() {
+    for (message, bytes) in golden() {
+        let mut out = Vec::new();
+        message.encode(&mut out);
+        assert_eq!(out, bytes, "{message:?}");
+        let mut decoder = Decoder::new();
+        decoder.feed(bytes);
+        assert_eq!(all(&mut decoder), Ok(vec![message]));
+        assert_eq!(decoder.buffered(), 0);
+    }
+}
+
+#[test]
+fn messages_of_extensions_we_did_not_offer_are_passed_over() {
+    let mut decoder = Decoder::new();
+    // Have-all (BEP 6), then a number that nobody uses, then one we know.
+    decoder.feed(b"\0\0\0\x01\x0e\0\0\0\x04\xc8abc\0\0\0\x01\x01");
+    let expected = vec![
+        Message::Unknown(14),
+        Message::Unknown(200),
+        Message::Unchoke,
+    ];
+    assert_eq!(all(&mut decoder), Ok(expected));
+}
+
+#[test]
+fn lengths_that_no_message_has_are_refused_at_the_header() {
+    for (len, id) in [
+        (2, 0),
+        (4, 4),
+        (6, 4),
+        (1, 5),
+        (MAX_BITFIELD + 2, 5),
+        (12, 6),
+        (9, 7),
+        (MAX_BLOCK + 10, 7),
+        (14, 8),
+        (1, 20),
+        (MAX_EXTENDED + 3, 20),
+        (MAX_UNKNOWN + 2, 99),
+        (u32::MAX, 7),
+        (u32::MAX, 255),
+    ] {
+        let mut decoder = Decoder::new();
+        decoder.feed(&len.to_be_bytes());
+        decoder.feed(&[id]);
+        assert_eq!(decoder.next(), Err(WireError::Length { id, len }));
+        assert_eq!(
+            decoder.next(),
+            Err(WireError::Length { id, len }),
+            "and again"
+        );
+    }
+}
+
+#[test]
+fn the_longest_messages_pass_and_their_buffer_is_given_back() {
+    let block = vec![7; MAX_BLOCK as usize];
+    let payload = vec![8; MAX_EXTENDED as usize];
+    let bits = vec![0xff; MAX_BITFIELD as usize];
+    let messages = [
+        MessageRef::Bitfield(&bits),
+        MessageRef::Extended {
+            id: 1,
+            payload: &payload,
+        },
+        MessageRef::Piece {
+            index: 0,
+            begin: 0,
+            data: &block,
+        },
+    ];
+    let mut decoder = Decoder::new();
+    for message in messages {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        decoder.feed(&bytes);
+        assert_eq!(decoder.next(), Ok(Some(message)));
+        assert!(decoder.space().len() <= BUFFER);
+    }
+}
+
+#[test]
+fn a_header_alone_costs_no_memory() {
+    let mut decoder = Decoder::new();
+    decoder.feed(&(MAX_EXTENDED + 2).to_be_bytes());
+    decoder.feed(&[20, 0]);
+    assert_eq!(decoder.next(), Ok(None));
+    assert!(decoder.space().len() <= BUFFER);
+    decoder.feed(&vec![0; 100_000]);
+    assert_eq!(decoder.next(), Ok(None));
+    assert!(decoder.buf.len() <= 2 * 100_006 + MIN_SPACE);
+}
+
+#[test]
+fn blocks_are_lent_from_the_buffer() {
+    let mut decoder = Decoder::new();
+    decoder.feed(&piece_header(1, 2, 5));
+    decoder.feed(b"block");
+    let range = decoder.buf.as_ptr_range();
+    let message = decoder.next().unwrap().unwrap();
+    let MessageRef::Piece {
+        index: 1,
+        begin: 2,
+        data,
+    } = message
+    else {
+        panic!("{message:?}")
+    };
+    assert_eq!(data, b"block");
+    assert!(range.contains(&data.as_ptr()));
+}
+
+#[test]
+fn handshakes_have_the_bytes_of_the_specification() {
+    let ours = Handshake::new(InfoHash([0xaa; 20]), [0xbb; 20]);
+    let mut bytes =
+        *b"\x13BitTorrent protocol\0\0\0\0\0\x10\0\0________________________________________";
+    bytes[28..48].fill(0xaa);
+    bytes[48..].fill(0xbb);
+    assert_eq!(ours.encode(), bytes);
+    let read = Handshake::decode(&bytes).unwrap();
+    assert!(read == ours && read.supports_extensions());
+    bytes[25] = 0xef;
+    assert!(!Handshake::decode(&bytes).unwrap().supports_extensions());
+    bytes[19] = b'L';
+    assert_eq!(Handshake::decode(&bytes), Err(WireError::NotBitTorrent));
+}
+
+#[test]
+fn blocks_outside_their_piece_do_not_fit() {
+    let fits = |begin, len| {
+        BlockRef {
+            index: 0,
+            begin,
+            len,
+        }
+        .fits(100_000)
+    };
+    assert!(fits(0, BLOCK) && fits(99_999, 1));
+    assert!(!fits(0, 0) && !fits(99_999, 2) && !fits(u32::MAX, BLOCK) && !fits(0, u32::MAX));
+    assert!(
+        !BlockRef {
+            index: 0,
+            begin: 0,
+            len: MAX_BLOCK + 1
+        }
+        .fits(u32::MAX)
+    );
+}
+
+#[test]
+fn debug_output_shows_no_content() {
+    let messages = [
+        Message::Extended {
+            id: 1,
+            payload: b"secret".to_vec(),
+        },
+        Message::Piece {
+            index: 0,
+            begin: 0,
+            data: b"secret".to_vec(),
+        },
+    ];
+    let hex = format!("{:?}", b"secret");
+    let shown = format!(
+        "{messages:?} {:?}",
+        Handshake::new(InfoHash([1; 20]), *b"secretsecretsecretse")
+    );
+    assert!(
+        !shown.contains("secret") && !shown.contains(&hex[1..hex.len() - 1]),
+        "{shown}"
+    );
+}
+
+fn messages() -> impl Strategy<Value = Message> {
+    let bytes = |max: usize| prop::collection::vec(any::<u8>(), 1..max);
+    let block =
+        any::<(u32, u32, u32)>().prop_map(|(index, begin, len)| BlockRef { index, begin, len });
+    prop_oneof![
+        prop::sample::select(vec![
+            Message::KeepAlive,
+            Message::Choke,
+            Message::Unchoke,
+            Message::Interested,
+            Message::NotInterested,
+        ]),
+        any::<u32>().prop_map(Message::Have),
+        any::<u16>().prop_map(Message::Port),
+        bytes(300).prop_map(Message::Bitfield),
+        block.clone().prop_map(Message::Request),
+        block.prop_map(Message::Cancel),
+        (any::<u32>(), any::<u32>(), 1..40_000_usize, any::<u8>()).prop_map(
+            |(index, begin, len, fill)| Message::Piece {
+                index,
+                begin,
+                data: vec![fill; len]
+            }
+        ),
+        (any::<u8>(), bytes(300)).prop_map(|(id, payload)| Message::Extended { id, payload }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn messages_survive_any_fragmentation(
+        messages in prop::collection::vec(messages(), 1..20),
+        reads in prop::collection::vec(1..50_000_usize, 1..20),
+    ) {
+        let mut bytes = Vec::new();
+        messages.iter().for_each(|message| message.encode(&mut bytes));
+        let mut decoder = Decoder::new();
+        let mut read = Vec::new();
+        let mut rest = &bytes[..];
+        for len in reads.into_iter().cycle() {
+            let space = decoder.space();
+            prop_assert!(!space.is_empty());
+            let len = len.min(space.len()).min(rest.len());
+            space[..len].copy_from_slice(&rest[..len]);
+            decoder.filled(len);
+            rest = &rest[len..];
+            read.extend(all(&mut decoder).unwrap());
+            if rest.is_empty() {
+                break;
+            }
+        }
+        prop_assert_eq!(read, messages);
+        prop_assert_eq!(decoder.buffered(), 0);
+    }
+
+    #[test]
+    fn hostile_bytes_never_panic_and_never_grow_the_buffer_much(
+        chunks in prop::collection::vec(
+            (prop::option::of(0..300_u32), prop::collection::vec(any::<u8>(), 0..40)), 0..30),
+    ) {
+        let mut decoder = Decoder::new();
+        for (len, bytes) in chunks {
+            if let Some(len) = len {
+                decoder.feed(&len.to_be_bytes());
+            }
+            decoder.feed(&bytes);
+            if all(&mut decoder).is_err() {
+                break;
+            }
+            prop_assert!(decoder.buf.len() <= BUFFER);
+        }
+    }
+
+    #[test]
+    fn any_68_bytes_are_a_handshake_or_refused(bytes in prop::array::uniform32(any::<u8>()), plain: bool) {
+        let mut handshake = Handshake::new(InfoHash([1; 20]), [2; 20]).encode();
+        let at = if plain { 20 } else { 10 };
+        handshake[at..at + 32].copy_from_slice(&bytes);
+        if let Ok(read) = Handshake::decode(&handshake) {
+            prop_assert_eq!(read.encode(), handshake);
+        }
+    }
+}
