@@ -25,7 +25,12 @@ pub struct CircuitStream {
 
 impl CircuitStream {
     pub(super) fn new(circuit: Arc<Circuit>, id: u32) -> Self {
-        Self { circuit, id, rest: None, finished: false }
+        Self {
+            circuit,
+            id,
+            rest: None,
+            finished: false,
+        }
     }
 
     /// Fills `buf` from what has come; gives how much, and how it stands then.
@@ -192,7 +197,9 @@ impl Datagrams for CircuitDatagrams {
     }
 
     fn recv(&self) -> BoxFuture<'_, io::Result<(Target, Vec<u8>)>> {
-        Box::pin(std::future::poll_fn(|cx| Poll::Ready(ready!(self.poll_recv(cx)))))
+        Box::pin(std::future::poll_fn(|cx| {
+            Poll::Ready(ready!(self.poll_recv(cx)))
+        }))
     }
 }
 

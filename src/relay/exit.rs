@@ -87,7 +87,11 @@ pub(super) async fn addresses(
         .map(|ip| SocketAddr::new(ip, target.port))
         .take(MAX_ADDRESSES)
         .collect();
-    if allowed.is_empty() { Err(OpenStatus::Refused) } else { Ok(allowed) }
+    if allowed.is_empty() {
+        Err(OpenStatus::Refused)
+    } else {
+        Ok(allowed)
+    }
 }
 
 async fn connect(node: &Node, target: &Target) -> Result<ExitStream, OpenStatus> {
@@ -199,7 +203,11 @@ async fn from_target(
             circuit.with(|mux| mux.finish(stream));
             return Ok(());
         }
-        want = if n >= payload * want { READ_FRAMES } else { want };
+        want = if n >= payload * want {
+            READ_FRAMES
+        } else {
+            want
+        };
         let used = n.div_ceil(payload);
         let mut lens = n;
         let sent = circuit.with(|mux| {

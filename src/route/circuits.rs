@@ -53,7 +53,10 @@ impl Outside for CircuitRoute {
             let mut avoid: Vec<RelayId> = Vec::new();
             let mut last = RouteError::CircuitLost;
             for _ in 0..ATTEMPTS {
-                let built = self.0.circuit(isolation, Proto::Tcp, Some(target), &avoid).await;
+                let built = self
+                    .0
+                    .circuit(isolation, Proto::Tcp, Some(target), &avoid)
+                    .await;
                 let circuit = match built {
                     Ok(circuit) => circuit,
                     // An exit has refused, and there is no other: its refusal is what happened.

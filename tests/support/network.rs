@@ -1,5 +1,11 @@
 //! A private network of relays that run as separate processes of the real program.
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::disallowed_types)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::disallowed_types
+)]
 
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -23,11 +29,19 @@ impl RelayDir {
     pub fn args(&self) -> Vec<String> {
         let ip: IpAddr = self.addr.ip();
         let text = |path: &Path| path.to_str().unwrap().to_owned();
-        ["relay", "--grace", "1", "--state", &text(&self.state), "--network", &text(&self.network)]
-            .map(str::to_owned)
-            .into_iter()
-            .chain(["--source".to_owned(), ip.to_string()])
-            .collect()
+        [
+            "relay",
+            "--grace",
+            "1",
+            "--state",
+            &text(&self.state),
+            "--network",
+            &text(&self.network),
+        ]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(["--source".to_owned(), ip.to_string()])
+        .collect()
     }
 }
 
@@ -59,7 +73,11 @@ impl Network {
                 addr: *addr,
             })
             .collect();
-        Self { relays, file, list: network.list }
+        Self {
+            relays,
+            file,
+            list: network.list,
+        }
     }
 }
 

@@ -382,12 +382,7 @@ impl Link {
         self.push_control(kind, circuit, frame)
     }
 
-    fn short(
-        &self,
-        kind: FrameType,
-        circuit: u32,
-        body: [u8; SHORT_LEN],
-    ) -> Result<(), OpenError> {
+    fn short(&self, kind: FrameType, circuit: u32, body: [u8; SHORT_LEN]) -> Result<(), OpenError> {
         let header = Header {
             circuit,
             kind,

@@ -66,7 +66,11 @@ impl PrivateNetwork {
         for (n, addr) in addrs.iter().enumerate() {
             let exit = n + exits >= addrs.len();
             let mut config = RelayConfig::new(format!("relay{}", n + 1), vec![*addr]);
-            config.roles = Roles { guard: true, exit, list: true };
+            config.roles = Roles {
+                guard: true,
+                exit,
+                list: true,
+            };
             config.bandwidth = 100_000;
             if exit {
                 config.policy = ExitPolicy::from_texts(&["accept * *:1-65535"])
@@ -76,12 +80,18 @@ impl PrivateNetwork {
             let descriptor = keys
                 .describe(&config, now - SLACK)
                 .map_err(|error| bug("descriptor")(&error))?;
-            relays.push(Plan { config, keys, descriptor });
+            relays.push(Plan {
+                config,
+                keys,
+                descriptor,
+            });
         }
         let descriptors = relays.iter().map(|plan| plan.descriptor.clone()).collect();
         let mut draft = Draft::new(NAME, now - SLACK, now + LIST_LIFE, descriptors)
             .map_err(|error| bug("relay list")(&error))?;
-        let keys: Vec<_> = (0..AUTHORITIES.0).map(|_| IdentityKey::generate(rng)).collect();
+        let keys: Vec<_> = (0..AUTHORITIES.0)
+            .map(|_| IdentityKey::generate(rng))
+            .collect();
         for key in keys.iter().take(AUTHORITIES.1) {
             draft.sign(key);
         }
@@ -95,7 +105,11 @@ impl PrivateNetwork {
         // Checked as everybody else checks it.
         let list = RelayList::decode_verified(&bytes, &trust, now)
             .map_err(|error| bug("relay list")(&error))?;
-        Ok(Self { relays, list: Arc::new(list), authorities })
+        Ok(Self {
+            relays,
+            list: Arc::new(list),
+            authorities,
+        })
     }
 
     /// Writes a network file, the list and one state folder for each relay (`relay1`, `relay2`, ...) below `dir`.
@@ -142,8 +156,9 @@ pub fn start(count: usize) -> Result<Running, Error> {
     let mut listeners = Vec::new();
     for n in 0..count {
         let listener = LinkListener::bind(SocketAddr::new(relay_ip(n), 0)).map_err(|source| {
-            Error::local(format!("can't listen on {}: {source}", relay_ip(n)))
-                .with_hint("the demo needs the addresses 127.10.0.1 and on, which Linux has from the start")
+            Error::local(format!("can't listen on {}: {source}", relay_ip(n))).with_hint(
+                "the demo needs the addresses 127.10.0.1 and on, which Linux has from the start",
+            )
         })?;
         listeners.push(listener);
     }
@@ -175,5 +190,9 @@ pub fn start(count: usize) -> Result<Running, Error> {
             Relay::start(options, Arc::new(OsDialer::new(Some(addr.ip()))))
         })
         .collect();
-    Ok(Running { relays, ips: addrs.iter().map(SocketAddr::ip).collect(), list })
+    Ok(Running {
+        relays,
+        ips: addrs.iter().map(SocketAddr::ip).collect(),
+        list,
+    })
 }
