@@ -68,10 +68,13 @@ pub struct Popped<'a, T> {
     pub was_data: bool,
 }
 
+/// What a short control frame carries at the most: DESTROY and PING need 1 and 9 bytes.
+pub const SHORT_LEN: usize = 9;
+
 #[derive(Debug)]
 enum Control {
     Frame(Header, FrameBuf),
-    Destroy(u32, DestroyReason),
+    Short(Header, [u8; SHORT_LEN]),
 }
 
 #[derive(Debug)]
@@ -244,16 +247,33 @@ impl<T> Scheduler<T> {
         Ok(())
     }
 
-    /// Queues a DESTROY, whose frame is made when it leaves.
+    /// Queues a small frame with a short body; the frame is made when it leaves. So a neighbour that causes many and takes
+    /// none away, and a lost link whose circuits all end at once, hold some bytes for each, not a page.
+    ///
+    /// # Errors
+    /// Close the link.
+    pub fn push_short(&mut self, header: Header, body: [u8; SHORT_LEN]) -> Result<(), Full> {
+        if self.control.len() >= MAX_WAITING {
+            return Err(Full);
+        }
+        self.control.push_back(Control::Short(header, body));
+        Ok(())
+    }
+
+    /// Queues a DESTROY.
     ///
     /// # Errors
     /// Close the link.
     pub fn push_destroy(&mut self, circuit: u32, reason: DestroyReason) -> Result<(), Full> {
-        if self.control.len() >= MAX_WAITING {
-            return Err(Full);
-        }
-        self.control.push_back(Control::Destroy(circuit, reason));
-        Ok(())
+        let mut body = [0; SHORT_LEN];
+        body[0] = reason as u8;
+        let header = Header {
+            circuit,
+            kind: FrameType::Destroy,
+            class: Class::Small,
+            credit: 0,
+        };
+        self.push_short(header, body)
     }
 
     /// Queues a DATA frame; it leaves when there is credit.
@@ -379,19 +399,10 @@ impl<T> Scheduler<T> {
                 self.control_frames -= 1;
                 (header, frame)
             }
-            Control::Destroy(circuit, reason) => {
+            Control::Short(header, body) => {
                 let mut frame = pool.take_zeroed(Class::Small);
-                frame.body_mut()[0] = reason as u8;
-                let (kind, class) = (FrameType::Destroy, Class::Small);
-                (
-                    Header {
-                        circuit,
-                        kind,
-                        class,
-                        credit: 0,
-                    },
-                    frame,
-                )
+                frame.body_mut()[..SHORT_LEN].copy_from_slice(&body);
+                (header, frame)
             }
         };
         let at = self.index.get(&header.circuit).copied();

@@ -53,9 +53,9 @@ impl OverlayArgs {
             Some(path) => path.clone(),
             None => StateDir::default_path()?,
         };
-        let state = Arc::new(StateDir::open(path)?);
+        let state = Arc::new(StateDir::open(&path)?);
         let lock = state.lock()?;
-        let (store, guards) = GuardFile::open(&state, &network.name)?;
+        let (guards, store) = GuardFile::open(StateDir::open(&path)?, &network.name)?;
         let config = ClientConfig {
             hops: usize::from(self.hops),
             rules: network.rules,
@@ -65,7 +65,7 @@ impl OverlayArgs {
         let client = Client::new(
             Arc::new(list),
             guards,
-            Some(Arc::new(store)),
+            Some(Box::new(store)),
             dialer,
             config,
         );

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hushswarm_circuits::relay_list::{Descriptor, RelayList};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::config::{MAX_RELAY_FILE_LEN, NetworkFile, RELAY_CONFIG_FILE, RelayConfig, unix_now};
@@ -84,6 +84,8 @@ pub async fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<(), Error> 
         exit_source: args.source,
         limits: limits(&config),
     };
+    // Listened for before anybody is told that the relay is there: a signal must not kill it from then on.
+    let mut signals = Signals::new()?;
     let relay = Relay::start(options, Arc::new(OsDialer::new(args.source)));
     let places: Vec<String> = relay.addrs().iter().map(ToString::to_string).collect();
     let said = writeln!(
@@ -94,15 +96,12 @@ pub async fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<(), Error> 
     )
     .and_then(|()| out.flush());
     said.map_err(|source| Error::local("can't write to the terminal").with_source(source))?;
-    serve(&relay, &network, &list, &args.network).await?;
+    serve(&relay, &network, &list, &args.network, &mut signals).await;
     info!("stopping: new circuits are refused");
-    let again = async {
-        // A second signal means now.
-        let _ = stop_signal().await;
-    };
     tokio::select! {
         () = relay.stop(Duration::from_secs(args.grace)) => {}
-        () = again => {}
+        // A second signal means now.
+        () = signals.stop() => {}
     }
     Ok(())
 }
@@ -113,17 +112,15 @@ async fn serve(
     network: &NetworkFile,
     first: &Arc<RelayList>,
     path: &Path,
-) -> Result<(), Error> {
-    let mut hangup = signal(SignalKind::hangup())
-        .map_err(|source| Error::local("can't listen for signals").with_source(source))?;
+    signals: &mut Signals,
+) {
     let mut held = Arc::clone(first);
     let mut seen = modified(&network.list);
-    let stop = stop_signal();
-    tokio::pin!(stop);
     loop {
         let told = tokio::select! {
-            stopped = &mut stop => return stopped,
-            _ = hangup.recv() => true,
+            _ = signals.term.recv() => return,
+            _ = signals.int.recv() => return,
+            _ = signals.hangup.recv() => true,
             () = tokio::time::sleep(LIST_LOOK) => false,
         };
         let now = modified(&network.list);
@@ -147,19 +144,33 @@ fn modified(path: &Path) -> Option<SystemTime> {
     path.metadata().and_then(|meta| meta.modified()).ok()
 }
 
-/// Waits for SIGINT or SIGTERM.
-///
-/// # Errors
-/// Signals can't be listened for.
-pub(super) async fn stop_signal() -> Result<(), Error> {
-    let failed = |source| Error::local("can't listen for signals").with_source(source);
-    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+/// The signals that a relay acts on.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Error> {
+        let listen = |kind| {
+            signal(kind)
+                .map_err(|source| Error::local("can't listen for signals").with_source(source))
+        };
+        Ok(Self {
+            term: listen(SignalKind::terminate())?,
+            int: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
     }
-    Ok(())
+
+    /// Waits until the relay is told to stop.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
 }
 
 fn not_made(state: &Path) -> Error {
@@ -199,8 +210,7 @@ fn limits(config: &RelayConfig) -> Limits {
     let defaults = Limits::default();
     Limits {
         links: config.limits.links.get() as usize,
-        circuits_per_client: (config.limits.circuits.get() as usize)
-            .min(defaults.circuits_per_client),
+        circuits: config.limits.circuits.get() as usize,
         streams: config.limits.streams.get() as usize,
         handshakes: config.limits.handshakes_per_second,
         ..defaults

@@ -8,7 +8,9 @@ use hushswarm_circuits::circuit::origin::{CloseReason, HopSpec, Origin};
 use hushswarm_circuits::frame::Pool;
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::keys::RelayId;
-use hushswarm_circuits::path::{ExitNeed, GuardSample, PathError, PathNeeds, PathRules, choose};
+use hushswarm_circuits::path::{
+    ExitNeed, GuardSample, PRIMARY_GUARDS, PathError, PathNeeds, PathRules, choose,
+};
 use hushswarm_circuits::relay_list::{Descriptor, Proto, RelayList};
 use hushswarm_circuits::scheduler::CreditBudget;
 use hushswarm_circuits::switch::{Handler, LinkConfig};
@@ -28,12 +30,19 @@ const ATTEMPTS: usize = 6;
 const AVOID: Duration = Duration::from_secs(60);
 /// Circuits are looked over so often: for deadlines, and for unused ones.
 const TICK: Duration = Duration::from_millis(250);
+/// When all guards wait after a failure, the first ones are tried so often: mostly it was this computer that was offline,
+/// and it should not wait for an hour once it is back. Nobody learns more by it, for these guards are the client's anyway.
+const LAST_RESORT: Duration = Duration::from_secs(5);
 /// Waits before circuits are built ahead again when that failed.
 const PREBUILD_REST: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// What circuits are built ahead for where no exit takes datagrams.
+const WEB: ExitNeed = ExitNeed::Target {
+    proto: Proto::Tcp,
+    ip: None,
+    port: 443,
+};
 /// Unused frame buffers kept: 8 MiB.
 const POOL: usize = 2048;
-/// Guards that only answered once more are stored again after this time.
-const SAVE_EVERY: Duration = Duration::from_secs(600);
 /// Memory for credits beyond each circuit's first 64, bytes.
 const CREDIT_MEMORY: usize = 64 * 1024 * 1024;
 
@@ -96,16 +105,12 @@ pub trait GuardStore: Send + Sync {
     fn save(&self, sample: &GuardSample);
 }
 
-/// When guards were stored, and which with how many failures.
-type Saved = (Instant, Vec<(RelayId, u32)>);
-
 type Slot = Arc<tokio::sync::Mutex<Vec<Arc<Circuit>>>>;
 
 struct Inner {
     list: RwLock<Arc<RelayList>>,
     guards: Mutex<GuardSample>,
-    store: Option<Arc<dyn GuardStore>>,
-    saved: Mutex<Option<Saved>>,
+    store: Option<Box<dyn GuardStore>>,
     links: Arc<Links>,
     config: ClientConfig,
     slots: Mutex<HashMap<Isolation, Slot>>,
@@ -113,7 +118,9 @@ struct Inner {
     live: Mutex<Vec<Weak<Circuit>>>,
     avoid: Mutex<HashMap<RelayId, Instant>>,
     status: watch::Sender<Status>,
-    refill: tokio::sync::Notify,
+    refill: Arc<tokio::sync::Notify>,
+    /// When guards that wait after a failure were last tried for want of others.
+    last_resort: Mutex<Option<Instant>>,
 }
 
 /// Builds circuits and hands them out. Clones are the same client.
@@ -129,7 +136,7 @@ impl Client {
     pub fn new(
         list: Arc<RelayList>,
         guards: GuardSample,
-        store: Option<Arc<dyn GuardStore>>,
+        store: Option<Box<dyn GuardStore>>,
         dialer: Arc<dyn RelayDialer>,
         config: ClientConfig,
     ) -> Self {
@@ -143,7 +150,6 @@ impl Client {
             list: RwLock::new(list),
             guards: Mutex::new(guards),
             store,
-            saved: Mutex::default(),
             links: Links::new(dialer, None, link_config),
             config,
             slots: Mutex::default(),
@@ -151,7 +157,8 @@ impl Client {
             live: Mutex::default(),
             avoid: Mutex::default(),
             status: watch::Sender::new(Status::Connecting),
-            refill: tokio::sync::Notify::new(),
+            refill: Arc::default(),
+            last_resort: Mutex::default(),
         });
         inner.refresh_guards();
         tokio::spawn(tick(Arc::downgrade(&inner)));
@@ -166,6 +173,11 @@ impl Client {
     /// How the overlay stands; changes are told.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.0.status.subscribe()
+    }
+
+    /// The relay list in use.
+    pub fn list(&self) -> Arc<RelayList> {
+        self.0.list()
     }
 
     /// Takes a newer relay list.
@@ -272,6 +284,12 @@ impl Client {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.refill.notify_one();
+    }
+}
+
 impl Inner {
     fn refresh_guards(&self) {
         let list = self.list();
@@ -280,26 +298,10 @@ impl Inner {
         self.save(&guards);
     }
 
-    /// Stores the guards, off this thread: at once when others are in the sample or one failed, else now and then.
     fn save(&self, guards: &GuardSample) {
-        let Some(store) = &self.store else { return };
-        let mark: Vec<_> = guards
-            .guards()
-            .iter()
-            .map(|guard| (guard.id, guard.failures))
-            .collect();
-        {
-            let mut saved = lock(&self.saved);
-            if saved
-                .as_ref()
-                .is_some_and(|(at, held)| *held == mark && at.elapsed() < SAVE_EVERY)
-            {
-                return;
-            }
-            *saved = Some((Instant::now(), mark));
+        if let Some(store) = &self.store {
+            store.save(guards);
         }
-        let (store, guards) = (Arc::clone(store), guards.clone());
-        tokio::task::spawn_blocking(move || store.save(&guards));
     }
 
     fn list(&self) -> Arc<RelayList> {
@@ -307,9 +309,13 @@ impl Inner {
     }
 
     async fn build(&self, exit: ExitNeed, avoid: &[RelayId]) -> Result<Arc<Circuit>, BuildError> {
-        let mut failure = BuildError::Failed;
+        let mut failure = None;
+        let guards = self.guards_to_try();
         for _ in 0..ATTEMPTS {
-            match self.try_build(exit, avoid).await {
+            match self
+                .try_build(exit, avoid, &guards, failure.is_none())
+                .await
+            {
                 Ok(circuit) => {
                     self.status.send_if_modified(|status| {
                         std::mem::replace(status, Status::Ready) != Status::Ready
@@ -318,13 +324,16 @@ impl Inner {
                 }
                 Err(error @ BuildError::NoPath(_)) => {
                     // What an earlier attempt ran into says more than that nothing is left now.
-                    if failure == BuildError::Failed {
-                        failure = error;
-                    }
+                    failure.get_or_insert(error);
                     break;
                 }
-                Err(error) => failure = error,
+                Err(error) => failure = Some(error),
             }
+        }
+        let failure = failure.unwrap_or(BuildError::Failed);
+        if matches!(failure, BuildError::NoPath(PathError::NoExit)) {
+            // No exit lets this target out. That says nothing about the others.
+            return Err(failure);
         }
         self.status.send_if_modified(|status| {
             let new = Status::Unreachable(failure.clone());
@@ -333,32 +342,56 @@ impl Inner {
         Err(failure)
     }
 
+    /// Guards that may be tried although they wait after a failure, best first: none while another can be used.
+    fn guards_to_try(&self) -> Vec<RelayId> {
+        let guards = lock(&self.guards);
+        let mut last = lock(&self.last_resort);
+        if !guards.usable(unix_now()).is_empty()
+            || last.is_some_and(|last| last.elapsed() < LAST_RESORT)
+        {
+            return Vec::new();
+        }
+        *last = Some(Instant::now());
+        let listed = guards
+            .guards()
+            .iter()
+            .filter(|guard| guard.unlisted_since.is_none());
+        listed.take(PRIMARY_GUARDS).map(|guard| guard.id).collect()
+    }
+
     async fn try_build(
         &self,
         exit: ExitNeed,
         avoid: &[RelayId],
+        last_resort: &[RelayId],
+        first: bool,
     ) -> Result<Arc<Circuit>, BuildError> {
         let now = unix_now();
-        let guards = lock(&self.guards).usable(now);
-        let mut avoid = avoid.to_vec();
-        {
+        let mut guards = lock(&self.guards).usable(now);
+        if guards.is_empty() {
+            guards = last_resort.to_vec();
+        }
+        let failed: Vec<RelayId> = {
             let mut failed = lock(&self.avoid);
             failed.retain(|_, since| since.elapsed() < AVOID);
-            avoid.extend(failed.keys());
-        }
-        let needs = PathNeeds {
-            hops: self.config.hops,
-            exit,
-            avoid,
+            failed.keys().copied().collect()
         };
-        let rules = &self.config.rules;
-        let path = match choose(&self.list(), &guards, &needs, rules, &mut rand::rng()) {
-            Ok(path) => path,
-            Err(error) => {
-                // Relays that failed a moment ago are better than none.
+        let (list, rules) = (self.list(), &self.config.rules);
+        let path = |avoid: Vec<RelayId>| {
+            let needs = PathNeeds {
+                hops: self.config.hops,
+                exit,
+                avoid,
+            };
+            choose(&list, &guards, &needs, rules, &mut rand::rng())
+        };
+        let path = match path([avoid, &failed].concat()) {
+            // Relays that failed a moment ago, but not in this attempt, are better than none.
+            Err(_) if first && !failed.is_empty() => {
                 lock(&self.avoid).clear();
-                return Err(error.into());
+                path(avoid.to_vec())?
             }
+            chosen => chosen?,
         };
         let Some(guard) = path.first() else {
             return Err(BuildError::GuardUnreachable);
@@ -504,13 +537,17 @@ async fn prebuild(client: Weak<Inner>) {
             .prebuilt
             .saturating_sub(lock(&inner.ready).len());
         if missing == 0 {
-            let waiting = Arc::clone(&inner);
+            let refill = Arc::clone(&inner.refill);
+            // Waiting must not keep a client alive that everybody else has dropped.
             drop(inner);
-            // Looks again now and then, so that a client that is gone is noticed.
-            let _ = tokio::time::timeout(PREBUILD_REST.1, waiting.refill.notified()).await;
+            refill.notified().await;
             continue;
         }
-        match inner.build(ExitNeed::Datagrams, &[]).await {
+        let built = match inner.build(ExitNeed::Datagrams, &[]).await {
+            Err(BuildError::NoPath(PathError::NoExit)) => inner.build(WEB, &[]).await,
+            built => built,
+        };
+        match built {
             Ok(circuit) => {
                 rest = PREBUILD_REST.0;
                 lock(&inner.ready).push(circuit);

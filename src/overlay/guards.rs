@@ -5,7 +5,8 @@
 //! reason to draw new guards silently: that is what somebody who wants to be drawn would try to bring about.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use hushswarm_circuits::path::{Guard, GuardSample, SAMPLE_SIZE};
 use serde::{Deserialize, Serialize};
@@ -103,33 +104,120 @@ fn damaged(path: PathBuf) -> Error {
         ))
 }
 
-/// Keeps a network's guards in the state folder while a client runs.
+/// A guard's last success is stored again when it is newer by so much, seconds: what it is used for is whether this
+/// computer was offline for ten minutes ([`hushswarm_circuits::path::NETWORK_LIKELY_DOWN`]).
+const STALE: u64 = 300;
+
+#[derive(Default)]
+struct Waiting {
+    sample: Option<GuardSample>,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Mailbox {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+impl Mailbox {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest sample, once there is one; `None` when nothing more will come.
+    fn next(&self) -> Option<GuardSample> {
+        let mut waiting = self.lock();
+        loop {
+            if let Some(sample) = waiting.sample.take() {
+                return Some(sample);
+            }
+            if waiting.closed {
+                return None;
+            }
+            waiting = self
+                .changed
+                .wait(waiting)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Keeps the guards of one network in the state folder. A thread of its own waits for the disk, so that circuits do
+/// not; dropping the value waits for what is still to be written.
 pub struct GuardFile {
-    dir: Arc<StateDir>,
-    network: String,
+    mailbox: Arc<Mailbox>,
+    stored: Mutex<GuardSample>,
+    writer: Option<JoinHandle<()>>,
 }
 
 impl GuardFile {
-    /// Opens the guards of a network: those of earlier runs, or none yet.
+    /// Reads the guards of a network, and stores them from now on. The caller holds the folder's lock.
     ///
     /// # Errors
-    /// As [`load`].
-    pub fn open(dir: &Arc<StateDir>, network: &str) -> Result<(Self, GuardSample), Error> {
-        let sample = load(dir, network)?;
-        let file = Self {
-            dir: Arc::clone(dir),
-            network: network.to_owned(),
+    /// As [`load`], or the thread can't be started.
+    pub fn open(dir: StateDir, network: &str) -> Result<(GuardSample, Self), Error> {
+        let sample = load(&dir, network)?;
+        let mailbox = Arc::new(Mailbox::default());
+        let (network, inbox) = (network.to_owned(), Arc::clone(&mailbox));
+        let work = move || {
+            while let Some(sample) = inbox.next() {
+                if let Err(error) = store(&dir, &network, &sample) {
+                    warn!(%error, "the guards can't be stored: is the disk full?");
+                }
+            }
         };
-        Ok((file, sample))
+        let writer = std::thread::Builder::new().name("guards".to_owned());
+        let writer = writer
+            .spawn(work)
+            .map_err(|source| Error::local("can't start a thread").with_source(source))?;
+        let stored = Mutex::new(sample.clone());
+        Ok((
+            sample,
+            Self {
+                mailbox,
+                stored,
+                writer: Some(writer),
+            },
+        ))
     }
 }
 
 impl GuardStore for GuardFile {
     fn save(&self, sample: &GuardSample) {
-        if let Err(error) = store(&self.dir, &self.network, sample) {
-            warn!(%error, "the guards could not be stored; the next run may use others");
+        let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        if are_alike(&stored, sample) {
+            return;
+        }
+        stored.clone_from(sample);
+        self.mailbox.lock().sample = Some(sample.clone());
+        self.mailbox.changed.notify_one();
+    }
+}
+
+impl Drop for GuardFile {
+    fn drop(&mut self) {
+        self.mailbox.lock().closed = true;
+        self.mailbox.changed.notify_one();
+        if let Some(writer) = self.writer.take() {
+            // A thread that panicked has said so.
+            let _ = writer.join();
         }
     }
+}
+
+/// Whether the second differs from the first in nothing but somewhat newer successes.
+fn are_alike(stored: &GuardSample, sample: &GuardSample) -> bool {
+    let (stored, sample) = (stored.guards(), sample.guards());
+    stored.len() == sample.len()
+        && stored.iter().zip(sample).all(|(old, new)| {
+            let since = |guard: &Guard| guard.last_ok.unwrap_or(0);
+            since(new).abs_diff(since(old)) < STALE
+                && Guard {
+                    last_ok: old.last_ok,
+                    ..new.clone()
+                } == *old
+        })
 }
 
 #[cfg(test)]
@@ -173,6 +261,32 @@ mod tests {
             assert_eq!(load(&dir, network).unwrap(), sample);
         }
         assert_eq!(load(&dir, "one").unwrap(), sample(20));
+    }
+
+    #[test]
+    fn what_was_saved_is_on_the_disk_when_the_store_is_dropped() {
+        let (temp, dir) = state();
+        let (empty, file) = GuardFile::open(dir, "net").unwrap();
+        assert_eq!(empty, GuardSample::default());
+        for count in 1..=20 {
+            file.save(&sample(count));
+        }
+        drop(file);
+        let dir = StateDir::open(temp.path().join("state")).unwrap();
+        assert_eq!(load(&dir, "net").unwrap(), sample(20));
+    }
+
+    #[test]
+    fn a_guard_that_works_again_and_again_is_not_stored_each_time() {
+        let mut guards = sample(3).guards().to_vec();
+        let old = GuardSample::from_guards(guards.clone());
+        guards[0].last_ok = Some(1_800_000_001 + STALE - 1);
+        assert!(are_alike(&old, &GuardSample::from_guards(guards.clone())));
+        guards[0].last_ok = Some(1_800_000_001 + STALE);
+        assert!(!are_alike(&old, &GuardSample::from_guards(guards.clone())));
+        guards[0].last_ok = old.guards()[0].last_ok;
+        guards[1].retry_at = 5;
+        assert!(!are_alike(&old, &GuardSample::from_guards(guards)));
     }
 
     #[test]

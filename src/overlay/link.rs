@@ -24,8 +24,12 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(60);
 /// A neighbour that takes nothing away for so long is gone.
 const STALL: Duration = Duration::from_secs(60);
-/// What a reader takes in one go: 128 bulk frames.
+/// What a busy reader takes in one go: 128 bulk frames.
 const READ_BUFFER: usize = 512 * 1024;
+/// What an idle one has: a relay has thousands of them.
+const IDLE_BUFFER: usize = 16 * 1024;
+/// A reader to which nothing came for so long is idle.
+const REST: Duration = Duration::from_secs(2);
 /// Read buffers start at a page: a misaligned one doubles the kernel's cost per byte.
 const PAGE: usize = 4096;
 
@@ -157,32 +161,62 @@ async fn read(
     mut receiver: Receiver,
     meter: impl Meter,
 ) -> Result<(), Ended> {
-    // An idle link keeps a small buffer: a relay has thousands.
-    let mut pages = vec![0_u8; 4 * PAGE + PAGE];
-    let mut base = pages.as_ptr().align_offset(PAGE).min(PAGE);
+    let mut buffer = Aligned::new(IDLE_BUFFER);
     let mut filled = 0;
     loop {
-        let end = pages.len() - (PAGE - base);
-        let room = &mut pages[base + filled..end];
+        let rest = if buffer.len > IDLE_BUFFER {
+            REST
+        } else {
+            SILENCE
+        };
+        let room = &mut buffer.bytes()[filled..];
         let capacity = room.len();
-        let n = match timeout(SILENCE, transport.read(room)).await {
+        let n = match timeout(rest, transport.read(room)).await {
             Ok(n) => n?,
-            Err(_) => return Err(Ended::Silent),
+            Err(_) if rest == SILENCE => return Err(Ended::Silent),
+            Err(_) => {
+                // What is left over is less than a frame.
+                buffer = buffer.resized(IDLE_BUFFER, filled);
+                continue;
+            }
         };
         if n == 0 {
             return Err(Ended::Eof);
         }
         filled += n;
-        let done = receiver.process(Instant::now(), &mut pages[base..base + filled])?;
+        let done = receiver.process(Instant::now(), &mut buffer.bytes()[..filled])?;
         meter.read(n).await;
-        pages.copy_within(base + done..base + filled, base);
+        buffer.bytes().copy_within(done..filled, 0);
         filled -= done;
-        if n == capacity && pages.len() < READ_BUFFER {
-            let mut larger = vec![0_u8; READ_BUFFER + PAGE];
-            let larger_base = larger.as_ptr().align_offset(PAGE).min(PAGE);
-            larger[larger_base..larger_base + filled].copy_from_slice(&pages[base..base + filled]);
-            (pages, base) = (larger, larger_base);
+        if n == capacity && buffer.len < READ_BUFFER {
+            buffer = buffer.resized(READ_BUFFER, filled);
         }
+    }
+}
+
+/// Bytes that begin at a page.
+struct Aligned {
+    pages: Vec<u8>,
+    base: usize,
+    len: usize,
+}
+
+impl Aligned {
+    fn new(len: usize) -> Self {
+        let pages = vec![0; len + PAGE];
+        let base = pages.as_ptr().align_offset(PAGE).min(PAGE);
+        Self { pages, base, len }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.pages[self.base..self.base + self.len]
+    }
+
+    /// As long as told, with the first `keep` bytes of this one.
+    fn resized(mut self, len: usize, keep: usize) -> Self {
+        let mut other = Self::new(len);
+        other.bytes()[..keep].copy_from_slice(&self.bytes()[..keep]);
+        other
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod circuit;
 pub mod client;
+pub mod directory;
 pub mod guards;
 pub mod link;
 pub mod links;

@@ -59,7 +59,11 @@ async fn to_targets(
                     debug!(circuit = circuit.number(), kind = %error.kind(), "datagram not sent");
                 }
             }
-            (None, Recv::Finished | Recv::Ended(_)) => return Err(Ended::ByOrigin),
+            (None, Recv::Finished) => {
+                circuit.with(|mux| mux.finish(stream));
+                return Ok(());
+            }
+            (None, Recv::Ended(_)) => return Err(Ended::ByOrigin),
             (None, Recv::Pending | Recv::Data(_)) => {
                 if timeout(IDLE, signals.readable.notified()).await.is_err() {
                     return Err(Ended::Reset(EndReason::TimedOut));

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hushswarm_circuits::body::{EndReason, OpenStatus, PAYLOAD_OFFSET, Payload};
 use hushswarm_circuits::circuit::mux::Recv;
@@ -12,11 +12,15 @@ use hushswarm_circuits::relay_list::Proto;
 use hushswarm_circuits::switch::HopCircuit;
 use hushswarm_circuits::target::{Host, Target};
 
+use tokio::time::timeout;
+
 use super::node::{Node, Signals, reset_reason};
 use crate::net::os::{ExitReader, ExitStream, ExitWriter};
 
 /// Addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 4;
+/// A stream is open or refused within this time, resolving and all addresses included: origins wait for 25 s.
+const OPEN_LIMIT: Duration = Duration::from_secs(15);
 /// Frames filled by one read of a busy target: 125 KiB.
 const READ_FRAMES: usize = 32;
 /// Frames for the first read after a pause.
@@ -91,9 +95,16 @@ pub(super) async fn addresses(
 }
 
 async fn connect(node: &Node, target: &Target) -> Result<ExitStream, OpenStatus> {
+    let begun = Instant::now();
+    let found = timeout(OPEN_LIMIT, addresses(node, Proto::Tcp, target)).await;
+    let addrs = found.unwrap_or(Err(OpenStatus::TimedOut))?;
     let mut status = OpenStatus::Unreachable;
-    for addr in addresses(node, Proto::Tcp, target).await? {
-        match node.permit().connect(addr).await {
+    for (tried, addr) in addrs.iter().enumerate() {
+        // What is left is shared, so that an address that never answers does not use up the time of the next.
+        let left = OPEN_LIMIT.saturating_sub(begun.elapsed());
+        let share = left / u32::try_from(addrs.len() - tried).unwrap_or(1);
+        let connected = timeout(share, node.permit().connect(*addr)).await;
+        match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => return Ok(stream),
             Err(error) => {
                 status = if error.kind() == io::ErrorKind::ConnectionRefused {
@@ -153,11 +164,18 @@ async fn from_target(
     let mut frames: Vec<FrameBuf> = Vec::new();
     let mut want = FIRST_FRAMES;
     loop {
-        reader.ready().await?;
-        let room = circuit.with(|mux| mux.send_room(stream));
+        let (room, sending) = circuit.with(|mux| (mux.send_room(stream), mux.is_sending(stream)));
+        if !sending {
+            // Noticed here too: when the origin has no more to send, nobody else looks any more.
+            return Err(Ended::ByOrigin);
+        }
         if room == 0 {
             signals.writable.notified().await;
             continue;
+        }
+        tokio::select! {
+            ready = reader.ready() => ready?,
+            () = signals.writable.notified() => continue,
         }
         let payload = Class::Bulk.frame_len() - PAYLOAD_OFFSET;
         while frames.len() < want.min(room.div_ceil(payload)) {
@@ -220,7 +238,7 @@ pub(super) async fn serve_list(
     while !left.is_empty() {
         let (n, over) = circuit.with(|mux| {
             let n = mux.send_bytes(&pool, stream, left);
-            (n, matches!(mux.recv(stream), Recv::Ended(_)))
+            (n, !mux.is_sending(stream))
         });
         if over {
             return Err(Ended::ByOrigin);

@@ -20,6 +20,8 @@ pub struct Limits {
     pub handshakes: NonZeroU32,
     /// Link handshakes a second, from one source.
     pub handshakes_per_source: NonZeroU32,
+    /// Circuits that pass or end here at once, from anybody.
+    pub circuits: usize,
     /// Circuits on a link that is not a listed relay's.
     pub circuits_per_client: usize,
     /// New circuits a second, from anybody: each costs a millisecond of processor at the most.
@@ -54,6 +56,7 @@ impl Default for Limits {
             links_per_source: 64,
             handshakes: rate(500),
             handshakes_per_source: rate(20),
+            circuits: 16_384,
             circuits_per_client: 1024,
             creates: rate(1000),
             creates_per_client: rate(100),
@@ -67,27 +70,45 @@ impl Default for Limits {
     }
 }
 
+/// Whose share a place counts against.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Owner {
+    Source(IpAddr),
+    Link(u64),
+}
+
 /// A place among a bounded number; given back when dropped.
-#[derive(Debug)]
 pub struct Place {
     total: Arc<AtomicUsize>,
-    of_source: Option<(Arc<Sources>, IpAddr)>,
+    share: Option<(Arc<Shares>, Owner)>,
+}
+
+impl Place {
+    /// Counts the place against its owner's share too, where that has room.
+    fn within(mut self, shares: &Arc<Shares>, owner: Owner, max: usize) -> Option<Self> {
+        if !shares.claim(owner, max) {
+            return None;
+        }
+        self.share = Some((Arc::clone(shares), owner));
+        Some(self)
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.total.fetch_sub(1, Ordering::AcqRel);
-        if let Some((sources, key)) = self.of_source.take() {
-            sources.release(key);
+        if let Some((shares, owner)) = self.share.take() {
+            shares.release(owner);
         }
     }
 }
 
-#[derive(Debug, Default)]
-struct Sources(Mutex<HashMap<IpAddr, usize>>);
+/// Places held by each owner.
+#[derive(Default)]
+struct Shares(Mutex<HashMap<Owner, usize>>);
 
-impl Sources {
-    fn claim(&self, key: IpAddr, max: usize) -> bool {
+impl Shares {
+    fn claim(&self, key: Owner, max: usize) -> bool {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(key).or_insert(0);
         let free = *count < max;
@@ -99,7 +120,7 @@ impl Sources {
         free
     }
 
-    fn release(&self, key: IpAddr) {
+    fn release(&self, key: Owner) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&key) {
             *count -= 1;
@@ -125,7 +146,7 @@ fn source(ip: IpAddr) -> IpAddr {
 pub struct Gatekeeper {
     limits: Limits,
     links: Arc<AtomicUsize>,
-    sources: Arc<Sources>,
+    shares: Arc<Shares>,
     streams: Arc<AtomicUsize>,
     handshakes: DefaultDirectRateLimiter,
     handshakes_by_source: DefaultKeyedRateLimiter<IpAddr>,
@@ -141,7 +162,7 @@ impl Gatekeeper {
     pub fn new(limits: Limits) -> Self {
         Self {
             links: Arc::default(),
-            sources: Arc::default(),
+            shares: Arc::default(),
             streams: Arc::default(),
             handshakes: RateLimiter::direct(Quota::per_second(limits.handshakes)),
             handshakes_by_source: RateLimiter::keyed(Quota::per_second(
@@ -185,30 +206,39 @@ impl Gatekeeper {
             self.handshakes_by_source.check_key(&key).is_ok() && self.handshakes.check().is_ok();
         let place = in_rate
             .then(|| {
-                let total = claim(&self.links, self.limits.links)?;
-                if !self.sources.claim(key, self.limits.links_per_source) {
-                    return None;
-                }
-                let mut place = total;
-                place.of_source = Some((Arc::clone(&self.sources), key));
-                Some(place)
+                claim(&self.links, self.limits.links)?.within(
+                    &self.shares,
+                    Owner::Source(key),
+                    self.limits.links_per_source,
+                )
             })
             .flatten();
         self.note(place)
     }
 
-    /// Whether a link may have a new circuit.
-    pub fn create(&self, link: u64, listed: bool) -> bool {
-        let allowed = (listed || self.creates_by_link.check_key(&link).is_ok())
+    /// Whether a link may have a new circuit beside the `circuits` that pass or end here now.
+    pub fn create(&self, link: u64, listed: bool, circuits: usize) -> bool {
+        let allowed = circuits < self.limits.circuits
+            && (listed || self.creates_by_link.check_key(&link).is_ok())
             && self.creates.check().is_ok();
         self.note(allowed.then_some(())).is_some()
     }
 
-    /// Whether a circuit may have a new stream.
-    pub fn open(&self, circuit: u64) -> Option<Place> {
+    /// Whether a circuit that came on this link may have a new stream.
+    pub fn open(&self, link: u64, listed: bool, circuit: u64) -> Option<Place> {
         let place = (self.opens_by_circuit.check_key(&circuit).is_ok())
             .then(|| claim(&self.streams, self.limits.streams))
-            .flatten();
+            .flatten()
+            .and_then(|place| {
+                if listed {
+                    return Some(place);
+                }
+                place.within(
+                    &self.shares,
+                    Owner::Link(link),
+                    self.limits.streams_per_client,
+                )
+            });
         self.note(place)
     }
 
@@ -226,12 +256,13 @@ impl Gatekeeper {
         self.opens_by_circuit.retain_recent();
     }
 
-    /// A brake for one link.
-    pub fn brake(self: &Arc<Self>) -> Brake {
+    /// A brake for one link, which keeps the link's place as long as it lives.
+    pub fn brake(self: &Arc<Self>, place: Place) -> Brake {
         let own = self.limits.bytes_per_client;
         Brake {
             keeper: Arc::clone(self),
             own: own.map(|bytes| Arc::new(RateLimiter::direct(Quota::per_second(bytes)))),
+            _place: place,
         }
     }
 }
@@ -239,16 +270,17 @@ impl Gatekeeper {
 fn claim(count: &Arc<AtomicUsize>, max: usize) -> Option<Place> {
     let place = Place {
         total: Arc::clone(count),
-        of_source: None,
+        share: None,
     };
     // Counted first and looked at then, so that two at once can't both take the last place; dropping gives it back.
     (count.fetch_add(1, Ordering::AcqRel) < max).then_some(place)
 }
 
-/// Slows down the reader of one link to its share.
+/// Slows down the reader of one link to its share, and ends with it.
 pub struct Brake {
     keeper: Arc<Gatekeeper>,
     own: Option<Arc<DefaultDirectRateLimiter>>,
+    _place: Place,
 }
 
 impl crate::overlay::link::Meter for Brake {
@@ -302,7 +334,7 @@ mod tests {
         assert!(keeper.link(a).is_some());
         assert_eq!((keeper.refused(), keeper.links()), (2, 1));
         drop(other);
-        assert!(keeper.sources.0.lock().unwrap().is_empty());
+        assert!(keeper.shares.0.lock().unwrap().is_empty());
     }
 
     #[test]
@@ -320,8 +352,38 @@ mod tests {
             creates_per_client: rate(5),
             ..Limits::default()
         });
-        let made = (0..50).filter(|_| keeper.create(1, false)).count();
+        let made = (0..50).filter(|_| keeper.create(1, false, 0)).count();
         assert!((5..10).contains(&made), "{made}");
-        assert!((0..50).all(|_| keeper.create(2, true)));
+        assert!((0..50).all(|_| keeper.create(2, true, 0)));
+    }
+
+    #[test]
+    fn all_relays_together_cannot_make_more_circuits_than_the_relay_takes() {
+        let keeper = Gatekeeper::new(Limits {
+            circuits: 10,
+            ..Limits::default()
+        });
+        assert!(keeper.create(1, true, 9));
+        assert!(!keeper.create(1, true, 10));
+    }
+
+    #[test]
+    fn one_client_cannot_take_all_streams_by_opening_circuits() {
+        let keeper = Gatekeeper::new(Limits {
+            streams_per_client: 3,
+            ..Limits::default()
+        });
+        let held: Vec<_> = (0..5)
+            .map(|circuit| keeper.open(1, false, circuit))
+            .collect();
+        assert_eq!(held.iter().flatten().count(), 3);
+        assert!(
+            keeper.open(2, false, 9).is_some(),
+            "another client has its own share"
+        );
+        let of_a_relay: Vec<_> = (10..20).filter_map(|n| keeper.open(3, true, n)).collect();
+        assert_eq!(of_a_relay.len(), 10);
+        drop(held);
+        assert!(keeper.open(1, false, 6).is_some());
     }
 }

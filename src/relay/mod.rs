@@ -58,7 +58,7 @@ pub struct Options {
 /// What a relay can tell of itself: counts, never addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Links open.
+    /// Links open or in their handshake.
     pub links: usize,
     /// Circuits that pass or end here.
     pub circuits: usize,
@@ -154,10 +154,11 @@ async fn take_link(transport: Transport, from: IpAddr, node: Arc<Node>) {
     let Some(place) = node.gatekeeper().link(from) else {
         return;
     };
-    let brake = node.gatekeeper().brake();
+    // The reader of the link owns the brake, and with it the place: both end when the link does.
+    let brake = node.gatekeeper().brake(place);
     let (secret, own) = node.link_identity();
     match answer(transport, secret, own, node.link_config(), brake).await {
-        Ok(link) => node.joined(link, place),
+        Ok(link) => node.joined(&link),
         Err(error) => debug!(%error, "a neighbour did not become a link"),
     }
 }
@@ -168,7 +169,7 @@ async fn tick(node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
             () = tokio::time::sleep(TICK) => {}
             _ = stopped.wait_for(|stop| *stop) => return,
         }
-        node.gatekeeper().tidy();
+        node.tidy();
         let Counters {
             links,
             circuits,

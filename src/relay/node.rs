@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tracing::debug;
 
-use super::limits::{Gatekeeper, Place};
+use super::limits::Gatekeeper;
 use super::{Counters, Keys, datagrams, exit};
 use crate::net::RelayDialer;
 use crate::net::os::ExitPermit;
@@ -51,7 +51,7 @@ struct Stream {
 struct Table {
     /// Streams by circuit number and stream id.
     circuits: HashMap<u64, HashMap<u32, Stream>>,
-    links: HashMap<u64, (Weak<Link>, Place)>,
+    links: HashMap<u64, Weak<Link>>,
 }
 
 /// The heart of a relay.
@@ -141,29 +141,33 @@ impl Node {
     pub(super) fn counters(&self) -> Counters {
         let table = self.table();
         Counters {
-            links: table
-                .links
-                .values()
-                .filter(|(link, _)| link.strong_count() > 0)
-                .count(),
+            links: self.gatekeeper.links(),
             circuits: table.circuits.len(),
             streams: table.circuits.values().map(HashMap::len).sum(),
             refused: self.gatekeeper.refused(),
         }
     }
 
-    /// A neighbour's link is up; its place is kept until it closes.
-    pub(super) fn joined(&self, link: Arc<Link>, place: Place) {
+    /// A neighbour's link is up.
+    pub(super) fn joined(&self, link: &Arc<Link>) {
         if self.is_draining() {
             return link.close(Instant::now());
         }
-        let mut table = self.table();
-        table
+        self.table()
             .links
-            .retain(|_, (link, _)| link.upgrade().is_some_and(|link| !link.is_closed()));
-        table
-            .links
-            .insert(link.number(), (Arc::downgrade(&link), place));
+            .insert(link.number(), Arc::downgrade(link));
+    }
+
+    /// Forgets who is gone. Call it every minute or so.
+    pub(super) fn tidy(&self) {
+        self.gatekeeper.tidy();
+        self.table().links.retain(|_, link| link.strong_count() > 0);
+    }
+
+    /// Whether the neighbour is a relay of the list, and proved it. Anybody can prove to be *some* identity.
+    fn is_listed(&self, link: &Link) -> bool {
+        link.relay()
+            .is_some_and(|relay| self.list().get(&relay).is_some())
     }
 
     fn is_draining(&self) -> bool {
@@ -179,10 +183,8 @@ impl Node {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
         let links: Vec<_> = self.table().links.drain().collect();
-        for (_, (link, _)) in links {
-            if let Some(link) = link.upgrade() {
-                link.close(Instant::now());
-            }
+        for link in links.iter().filter_map(|(_, link)| link.upgrade()) {
+            link.close(Instant::now());
         }
         self.links.close();
     }
@@ -231,7 +233,11 @@ impl Node {
         let Some(node) = self.this.upgrade() else {
             return;
         };
-        let Some(place) = self.gatekeeper.open(circuit.number()) else {
+        let link = circuit.link();
+        let place = self
+            .gatekeeper
+            .open(link.number(), self.is_listed(link), circuit.number());
+        let Some(place) = place else {
             return refuse(OpenStatus::Limit);
         };
         let signals = Arc::new(Signals::default());
@@ -303,9 +309,10 @@ impl Handler for Proxy {
         if node.is_draining() {
             return link.refuse(circuit, DestroyReason::ShuttingDown);
         }
+        let circuits = node.table().circuits.len();
         if !node
             .gatekeeper
-            .create(link.number(), link.relay().is_some())
+            .create(link.number(), node.is_listed(link), circuits)
         {
             return link.refuse(circuit, DestroyReason::Limit);
         }

@@ -67,7 +67,9 @@ impl Outside for CircuitRoute {
                     Ok(stream) => return Ok(Box::new(stream) as BoxStream),
                     Err(failure) => {
                         last = route_error(failure);
-                        if last == RouteError::CircuitLost {
+                        let hangs = failure == StreamFailure::TimedOut;
+                        if last == RouteError::CircuitLost || hangs {
+                            // An exit that works answers in time; what ours does not know is where it hangs.
                             circuit.retire();
                         } else if last == RouteError::Refused {
                             avoid.extend(circuit.path().last().map(|exit| exit.identity));

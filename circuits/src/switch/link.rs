@@ -18,7 +18,7 @@ use crate::frame::{
 use crate::handshake::{CREATE_LEN, CREATED_LEN, HandshakeError, HopPeer, hop_respond};
 use crate::keys::{DhSecret, RelayId};
 use crate::link::{AuthError, LinkError, LinkKeys, LinkOpener, LinkSealer, verify_auth};
-use crate::scheduler::{CreditBudget, CreditGate, Scheduler};
+use crate::scheduler::{CreditBudget, CreditGate, Full, SHORT_LEN, Scheduler};
 
 /// Circuits that one link carries at the most, whoever the neighbour is: bounds the table.
 /// Owners set lower limits for neighbours that are not relays.
@@ -212,7 +212,9 @@ impl Link {
     /// # Errors
     /// The link is closed.
     pub fn send_auth(&self, body: &[u8; 96]) -> Result<(), OpenError> {
-        self.control(FrameType::Auth, 0, body)
+        let mut frame = self.config.pool.take_zeroed(Class::Small);
+        frame.body_mut()[..body.len()].copy_from_slice(body);
+        self.push_control(FrameType::Auth, 0, frame)
     }
 
     /// Asks the neighbour for a sign of life (§2.6).
@@ -220,9 +222,9 @@ impl Link {
     /// # Errors
     /// The link is closed.
     pub fn ping(&self, nonce: u64) -> Result<(), OpenError> {
-        let mut body = [0; 9];
+        let mut body = [0; SHORT_LEN];
         body[1..].copy_from_slice(&nonce.to_be_bytes());
-        self.control(FrameType::Ping, 0, &body)
+        self.short(FrameType::Ping, 0, body)
     }
 
     /// Sends a padding frame (§2.6).
@@ -230,7 +232,7 @@ impl Link {
     /// # Errors
     /// The link is closed.
     pub fn pad(&self) -> Result<(), OpenError> {
-        self.control(FrameType::Pad, 0, &[])
+        self.short(FrameType::Pad, 0, [0; SHORT_LEN])
     }
 
     /// Begins a circuit of ours whose first hop is the neighbour.
@@ -380,10 +382,14 @@ impl Link {
         self.push_control(kind, circuit, frame)
     }
 
-    fn control(&self, kind: FrameType, circuit: u32, body: &[u8]) -> Result<(), OpenError> {
-        let mut frame = self.config.pool.take_zeroed(Class::Small);
-        frame.body_mut()[..body.len()].copy_from_slice(body);
-        self.push_control(kind, circuit, frame)
+    fn short(&self, kind: FrameType, circuit: u32, body: [u8; SHORT_LEN]) -> Result<(), OpenError> {
+        let header = Header {
+            circuit,
+            kind,
+            class: Class::Small,
+            credit: 0,
+        };
+        self.queue_control(|scheduler| scheduler.push_short(header, body))
     }
 
     pub(super) fn push_control(
@@ -398,15 +404,19 @@ impl Link {
             class: frame.class(),
             credit: 0,
         };
+        self.queue_control(|scheduler| scheduler.push_control(header, frame))
+    }
+
+    fn queue_control(
+        &self,
+        push: impl FnOnce(&mut Scheduler<Owner>) -> Result<(), Full>,
+    ) -> Result<(), OpenError> {
         {
             let mut queue = lock(&self.queue);
             if queue.closed {
                 return Err(OpenError::Closed);
             }
-            queue
-                .scheduler
-                .push_control(header, frame)
-                .map_err(|_| OpenError::Full)?;
+            push(&mut queue.scheduler).map_err(|_| OpenError::Full)?;
         }
         (self.wake)();
         Ok(())
@@ -461,15 +471,10 @@ impl Link {
     }
 
     fn send_destroy(&self, circuit: u32, reason: DestroyReason) {
-        {
-            let mut queue = lock(&self.queue);
-            if queue.closed {
-                return;
-            }
-            // A queue that is full belongs to a neighbour that takes nothing away: its writer closes the link.
-            let _ = queue.scheduler.push_destroy(circuit, reason);
-        }
-        (self.wake)();
+        // A link whose control queue is full is closed by its reader, which tells the neighbour as much.
+        let mut body = [0; SHORT_LEN];
+        body[0] = reason as u8;
+        let _ = self.short(FrameType::Destroy, circuit, body);
     }
 }
 
@@ -574,13 +579,13 @@ impl Receiver {
                 }
             }
             FrameType::Ping => {
-                let body = &frame[BODY_OFFSET..BODY_OFFSET + 9];
+                let body = &frame[BODY_OFFSET..BODY_OFFSET + SHORT_LEN];
                 if body[0] == 0 {
-                    let mut pong = [0; 9];
+                    let mut pong = [0; SHORT_LEN];
                     pong.copy_from_slice(body);
                     pong[0] = 1;
                     self.link
-                        .control(FrameType::Ping, 0, &pong)
+                        .short(FrameType::Ping, 0, pong)
                         .map_err(|_| LinkClosed::Flooded)?;
                 }
             }

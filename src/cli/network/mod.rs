@@ -4,6 +4,7 @@
 //! (by the authorities, for the descriptors that relays sent them) and `file` (what users are given with the list).
 //! Arguments have no `Debug`: they hold addresses, which must not reach a log.
 
+mod fetch;
 mod make;
 mod relay_init;
 mod show;
@@ -19,6 +20,7 @@ use crate::config::id_from_hex;
 use crate::error::{Error, Exit};
 use crate::state::StateDir;
 
+pub use fetch::{Fetched, refresh};
 pub use relay_init::relay_init;
 
 /// Arguments of `hushswarm network`.
@@ -44,6 +46,8 @@ enum Command {
     Verify(VerifyArgs),
     /// Show the relays of a network
     Show(ShowArgs),
+    /// Fetch the newest relay list over a circuit, and replace the network file's list by it
+    Fetch(FetchArgs),
 }
 
 #[derive(Args)]
@@ -157,6 +161,16 @@ struct VerifyArgs {
 }
 
 #[derive(Args)]
+struct FetchArgs {
+    /// The network file; its relay list must still be valid
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Folder with this client's guards [default: where hushswarm keeps its state]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
+#[derive(Args)]
 struct ShowArgs {
     /// The network file
     #[arg(value_name = "FILE")]
@@ -183,6 +197,7 @@ pub fn run(args: NetworkArgs, out: &mut dyn Write) -> Result<(), Error> {
         Command::File(args) => make::file(&args)?,
         Command::Verify(args) => show::verify(&args)?,
         Command::Show(args) => show::show(&args)?,
+        Command::Fetch(args) => fetch::fetch(&args)?,
     };
     say(out, &text)
 }

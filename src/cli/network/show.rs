@@ -41,7 +41,7 @@ pub(super) fn show(args: &ShowArgs) -> Result<String, Error> {
     ))
 }
 
-fn header(file: &NetworkFile, list: &RelayList, now: u64) -> String {
+pub(super) fn header(file: &NetworkFile, list: &RelayList, now: u64) -> String {
     let relays = list.relays();
     let count = |role: fn(Roles) -> bool| relays.iter().filter(|relay| role(relay.roles)).count();
     let skipped = match list.skipped() {

@@ -19,9 +19,7 @@ use super::extension::{self, ExtensionError, MetadataMessage, PeerExtensions};
 use super::infohash::InfoHash;
 use super::metainfo::MAX_PIECES;
 use super::picker::{Bits, Geometry};
-use super::wire::{
-    BlockRef, Decoder, HANDSHAKE_LEN, Handshake, MAX_BLOCK, MessageRef, WireError,
-};
+use super::wire::{BlockRef, Decoder, HANDSHAKE_LEN, Handshake, MAX_BLOCK, MessageRef, WireError};
 use pipeline::Pipeline;
 
 /// The handshake must be over by then: a circuit's round trip may take seconds.
@@ -152,13 +150,20 @@ struct Asked {
 
 enum Hello {
     /// Reads the other side's handshake.
-    Waiting { buf: [u8; HANDSHAKE_LEN], filled: usize, deadline: Instant },
+    Waiting {
+        buf: [u8; HANDSHAKE_LEN],
+        filled: usize,
+        deadline: Instant,
+    },
     Done,
 }
 
 /// What the peer has, before and after the number of pieces is known.
 enum Theirs {
-    Early { bitfield: Option<Vec<u8>>, haves: Vec<u32> },
+    Early {
+        bitfield: Option<Vec<u8>>,
+        haves: Vec<u32>,
+    },
     Known(Bits),
 }
 
@@ -204,7 +209,13 @@ struct Core {
 impl Peer {
     /// Starts a connection to a peer of `hash`; `outgoing` says that we opened it, and so greet first. `id` is a fresh
     /// random peer id (see leaks L19, L20).
-    pub fn new(now: Instant, hash: InfoHash, id: [u8; 20], outgoing: bool, mut rng: StdRng) -> Self {
+    pub fn new(
+        now: Instant,
+        hash: InfoHash,
+        id: [u8; 20],
+        outgoing: bool,
+        mut rng: StdRng,
+    ) -> Self {
         let keep_alive_at = now + Duration::from_millis(rng.random_range(KEEP_ALIVE_MS));
         let mut core = Core {
             hash,
@@ -216,7 +227,10 @@ impl Peer {
             metadata_size: None,
             metadata_left: 0,
             ours: Bits::default(),
-            theirs: Theirs::Early { bitfield: None, haves: Vec::new() },
+            theirs: Theirs::Early {
+                bitfield: None,
+                haves: Vec::new(),
+            },
             spoken: false,
             extended: false,
             extensions: PeerExtensions::default(),
@@ -238,8 +252,16 @@ impl Peer {
             core.greet();
         }
         let deadline = now + HANDSHAKE_TIME;
-        let hello = Hello::Waiting { buf: [0; HANDSHAKE_LEN], filled: 0, deadline };
-        Self { hello, decoder: Decoder::new(), core }
+        let hello = Hello::Waiting {
+            buf: [0; HANDSHAKE_LEN],
+            filled: 0,
+            deadline,
+        };
+        Self {
+            hello,
+            decoder: Decoder::new(),
+            core,
+        }
     }
 
     /// Where to read into; never empty.
@@ -412,8 +434,11 @@ impl Peer {
         let core = &mut self.core;
         if interested != core.we_are_interested && core.greeted {
             core.we_are_interested = interested;
-            let message =
-                if interested { MessageRef::Interested } else { MessageRef::NotInterested };
+            let message = if interested {
+                MessageRef::Interested
+            } else {
+                MessageRef::NotInterested
+            };
             message.encode(&mut core.out);
         }
     }
@@ -455,7 +480,9 @@ impl Peer {
         let mut blocks = Vec::new();
         let mut sum = 0_u32;
         while sum < bytes {
-            let Some(block) = self.core.uploads.pop_front() else { break };
+            let Some(block) = self.core.uploads.pop_front() else {
+                break;
+            };
             sum = sum.saturating_add(block.len);
             blocks.push(block);
         }
@@ -475,7 +502,8 @@ impl Peer {
 
 impl Core {
     fn greet(&mut self) {
-        self.out.extend_from_slice(&Handshake::new(self.hash, self.id).encode());
+        self.out
+            .extend_from_slice(&Handshake::new(self.hash, self.id).encode());
     }
 
     fn sent(&mut self, now: Instant) {
@@ -497,8 +525,11 @@ impl Core {
         }
         if self.extended {
             let payload = extension::handshake(self.metadata_size);
-            MessageRef::Extended { id: extension::HANDSHAKE, payload: &payload }
-                .encode(&mut self.out);
+            MessageRef::Extended {
+                id: extension::HANDSHAKE,
+                payload: &payload,
+            }
+            .encode(&mut self.out);
         }
         Ok(())
     }
@@ -525,8 +556,8 @@ impl Core {
         let mut bits = Bits::new(geometry.pieces);
         if let Theirs::Early { bitfield, haves } = &self.theirs {
             if let Some(bytes) = bitfield {
-                bits = Bits::from_bytes(geometry.pieces, bytes)
-                    .ok_or(CloseReason::Bad("bitfield"))?;
+                bits =
+                    Bits::from_bytes(geometry.pieces, bytes).ok_or(CloseReason::Bad("bitfield"))?;
             }
             for &piece in haves {
                 if piece >= geometry.pieces {
@@ -551,7 +582,11 @@ impl Core {
             Theirs::Known(bits) => bits.is_full(),
             Theirs::Early { .. } => false,
         };
-        if theirs && self.ours.is_full() { Err(CloseReason::BothComplete) } else { Ok(()) }
+        if theirs && self.ours.is_full() {
+            Err(CloseReason::BothComplete)
+        } else {
+            Ok(())
+        }
     }
 
     fn handle<'a>(
@@ -632,7 +667,9 @@ impl Core {
     }
 
     fn handle_request(&mut self, block: BlockRef) -> Result<(), CloseReason> {
-        let Some(geometry) = self.geometry else { return Err(CloseReason::Bad("request")) };
+        let Some(geometry) = self.geometry else {
+            return Err(CloseReason::Bad("request"));
+        };
         let possible = block.len > 0
             && block.len <= MAX_BLOCK
             && geometry.contains(block)
@@ -666,11 +703,7 @@ impl Core {
         Ok(Event::Block(block, data))
     }
 
-    fn handle_extended<'a>(
-        &mut self,
-        id: u8,
-        payload: &'a [u8],
-    ) -> Result<Event<'a>, CloseReason> {
+    fn handle_extended<'a>(&mut self, id: u8, payload: &'a [u8]) -> Result<Event<'a>, CloseReason> {
         if !self.extended {
             return Err(CloseReason::Bad("extension"));
         }
@@ -684,9 +717,15 @@ impl Core {
             }
             extension::UT_METADATA => Ok(match MetadataMessage::parse(payload)? {
                 Some(MetadataMessage::Request(piece)) => Event::MetadataWanted(piece),
-                Some(MetadataMessage::Data { piece, total_size, data }) => {
-                    Event::Metadata { piece, total: total_size, data }
-                }
+                Some(MetadataMessage::Data {
+                    piece,
+                    total_size,
+                    data,
+                }) => Event::Metadata {
+                    piece,
+                    total: total_size,
+                    data,
+                },
                 Some(MetadataMessage::Reject(_)) => Event::MetadataRejected,
                 None => Event::Nothing,
             }),
@@ -766,7 +805,11 @@ impl Core {
 
     fn send_metadata(&mut self, message: &MetadataMessage<'_>) {
         if let Some(id) = self.extensions.ut_metadata {
-            MessageRef::Extended { id, payload: &message.encode() }.encode(&mut self.out);
+            MessageRef::Extended {
+                id,
+                payload: &message.encode(),
+            }
+            .encode(&mut self.out);
         }
     }
 
@@ -774,10 +817,17 @@ impl Core {
         let start = piece as usize * extension::METADATA_PIECE;
         let part = metadata.and_then(|bytes| {
             let total_size = u32::try_from(bytes.len()).ok()?;
-            let end = start.saturating_add(extension::METADATA_PIECE).min(bytes.len());
+            let end = start
+                .saturating_add(extension::METADATA_PIECE)
+                .min(bytes.len());
             let data = bytes.get(start..end).filter(|data| !data.is_empty())?;
-            (data.len() as u64 <= self.metadata_left && self.out.len() < MAX_OUTPUT / 2)
-                .then_some(MetadataMessage::Data { piece, total_size, data })
+            (data.len() as u64 <= self.metadata_left && self.out.len() < MAX_OUTPUT / 2).then_some(
+                MetadataMessage::Data {
+                    piece,
+                    total_size,
+                    data,
+                },
+            )
         });
         if let Some(MetadataMessage::Data { data, .. }) = part {
             self.metadata_left -= data.len() as u64;
