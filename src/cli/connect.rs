@@ -33,7 +33,8 @@ pub struct Connected {
     pub client: Client,
     /// The state folder.
     pub state: Arc<StateDir>,
-    _lock: StateLock,
+    /// Held for as long as the folder is used.
+    pub lock: StateLock,
 }
 
 impl OverlayArgs {
@@ -73,7 +74,7 @@ impl OverlayArgs {
         Ok(Connected {
             client,
             state,
-            _lock: lock,
+            lock,
         })
     }
 }

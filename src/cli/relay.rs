@@ -145,14 +145,14 @@ fn modified(path: &Path) -> Option<SystemTime> {
 }
 
 /// The signals that a relay acts on.
-struct Signals {
+pub(super) struct Signals {
     term: Signal,
     int: Signal,
     hangup: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self, Error> {
+    pub(super) fn new() -> Result<Self, Error> {
         let listen = |kind| {
             signal(kind)
                 .map_err(|source| Error::local("can't listen for signals").with_source(source))
@@ -165,7 +165,7 @@ impl Signals {
     }
 
     /// Waits until the relay is told to stop.
-    async fn stop(&mut self) {
+    pub(super) async fn stop(&mut self) {
         tokio::select! {
             _ = self.term.recv() => {}
             _ = self.int.recv() => {}

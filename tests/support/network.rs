@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use hushswarm::cli::demo::network::{PrivateNetwork, relay_ip};
+use hushswarm_circuits::path::PathRules;
 use hushswarm_circuits::relay_list::RelayList;
 
 /// One relay's state folder and what it is started with.
@@ -56,12 +57,19 @@ impl Network {
     /// A network on loopback, each relay on an address of its own; the last one (two of more than three) is an exit.
     pub fn build(dir: &Path, count: usize) -> Self {
         let addrs: Vec<SocketAddr> = (0..count).map(|n| free_port(relay_ip(n))).collect();
-        Self::at(dir, &addrs, if count > 3 { 2 } else { 1 })
+        let exits = if count > 3 { 2 } else { 1 };
+        Self::at(dir, &addrs, count, exits, PathRules::default())
     }
 
-    /// A network at these addresses, with as many exits at the end.
-    pub fn at(dir: &Path, addrs: &[SocketAddr], exits: usize) -> Self {
-        let network = PrivateNetwork::new(addrs, exits).unwrap();
+    /// A network at these addresses, with so many guards at the front and exits at the end.
+    pub fn at(
+        dir: &Path,
+        addrs: &[SocketAddr],
+        guards: usize,
+        exits: usize,
+        rules: PathRules,
+    ) -> Self {
+        let network = PrivateNetwork::new(addrs, guards, exits, rules).unwrap();
         let file = network.write_to(dir).unwrap();
         let relays = network
             .relays

@@ -43,6 +43,7 @@ pub struct PrivateNetwork {
     /// The signed list.
     pub list: Arc<RelayList>,
     authorities: Vec<RelayId>,
+    rules: PathRules,
 }
 
 /// The loopback address of the `n`th relay: each in a network (/16) of its own, as path choice wants it.
@@ -55,19 +56,24 @@ fn bug(what: &str) -> impl Fn(&dyn std::error::Error) -> Error + '_ {
 }
 
 impl PrivateNetwork {
-    /// Makes keys and documents for relays at these addresses. All are guards and serve the list; the last `exits` of them
-    /// are exits, to loopback and private addresses too.
+    /// Makes keys and documents for relays at these addresses. All serve the list, the first `guards` of them are guards,
+    /// and the last `exits` are exits, to loopback and private addresses too.
     ///
     /// # Errors
     /// None but by mistakes of this program.
-    pub fn new(addrs: &[SocketAddr], exits: usize) -> Result<Self, Error> {
+    pub fn new(
+        addrs: &[SocketAddr],
+        guards: usize,
+        exits: usize,
+        rules: PathRules,
+    ) -> Result<Self, Error> {
         let (now, rng) = (unix_now(), &mut rand::rng());
         let mut relays = Vec::new();
         for (n, addr) in addrs.iter().enumerate() {
             let exit = n + exits >= addrs.len();
             let mut config = RelayConfig::new(format!("relay{}", n + 1), vec![*addr]);
             config.roles = Roles {
-                guard: true,
+                guard: n < guards,
                 exit,
                 list: true,
             };
@@ -109,6 +115,7 @@ impl PrivateNetwork {
             relays,
             list: Arc::new(list),
             authorities,
+            rules,
         })
     }
 
@@ -124,7 +131,7 @@ impl PrivateNetwork {
             authorities: self.authorities.clone(),
             threshold: AUTHORITIES.1,
             list: PathBuf::from("relay.list"),
-            rules: PathRules::default(),
+            rules: self.rules,
         };
         let path = dir.join("network.toml");
         crate::state::write_public(&path, network.to_toml()?.as_bytes())?;
@@ -167,7 +174,7 @@ pub fn start(count: usize) -> Result<Running, Error> {
         .map(LinkListener::local_addr)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| Error::local("can't listen").with_source(source))?;
-    let network = PrivateNetwork::new(&addrs, 2)?;
+    let network = PrivateNetwork::new(&addrs, count, 2, PathRules::default())?;
     let list = network.list;
     let relays = network
         .relays

@@ -82,6 +82,33 @@ impl Layout {
         })
     }
 
+    /// Lays out files to be hashed, before their torrent exists.
+    pub(crate) fn unhashed(files: &[(Vec<String>, u64)], piece_len: u32) -> Self {
+        let mut total = 0;
+        let mut entries = Vec::with_capacity(files.len());
+        for (path, len) in files {
+            entries.push(Entry {
+                path: path.clone(),
+                start: total,
+                len: *len,
+                pad: false,
+            });
+            total += len;
+        }
+        // The parser of torrents bounds the number of pieces.
+        let pieces = total.div_ceil(u64::from(piece_len.max(1)));
+        let pieces = u32::try_from(pieces).unwrap_or(u32::MAX);
+        Self {
+            geometry: Geometry {
+                piece_len,
+                total,
+                pieces,
+            },
+            hashes: Vec::new(),
+            entries,
+        }
+    }
+
     /// First byte of a piece in the torrent.
     pub(crate) fn start_of(&self, piece: u32) -> u64 {
         u64::from(piece) * u64::from(self.geometry.piece_len)
@@ -116,6 +143,11 @@ impl Layout {
     }
 }
 
+/// Output folders in which every write fails.
+#[cfg(test)]
+pub(crate) static FAULTS: Mutex<std::collections::BTreeMap<std::path::PathBuf, StorageError>> =
+    Mutex::new(std::collections::BTreeMap::new());
+
 struct Open {
     index: usize,
     file: Arc<File>,
@@ -137,7 +169,7 @@ pub(crate) struct Files {
     /// Written since the last sync.
     dirty: Mutex<BTreeSet<usize>>,
     #[cfg(test)]
-    pub(crate) fault: Mutex<Option<StorageError>>,
+    path: std::path::PathBuf,
 }
 
 impl Files {
@@ -148,15 +180,14 @@ impl Files {
             std::fs::create_dir_all(root).map_err(|e| StorageError::from_io(&e))?;
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root =
-            rustix::fs::open(root, flags, Mode::empty()).map_err(StorageError::from_errno)?;
+        let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(StorageError::from_errno)?;
         Ok(Self {
-            root,
+            root: fd,
             layout,
             open: Mutex::default(),
             dirty: Mutex::default(),
             #[cfg(test)]
-            fault: Mutex::new(None),
+            path: root.to_owned(),
         })
     }
 
@@ -186,8 +217,8 @@ impl Files {
     /// Writes `data` from the torrent's byte `at` on.
     pub(crate) fn write_at(&self, at: u64, data: &[u8]) -> Result<(), StorageError> {
         #[cfg(test)]
-        if let Some(fault) = *lock(&self.fault) {
-            return Err(fault);
+        if let Some(fault) = lock(&FAULTS).get(&self.path) {
+            return Err(*fault);
         }
         let mut rest = data;
         for (index, offset, len) in self.layout.spans(at, data.len() as u64) {
@@ -205,8 +236,8 @@ impl Files {
         Ok(())
     }
 
-    /// Creates folders and empty files, which no piece brings; cuts files that are too long and known to be ours.
-    pub(crate) fn prepare(&self, ours: bool) -> Result<(), StorageError> {
+    /// Creates empty files, which no piece brings, and cuts files that are too long. They must be known to be ours.
+    pub(crate) fn prepare(&self) -> Result<(), StorageError> {
         for (index, entry) in self.layout.entries.iter().enumerate() {
             if entry.pad {
                 continue;
@@ -214,19 +245,18 @@ impl Files {
             let len = self.mark_of(index)?.map(|mark| mark.len);
             match len {
                 None if entry.len == 0 => drop(self.get(index, true)?),
-                Some(len) if len > entry.len && ours => {
+                Some(len) if len > entry.len => {
                     let file = self.get(index, true)?;
                     file.set_len(entry.len)
                         .map_err(|e| StorageError::from_io(&e))?;
                 }
-                Some(len) if len > entry.len => return Err(StorageError::Foreign),
                 Some(_) | None => {}
             }
         }
         Ok(())
     }
 
-    /// Finds a file with content of which no piece verified: somebody else's.
+    /// Finds a file that is somebody else's: longer than the torrent's, or with content of which no piece verified.
     pub(crate) fn has_foreign(&self, verified: impl Fn(u32) -> bool) -> Result<bool, StorageError> {
         for (index, entry) in self.layout.entries.iter().enumerate() {
             if entry.pad {
@@ -235,7 +265,8 @@ impl Files {
             let Some(mark) = self.mark_of(index)? else {
                 continue;
             };
-            if mark.len > 0 && !self.layout.pieces_of(index).any(&verified) {
+            let foreign = mark.len > 0 && !self.layout.pieces_of(index).any(&verified);
+            if foreign || mark.len > entry.len {
                 return Ok(true);
             }
         }
