@@ -117,6 +117,11 @@ impl Layout {
     }
 }
 
+/// Output folders in which every write fails.
+#[cfg(test)]
+pub(crate) static FAULTS: Mutex<std::collections::BTreeMap<std::path::PathBuf, StorageError>> =
+    Mutex::new(std::collections::BTreeMap::new());
+
 struct Open {
     index: usize,
     file: Arc<File>,
@@ -138,7 +143,7 @@ pub(crate) struct Files {
     /// Written since the last sync.
     dirty: Mutex<BTreeSet<usize>>,
     #[cfg(test)]
-    pub(crate) fault: Mutex<Option<StorageError>>,
+    path: std::path::PathBuf,
 }
 
 impl Files {
@@ -149,14 +154,14 @@ impl Files {
             std::fs::create_dir_all(root).map_err(|e| StorageError::from_io(&e))?;
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(root, flags, Mode::empty()).map_err(StorageError::from_errno)?;
+        let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(StorageError::from_errno)?;
         Ok(Self {
-            root,
+            root: fd,
             layout,
             open: Mutex::default(),
             dirty: Mutex::default(),
             #[cfg(test)]
-            fault: Mutex::new(None),
+            path: root.to_owned(),
         })
     }
 
@@ -180,8 +185,8 @@ impl Files {
     /// Writes `data` from the torrent's byte `at` on.
     pub(crate) fn write_at(&self, at: u64, data: &[u8]) -> Result<(), StorageError> {
         #[cfg(test)]
-        if let Some(fault) = *lock(&self.fault) {
-            return Err(fault);
+        if let Some(fault) = lock(&FAULTS).get(&self.path) {
+            return Err(*fault);
         }
         let mut rest = data;
         for (index, offset, len) in self.layout.spans(at, data.len() as u64) {

@@ -362,11 +362,6 @@ impl Storage {
             tokio::task::spawn_blocking(move || storage.work(shard));
         }
     }
-
-    #[cfg(test)]
-    pub(crate) fn set_fault(&self, fault: Option<StorageError>) {
-        *lock(&self.files.fault) = fault;
-    }
 }
 
 /// All blocks of segment `at` of a piece of `blocks` blocks.
@@ -374,6 +369,16 @@ fn full_mask(blocks: u32, at: u32) -> u16 {
     let count = blocks.saturating_sub(at * SEGMENT_BLOCKS).min(SEGMENT_BLOCKS);
     // count is at most 16.
     ((1_u32 << count) - 1) as u16
+}
+
+/// Makes every write below an output folder fail, or work again.
+#[cfg(test)]
+pub(crate) fn set_fault(root: &std::path::Path, fault: Option<StorageError>) {
+    let mut faults = lock(&files::FAULTS);
+    match fault {
+        Some(error) => faults.insert(root.to_owned(), error),
+        None => faults.remove(root),
+    };
 }
 
 /// Pieces that failed before and whose digests are wanted when they pass.

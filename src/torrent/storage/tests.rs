@@ -115,12 +115,12 @@ async fn a_full_disk_loses_the_piece_and_nothing_else() {
     let (storage, mut reports) = open(&info, dir.path(), DEFAULT_BUDGET);
     (0..4).for_each(|number| put(&storage, &content, 0, number));
     assert!(matches!(reports.recv().await, Some(Report::Passed { piece: 0, .. })));
-    storage.set_fault(Some(StorageError::Full));
+    set_fault(dir.path(), Some(StorageError::Full));
     (0..4).for_each(|number| put(&storage, &content, 1, number));
     let Some(Report::Lost { piece: 1, error }) = reports.recv().await else { panic!() };
     assert_eq!(error, StorageError::Full);
     assert_eq!(storage.used.load(Ordering::Acquire), 0);
-    storage.set_fault(None);
+    set_fault(dir.path(), None);
     (0..4).for_each(|number| put(&storage, &content, 1, number));
     assert!(matches!(reports.recv().await, Some(Report::Passed { piece: 1, .. })));
 }
