@@ -118,7 +118,8 @@ impl Store {
         self.aead()
             .and_then(|aead| {
                 let nonce = Nonce::assume_unique_for_key(nonce);
-                aead.seal_in_place_append_tag(nonce, Aad::empty(), &mut body).ok()
+                aead.seal_in_place_append_tag(nonce, Aad::empty(), &mut body)
+                    .ok()
             })
             .ok_or(StorageError::TooLarge)?;
         self.create_dir()?;
@@ -134,7 +135,9 @@ impl Store {
         file.write_all(&body).map_err(io)?;
         file.sync_all().map_err(io)?;
         std::fs::rename(&temporary, self.path()).map_err(io)?;
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io)
+        File::open(&self.dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(io)
     }
 
     fn path(&self) -> PathBuf {
@@ -142,7 +145,9 @@ impl Store {
     }
 
     fn aead(&self) -> Option<LessSafeKey> {
-        UnboundKey::new(&CHACHA20_POLY1305, &*self.key).ok().map(LessSafeKey::new)
+        UnboundKey::new(&CHACHA20_POLY1305, &*self.key)
+            .ok()
+            .map(LessSafeKey::new)
     }
 
     fn create_dir(&self) -> Result<(), StorageError> {

@@ -60,7 +60,9 @@ pub async fn create(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         // It panicked, or the runtime ends.
-        Err(_) => Err(CreateError::Storage(StorageError::Io(std::io::ErrorKind::Other))),
+        Err(_) => Err(CreateError::Storage(StorageError::Io(
+            std::io::ErrorKind::Other,
+        ))),
     }
 }
 
@@ -93,7 +95,11 @@ fn create_blocking(
         .collect();
     let hashes = hash_files(&folder, &on_disk, builder.piece_len, threads(), hashed)?;
     let (metainfo, file) = builder.finish(hashes)?;
-    Ok(Created { metainfo, file, folder })
+    Ok(Created {
+        metainfo,
+        file,
+        folder,
+    })
 }
 
 fn walk(
@@ -105,7 +111,10 @@ fn walk(
     for entry in std::fs::read_dir(dir).map_err(io)? {
         let entry = entry.map_err(io)?;
         let kind = entry.file_type().map_err(io)?;
-        let name = entry.file_name().into_string().map_err(|_| CreateError::NotUtf8)?;
+        let name = entry
+            .file_name()
+            .into_string()
+            .map_err(|_| CreateError::NotUtf8)?;
         if files.len() >= MAX_FILES || below.len() >= MAX_DEPTH {
             return Err(CreateError::TooMany);
         }

@@ -95,7 +95,11 @@ impl Engine {
     /// An engine that reaches the world through `outside`.
     pub fn new(outside: Arc<dyn Outside>, options: Options) -> Self {
         let tracker = TrackerClient::new(options.allow_private);
-        Self { outside, options, tracker }
+        Self {
+            outside,
+            options,
+            tracker,
+        }
     }
 
     /// Starts a download. Call within a tokio runtime; a torrent and folder that are in use already wait.
@@ -107,7 +111,12 @@ impl Engine {
             }
             Source::Metainfo(metainfo) => {
                 let hash = metainfo.info.hash;
-                (hash, Some(Arc::new(metainfo.info)), metainfo.trackers, Vec::new())
+                (
+                    hash,
+                    Some(Arc::new(metainfo.info)),
+                    metainfo.trackers,
+                    Vec::new(),
+                )
             }
         };
         self.start(Setup {
@@ -145,15 +154,27 @@ impl Engine {
     }
 
     fn storage(&self, root: PathBuf, write: bool) -> StorageOptions {
-        StorageOptions { root, budget: self.options.write_budget, write }
+        StorageOptions {
+            root,
+            budget: self.options.write_budget,
+            write,
+        }
     }
 
     fn start(&self, setup: Setup) -> Handle {
-        let first = if setup.info.is_some() { State::Checking } else { State::FetchingMetadata };
+        let first = if setup.info.is_some() {
+            State::Checking
+        } else {
+            State::FetchingMetadata
+        };
         let (sender, progress) = watch::channel(Progress::new(first));
         let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
         let task = tokio::spawn(Driver::new(setup, sender).run(receiver));
-        Handle { progress, commands, task }
+        Handle {
+            progress,
+            commands,
+            task,
+        }
     }
 }
 

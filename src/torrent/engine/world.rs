@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -54,7 +54,10 @@ impl World {
         let listener = move |stream| {
             let _ = commands.try_send(Command::Accept(stream));
         };
-        self.listeners.lock().unwrap().insert(addr.parse().unwrap(), Box::new(listener));
+        self.listeners
+            .lock()
+            .unwrap()
+            .insert(addr.parse().unwrap(), Box::new(listener));
     }
 
     /// A scripted peer listens at `addr`.
@@ -63,12 +66,20 @@ impl World {
         let listener = move |stream| {
             tokio::spawn(Arc::clone(&script).run(stream));
         };
-        self.listeners.lock().unwrap().insert(addr.parse().unwrap(), Box::new(listener));
+        self.listeners
+            .lock()
+            .unwrap()
+            .insert(addr.parse().unwrap(), Box::new(listener));
     }
 
     pub(super) fn calls_to(&self, addr: &str) -> usize {
         let addr: SocketAddr = addr.parse().unwrap();
-        self.calls.lock().unwrap().iter().filter(|(to, _)| *to == Some(addr)).count()
+        self.calls
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|(to, _)| *to == Some(addr))
+            .count()
     }
 
     fn tracker(self: &Arc<Self>, mut stream: tokio::io::DuplexStream) {
@@ -86,10 +97,16 @@ impl World {
         tokio::spawn(async move {
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
-                let Ok(byte) = stream.read_u8().await else { return };
+                let Ok(byte) = stream.read_u8().await else {
+                    return;
+                };
                 head.push(byte);
             }
-            world.announces.lock().unwrap().push(String::from_utf8(head).unwrap());
+            world
+                .announces
+                .lock()
+                .unwrap()
+                .push(String::from_utf8(head).unwrap());
             let mut answer = b"HTTP/1.1 200 OK\r\n\r\nd8:intervali600e5:peers".to_vec();
             answer.extend_from_slice(format!("{}:", peers.len()).as_bytes());
             answer.extend_from_slice(&peers);
@@ -135,10 +152,7 @@ impl Outside for View {
         })
     }
 
-    fn datagrams(
-        &self,
-        _: Isolation,
-    ) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>> {
+    fn datagrams(&self, _: Isolation) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>> {
         Box::pin(async { Err(RouteError::Refused) })
     }
 }
@@ -158,6 +172,8 @@ pub(super) struct Script {
     pub(super) delay: Duration,
     /// Bytes of a batch.
     pub(super) batch: u32,
+    /// Bytes of blocks given.
+    pub(super) given: Arc<AtomicU64>,
 }
 
 impl Script {
@@ -170,6 +186,7 @@ impl Script {
             silent: false,
             delay: Duration::ZERO,
             batch: 256 << 10,
+            given: Arc::default(),
         }
     }
 
@@ -179,16 +196,23 @@ impl Script {
         let size = self.info.bytes.len() as u32;
         let rng = StdRng::seed_from_u64(3);
         let mut peer = Peer::new(now(), self.info.hash, [5; 20], false, rng);
-        peer.set_torrent(geometry, Bits::full(geometry.pieces), Some(size)).unwrap();
+        peer.set_torrent(geometry, Bits::full(geometry.pieces), Some(size))
+            .unwrap();
         loop {
             let mut out = Vec::new();
             peer.transmit(now(), &mut out);
-            let blocks = if self.silent { Vec::new() } else { peer.take_uploads(self.batch) };
+            let blocks = if self.silent {
+                Vec::new()
+            } else {
+                peer.take_uploads(self.batch)
+            };
             if !blocks.is_empty() {
                 tokio::time::sleep(self.delay).await;
             }
             for block in blocks {
                 out.extend_from_slice(&piece_header(block.index, block.begin, block.len));
+                self.given
+                    .fetch_add(u64::from(block.len), Ordering::Relaxed);
                 let start = (block.index * self.info.piece_len + block.begin) as usize;
                 let at = out.len();
                 out.extend_from_slice(&self.content[start..start + block.len as usize]);
@@ -202,7 +226,9 @@ impl Script {
             if peer.has_uploads() && !self.silent {
                 continue;
             }
-            let Ok(len) = stream.read(peer.space()).await else { return };
+            let Ok(len) = stream.read(peer.space()).await else {
+                return;
+            };
             if len == 0 {
                 return;
             }

@@ -16,15 +16,16 @@ use tokio::time::Instant;
 use crate::route::{Outside, RouteError};
 use crate::torrent::extension::random_peer_id;
 use crate::torrent::infohash::InfoHash;
-use crate::torrent::tracker::{
-    AnnounceError, AnnounceRequest, NO_PORT, TierList, TrackerClient,
-};
+use crate::torrent::tracker::{AnnounceError, AnnounceRequest, NO_PORT, TierList, TrackerClient};
 
 /// Peers asked for at once.
 const NUMWANT: u16 = 100;
 
 /// Wait when there is no circuit, which says nothing about the tracker.
 const NETWORK_WAIT: Duration = Duration::from_secs(5);
+
+/// Wait before the same tracker is asked through another circuit.
+const CIRCUIT_WAIT: Duration = Duration::from_secs(1);
 
 /// Circuits lost under one tracker in a row before it counts as its failure.
 const MAX_CIRCUITS_LOST: u32 = 3;
@@ -65,17 +66,25 @@ impl Announcer {
         let mut circuits_lost = 0;
         loop {
             let now = Instant::now();
-            let Some(at) = self.tiers.next_at(now.into_std()) else { return };
+            let Some(at) = self.tiers.next_at(now.into_std()) else {
+                return;
+            };
             tokio::select! {
                 () = tokio::time::sleep_until(at.into()) => {}
                 () = self.answers.closed() => return,
             }
             let now = Instant::now().into_std();
-            let Some(url) = self.tiers.next_url(now).map(str::to_owned) else { continue };
+            let Some(url) = self.tiers.next_url(now).map(str::to_owned) else {
+                continue;
+            };
             let (peer_id, key) = *ids
                 .entry(url.clone())
                 .or_insert_with(|| (random_peer_id(&mut rng), rng.random()));
-            let Counters { uploaded, downloaded, left } = *self.counters.borrow();
+            let Counters {
+                uploaded,
+                downloaded,
+                left,
+            } = *self.counters.borrow();
             let request = AnnounceRequest {
                 hash: self.hash,
                 peer_id,
@@ -89,32 +98,39 @@ impl Announcer {
             };
             let owner = [&self.hash.0, url.as_bytes()].concat();
             let isolation = Isolation::new("tracker", &owner, 0);
-            let result = self.client.announce(&*self.outside, isolation, &url, &request).await;
+            let result = self
+                .client
+                .announce(&*self.outside, isolation, &url, &request)
+                .await;
             let now = Instant::now().into_std();
             let answer = match result {
                 Ok(answer) => {
                     circuits_lost = 0;
                     self.tiers.succeeded(&url, now, answer.interval);
                     let status = format!("{} peers", answer.peers.len());
-                    Answer { peers: answer.peers, status, no_network: false }
+                    Answer {
+                        peers: answer.peers,
+                        status,
+                        no_network: false,
+                    }
                 }
                 Err(error) => {
-                    let wait = match &error {
-                        AnnounceError::Route(RouteError::NoCircuit(_)) => Some(NETWORK_WAIT),
-                        AnnounceError::Route(RouteError::CircuitLost)
-                            if circuits_lost < MAX_CIRCUITS_LOST =>
-                        {
-                            circuits_lost += 1;
-                            Some(Duration::from_secs(1))
-                        }
-                        // clippy: the errors of trackers and routes may grow.
-                        #[allow(clippy::wildcard_enum_match_arm)]
-                        _ => None,
-                    };
                     let no_network =
                         matches!(error, AnnounceError::Route(RouteError::NoCircuit(_)));
-                    let answer =
-                        Answer { peers: Vec::new(), status: error.to_string(), no_network };
+                    let lost = error == AnnounceError::Route(RouteError::CircuitLost);
+                    let wait = if no_network {
+                        Some(NETWORK_WAIT)
+                    } else if lost && circuits_lost < MAX_CIRCUITS_LOST {
+                        circuits_lost += 1;
+                        Some(CIRCUIT_WAIT)
+                    } else {
+                        None
+                    };
+                    let answer = Answer {
+                        peers: Vec::new(),
+                        status: error.to_string(),
+                        no_network,
+                    };
                     if let Some(wait) = wait {
                         if self.answers.send(answer).await.is_err() {
                             return;

@@ -36,8 +36,10 @@ impl Choker {
         eligible.sort_by_key(|peer| std::cmp::Reverse(peer.merit));
         let mut chosen: Vec<PeerKey> = eligible.iter().take(SLOTS).map(|peer| peer.key).collect();
         let rest = eligible.get(SLOTS..).unwrap_or(&[]);
-        let stays = self.rounds % OPTIMISTIC_ROUNDS != 0
-            && self.optimistic.is_some_and(|key| rest.iter().any(|peer| peer.key == key));
+        let stays = !self.rounds.is_multiple_of(OPTIMISTIC_ROUNDS)
+            && self
+                .optimistic
+                .is_some_and(|key| rest.iter().any(|peer| peer.key == key));
         if !stays {
             self.optimistic = rest.choose(rng).map(|peer| peer.key);
             self.rounds = 0;
@@ -57,7 +59,11 @@ mod tests {
 
     fn peers(count: u32) -> Vec<Candidate> {
         (0..count)
-            .map(|n| Candidate { key: PeerKey(n), eligible: n != 0, merit: u64::from(n) })
+            .map(|n| Candidate {
+                key: PeerKey(n),
+                eligible: n != 0,
+                merit: u64::from(n),
+            })
             .collect()
     }
 
@@ -72,9 +78,16 @@ mod tests {
             assert!((12..20).all(|n| chosen.contains(&PeerKey(n))));
             lucky.push(chosen[SLOTS]);
         }
-        assert!(lucky.chunks(3).all(|turn| turn.iter().all(|key| *key == turn[0])));
+        assert!(
+            lucky
+                .chunks(3)
+                .all(|turn| turn.iter().all(|key| *key == turn[0]))
+        );
         let all: BTreeSet<PeerKey> = lucky.into_iter().collect();
-        assert!(all.iter().eq(&(1..12).map(PeerKey).collect::<Vec<_>>()), "each has a turn, 0 never");
+        assert!(
+            all.iter().eq(&(1..12).map(PeerKey).collect::<Vec<_>>()),
+            "each has a turn, 0 never"
+        );
     }
 
     #[test]

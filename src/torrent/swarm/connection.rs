@@ -127,7 +127,10 @@ impl Connection {
         }
     }
 
-    async fn work(&mut self, stream: &mut BoxStream) -> Result<std::convert::Infallible, CloseReason> {
+    async fn work(
+        &mut self,
+        stream: &mut BoxStream,
+    ) -> Result<std::convert::Infallible, CloseReason> {
         let seat = Arc::clone(&self.seat);
         let mut upload: Option<Upload> = None;
         let mut tick = tokio::time::interval(TICK);
@@ -138,7 +141,10 @@ impl Connection {
             self.ask_metadata();
             self.read_uploads(&mut upload);
             self.load_output(&mut upload);
-            let storage = self.torrent.as_ref().map(|torrent| Arc::clone(&torrent.storage));
+            let storage = self
+                .torrent
+                .as_ref()
+                .map(|torrent| Arc::clone(&torrent.storage));
             let may_read = storage.as_ref().is_none_or(|storage| storage.has_room());
             tokio::select! {
                 io = poll_fn(|cx| self.poll_io(cx, stream, may_read)) => match io {
@@ -229,8 +235,12 @@ impl Connection {
                     news = Some(News::Ready(self.key));
                 }
                 Event::Block(block, data) => {
-                    self.seat.downloaded.fetch_add(data.len() as u64, Ordering::Relaxed);
-                    self.shared.downloaded.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    self.seat
+                        .downloaded
+                        .fetch_add(data.len() as u64, Ordering::Relaxed);
+                    self.shared
+                        .downloaded
+                        .fetch_add(data.len() as u64, Ordering::Relaxed);
                     take_block(&self.shared, self.torrent.as_ref(), self.key, block, data);
                 }
                 Event::Pieces => gained = true,
@@ -272,8 +282,11 @@ impl Connection {
                     self.refused = true;
                 }
                 Event::MetadataWanted(piece) => {
-                    let metadata =
-                        self.torrent.as_ref().filter(|t| !t.info.private).map(|t| &*t.info.bytes);
+                    let metadata = self
+                        .torrent
+                        .as_ref()
+                        .filter(|t| !t.info.private)
+                        .map(|t| &*t.info.bytes);
                     self.peer.give_metadata(piece, metadata);
                 }
             }
@@ -289,7 +302,9 @@ impl Connection {
         }
         let interested = self.peer.is_interested();
         self.seat.interested.store(interested, Ordering::Relaxed);
-        self.seat.snubbing.store(self.peer.is_snubbing(), Ordering::Relaxed);
+        self.seat
+            .snubbing
+            .store(self.peer.is_snubbing(), Ordering::Relaxed);
         if interested && !self.interested {
             // A free place need not wait for the next round.
             let _ = self.news.send(News::Interested(self.key)).await;
@@ -339,9 +354,13 @@ impl Connection {
         let size = u32::try_from(torrent.info.bytes.len()).ok();
         let size = size.filter(|&size| size <= MAX_METADATA && !torrent.info.private);
         // Under one lock with the HAVE orders: a piece verified meanwhile is either in the set or in an order.
-        let had = lock(&self.shared.work).picker.as_ref().map(|picker| picker.had().clone());
+        let had = lock(&self.shared.work)
+            .picker
+            .as_ref()
+            .map(|picker| picker.had().clone());
         if let Some(had) = had {
-            self.peer.set_torrent(torrent.storage.geometry(), had, size)?;
+            self.peer
+                .set_torrent(torrent.storage.geometry(), had, size)?;
             self.count();
         }
         Ok(())
@@ -376,8 +395,10 @@ impl Connection {
             return;
         };
         let mut work = lock(&self.shared.work);
-        while let Some(piece) =
-            work.fetch.as_mut().and_then(|fetch| fetch.next(now(), self.key, size))
+        while let Some(piece) = work
+            .fetch
+            .as_mut()
+            .and_then(|fetch| fetch.next(now(), self.key, size))
         {
             self.peer.ask_metadata(piece);
         }
@@ -388,7 +409,9 @@ impl Connection {
         if upload.is_some() || !self.ready.is_empty() || !self.peer.has_uploads() {
             return;
         }
-        let Some(storage) = self.torrent.as_ref().map(|t| Arc::clone(&t.storage)) else { return };
+        let Some(storage) = self.torrent.as_ref().map(|t| Arc::clone(&t.storage)) else {
+            return;
+        };
         let blocks = self.peer.take_uploads(UPLOAD_BATCH);
         let mut out = std::mem::take(&mut self.spare);
         *upload = Some(tokio::task::spawn_blocking(move || {
@@ -411,7 +434,9 @@ impl Connection {
         &mut self,
         done: Option<(Vec<u8>, u64, Result<(), StorageError>)>,
     ) -> Result<(), CloseReason> {
-        let Some((out, bytes, result)) = done else { return Err(CloseReason::ByUs) };
+        let Some((out, bytes, result)) = done else {
+            return Err(CloseReason::ByUs);
+        };
         self.ready = out;
         self.ready_bytes = bytes;
         if let Err(error) = result {
@@ -436,8 +461,12 @@ impl Connection {
         if self.out.is_empty() && !self.ready.is_empty() {
             std::mem::swap(&mut self.out, &mut self.ready);
             self.ready.clear();
-            self.seat.uploaded.fetch_add(self.ready_bytes, Ordering::Relaxed);
-            self.shared.uploaded.fetch_add(self.ready_bytes, Ordering::Relaxed);
+            self.seat
+                .uploaded
+                .fetch_add(self.ready_bytes, Ordering::Relaxed);
+            self.shared
+                .uploaded
+                .fetch_add(self.ready_bytes, Ordering::Relaxed);
             self.peer.sent_blocks(now());
             // The next batch is read while this one is sent.
             self.read_uploads(upload);
@@ -456,7 +485,9 @@ impl Connection {
                 picker.release(self.key, released);
             }
         }
-        self.seat.snubbing.store(self.peer.is_snubbing(), Ordering::Relaxed);
+        self.seat
+            .snubbing
+            .store(self.peer.is_snubbing(), Ordering::Relaxed);
         let work = lock(&self.shared.work);
         if let (Some(picker), Some(have)) = (&work.picker, self.peer.pieces()) {
             let interested = picker.is_interesting(have);
@@ -495,8 +526,13 @@ fn take_block(
 ) {
     let Some(torrent) = torrent else { return };
     let mut work = lock(&shared.work);
-    let received = work.picker.as_mut().map(|picker| picker.received(key, block));
-    let Some(Received::Taken { cancel }) = received else { return };
+    let received = work
+        .picker
+        .as_mut()
+        .map(|picker| picker.received(key, block));
+    let Some(Received::Taken { cancel }) = received else {
+        return;
+    };
     for seat in cancel.iter().filter_map(|other| work.seats.get(other)) {
         seat.order(Order::Cancel(block));
     }

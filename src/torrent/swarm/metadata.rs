@@ -61,7 +61,11 @@ pub(super) struct Fetch {
 
 impl Fetch {
     pub(super) fn new(hash: InfoHash) -> Self {
-        Self { hash, alone: false, attempts: BTreeMap::new() }
+        Self {
+            hash,
+            alone: false,
+            attempts: BTreeMap::new(),
+        }
     }
 
     /// The next piece to ask of a peer that claims this length.
@@ -78,10 +82,15 @@ impl Fetch {
             let slots = std::iter::repeat_with(Slot::default).take(count).collect();
             self.attempts.insert(group, Attempt { size, slots });
         }
-        let attempt = self.attempts.get_mut(&group).filter(|attempt| attempt.size == size)?;
+        let attempt = self
+            .attempts
+            .get_mut(&group)
+            .filter(|attempt| attempt.size == size)?;
         let waits = |slot: &Slot| {
             slot.data.is_none()
-                && slot.asked.is_some_and(|(_, at)| now.duration_since(at) < PATIENCE)
+                && slot
+                    .asked
+                    .is_some_and(|(_, at)| now.duration_since(at) < PATIENCE)
         };
         let busy = attempt
             .slots
@@ -91,7 +100,10 @@ impl Fetch {
         if busy >= AT_ONCE {
             return None;
         }
-        let piece = attempt.slots.iter().position(|slot| slot.data.is_none() && !waits(slot))?;
+        let piece = attempt
+            .slots
+            .iter()
+            .position(|slot| slot.data.is_none() && !waits(slot))?;
         if let Some(slot) = attempt.slots.get_mut(piece) {
             slot.asked = Some((peer, now));
         }
@@ -110,7 +122,9 @@ impl Fetch {
         let Some(attempt) = self.attempts.get_mut(&group).filter(|a| a.size == size) else {
             return Outcome::More;
         };
-        let Some(slot) = attempt.slots.get_mut(piece as usize) else { return Outcome::More };
+        let Some(slot) = attempt.slots.get_mut(piece as usize) else {
+            return Outcome::More;
+        };
         let expected = slot.asked.is_some_and(|(who, _)| who == peer) && slot.data.is_none();
         if !expected || data.len() != metadata_piece_len(piece, size) {
             return Outcome::More;
@@ -119,7 +133,11 @@ impl Fetch {
         if attempt.slots.iter().any(|slot| slot.data.is_none()) {
             return Outcome::More;
         }
-        let given = self.attempts.remove(&group).map(|a| a.slots).unwrap_or_default();
+        let given = self
+            .attempts
+            .remove(&group)
+            .map(|a| a.slots)
+            .unwrap_or_default();
         let given: Vec<(PeerKey, Vec<u8>)> =
             given.into_iter().filter_map(|slot| slot.data).collect();
         let mut sha = Sha1::new();
@@ -138,19 +156,30 @@ impl Fetch {
     /// A peer refused or went away: others may be asked for its pieces.
     pub(super) fn gone(&mut self, peer: PeerKey) {
         self.attempts.remove(&Group::Alone(peer));
-        for slot in self.attempts.values_mut().flat_map(|attempt| &mut attempt.slots) {
+        for slot in self
+            .attempts
+            .values_mut()
+            .flat_map(|attempt| &mut attempt.slots)
+        {
             if slot.asked.is_some_and(|(who, _)| who == peer) {
                 slot.asked = None;
             }
         }
         // An attempt that nobody works at must not keep others out.
         self.attempts.retain(|_, attempt| {
-            attempt.slots.iter().any(|slot| slot.asked.is_some() || slot.data.is_some())
+            attempt
+                .slots
+                .iter()
+                .any(|slot| slot.asked.is_some() || slot.data.is_some())
         });
     }
 
     fn group(&self, peer: PeerKey, size: u32) -> Group {
-        if self.alone { Group::Alone(peer) } else { Group::Length(size) }
+        if self.alone {
+            Group::Alone(peer)
+        } else {
+            Group::Length(size)
+        }
     }
 }
 
@@ -194,7 +223,11 @@ mod tests {
         let lie = vec![9; METADATA_PIECE];
         let asked = [A, B, A].map(|peer| (peer, fetch.next(now, peer, size).unwrap()));
         for (peer, piece) in asked {
-            let data = if peer == B { &lie[..] } else { part(&bytes, piece) };
+            let data = if peer == B {
+                &lie[..]
+            } else {
+                part(&bytes, piece)
+            };
             assert_eq!(fetch.received(peer, piece, size, data), Outcome::More);
         }
         for (peer, liar) in [(B, true), (A, false)] {
@@ -205,7 +238,11 @@ mod tests {
                 let data = if liar { &lie[..honest.len()] } else { honest };
                 outcome = fetch.received(peer, piece, size, data);
             }
-            let expected = if liar { Outcome::Liar(B) } else { Outcome::Done(bytes.clone()) };
+            let expected = if liar {
+                Outcome::Liar(B)
+            } else {
+                Outcome::Done(bytes.clone())
+            };
             assert_eq!(outcome, expected);
         }
     }

@@ -121,7 +121,11 @@ impl Rate {
         let fresh = counter.saturating_sub(self.last) as f64;
         self.last = counter;
         // A fifth of the new: settles within some seconds.
-        self.smooth = if self.smooth == 0.0 { fresh } else { self.smooth * 0.8 + fresh * 0.2 };
+        self.smooth = if self.smooth == 0.0 {
+            fresh
+        } else {
+            self.smooth * 0.8 + fresh * 0.2
+        };
         self.smooth as u64
     }
 }

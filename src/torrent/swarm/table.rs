@@ -52,6 +52,8 @@ pub(super) enum Ended {
     NoNetwork,
     /// Was connected; the stream ended or we ended it.
     Closed,
+    /// Neither side needs the other, now and for long.
+    Useless,
     /// Broke the protocol.
     Fault,
 }
@@ -96,7 +98,10 @@ impl PeerTable {
 
     /// Peers known, banned ones left out.
     pub(super) fn len(&self) -> usize {
-        self.known.values().filter(|known| known.state != State::Banned).count()
+        self.known
+            .values()
+            .filter(|known| known.state != State::Banned)
+            .count()
     }
 
     /// Learns of a peer, from anybody. Tells whether it was new.
@@ -154,7 +159,9 @@ impl PeerTable {
 
     /// A call or connection ended: sets when to try again.
     pub(super) fn ended(&mut self, now: Instant, key: PeerKey, how: Ended, rng: &mut impl Rng) {
-        let Some(known) = self.known.get_mut(&key) else { return };
+        let Some(known) = self.known.get_mut(&key) else {
+            return;
+        };
         if known.way == Way::Incoming {
             self.known.remove(&key);
             return;
@@ -168,15 +175,17 @@ impl PeerTable {
                 CIRCUIT_WAIT
             }
             Ended::NoNetwork => NETWORK_WAIT,
-            Ended::Unreached | Ended::CircuitLost | Ended::Closed | Ended::Fault => {
+            Ended::Useless | Ended::Fault => LONGEST_WAIT,
+            Ended::Unreached | Ended::CircuitLost | Ended::Closed => {
                 known.failures = known.failures.saturating_add(1);
-                let doublings = if how == Ended::Fault { 7 } else { known.failures.min(8) - 1 };
-                (FIRST_WAIT * 2_u32.pow(doublings)).min(LONGEST_WAIT)
+                (FIRST_WAIT * 2_u32.pow(known.failures.min(8) - 1)).min(LONGEST_WAIT)
             }
         };
         // A quarter more at random, so that peers are not called in step.
         let jitter = wait.mul_f64(rng.random_range(0.0..0.25));
-        known.state = State::Idle { not_before: now + wait + jitter };
+        known.state = State::Idle {
+            not_before: now + wait + jitter,
+        };
     }
 
     /// Never again: it lied. Its address too, whatever the port (IPv6: its /64), unless that is private and so may
@@ -186,7 +195,9 @@ impl PeerTable {
             known.state = State::Banned;
             ip_of(&known.way)
         });
-        let Some(ip) = ip.filter(|&ip| is_global(ip)) else { return };
+        let Some(ip) = ip.filter(|&ip| is_global(ip)) else {
+            return;
+        };
         let block = block_of(ip);
         if self.banned.len() < MAX_BANNED {
             self.banned.insert(block);
@@ -203,7 +214,16 @@ impl PeerTable {
         self.next_key = self.next_key.wrapping_add(1);
         // The remainder fits a u16, as the number of lanes does.
         let lane = (key.0 % u32::from(self.lanes)) as u16;
-        self.known.insert(key, Known { way, lane, state, failures: 0, circuits_lost: 0 });
+        self.known.insert(
+            key,
+            Known {
+                way,
+                lane,
+                state,
+                failures: 0,
+                circuits_lost: 0,
+            },
+        );
         key
     }
 
@@ -215,7 +235,9 @@ impl PeerTable {
             .filter(|(_, k)| k.state != State::Busy && (k.failures > 0 || k.state == State::Banned))
             .max_by_key(|(_, k)| k.failures)
             .map(|(key, _)| *key);
-        let Some(known) = worst.and_then(|key| self.known.remove(&key)) else { return false };
+        let Some(known) = worst.and_then(|key| self.known.remove(&key)) else {
+            return false;
+        };
         self.by_way.remove(&known.way);
         true
     }
@@ -224,8 +246,14 @@ impl PeerTable {
 fn ip_of(way: &Way) -> Option<IpAddr> {
     match way {
         Way::Named(PeerName::Public(addr)) => Some(addr.ip()),
-        Way::Host(Target { host: Host::Ip(ip), .. }) => Some(*ip),
-        Way::Host(Target { host: Host::Name(_), .. }) | Way::Incoming => None,
+        Way::Host(Target {
+            host: Host::Ip(ip), ..
+        }) => Some(*ip),
+        Way::Host(Target {
+            host: Host::Name(_),
+            ..
+        })
+        | Way::Incoming => None,
     }
 }
 
@@ -254,7 +282,8 @@ mod tests {
 
     #[test]
     fn a_peer_that_fails_is_tried_again_later_and_later() {
-        let (mut table, mut rng, mut now) = (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
+        let (mut table, mut rng, mut now) =
+            (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
         assert!(table.add(now, named("192.0.2.1:5")));
         assert!(!table.add(now, named("192.0.2.1:5")), "known");
         let mut waits = Vec::new();
@@ -264,18 +293,24 @@ mod tests {
             table.ended(now, key, Ended::Unreached, &mut rng);
             let start = now;
             while table.known[&key].state != (State::Idle { not_before: now }) {
-                let State::Idle { not_before } = table.known[&key].state else { panic!() };
+                let State::Idle { not_before } = table.known[&key].state else {
+                    panic!()
+                };
                 now = not_before;
             }
             waits.push((now - start).as_secs());
         }
-        assert!((15..19).contains(&waits[0]) && (30..38).contains(&waits[1]), "{waits:?}");
+        assert!(
+            (15..19).contains(&waits[0]) && (30..38).contains(&waits[1]),
+            "{waits:?}"
+        );
         assert!((1800..2250).contains(&waits[8]), "{waits:?}");
     }
 
     #[test]
     fn a_lost_circuit_is_not_the_peers_fault_until_it_happens_often() {
-        let (mut table, mut rng, mut now) = (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
+        let (mut table, mut rng, mut now) =
+            (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
         table.add(now, named("192.0.2.1:5"));
         for round in 0..=MAX_CIRCUITS_LOST {
             let (key, _, _) = table.next(now).unwrap();
@@ -309,7 +344,8 @@ mod tests {
 
     #[test]
     fn peers_are_spread_over_the_lanes_and_the_table_is_bounded() {
-        let (mut table, mut rng, now) = (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
+        let (mut table, mut rng, now) =
+            (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
         for n in 0..MAX_KNOWN as u32 {
             let addr = std::net::Ipv4Addr::from(0x0b00_0000 + n);
             assert!(table.add(now, named(&format!("{addr}:1"))));
@@ -320,7 +356,10 @@ mod tests {
         assert_eq!(lanes.len(), 4);
         let failed = *table.known.keys().next().unwrap();
         table.ended(now, failed, Ended::Unreached, &mut rng);
-        assert!(table.add(now, named("192.0.2.1:5")), "one that failed makes room");
+        assert!(
+            table.add(now, named("192.0.2.1:5")),
+            "one that failed makes room"
+        );
         for nowhere in ["0.0.0.0:1", "224.0.0.1:1", "192.0.2.9:0"] {
             assert!(!table.add(now, named(nowhere)));
         }
