@@ -321,7 +321,7 @@ async fn a_silent_peer_does_not_hold_up_the_download() {
 #[tokio::test(start_paused = true)]
 async fn killed_at_any_moment_it_resumes_with_nothing_wrong_and_little_lost() {
     let bench = Bench::new().await;
-    let delay = Duration::from_millis(10);
+    let delay = Duration::from_millis(20);
     let slow = Script {
         delay,
         batch: 1,
@@ -357,7 +357,7 @@ async fn killed_at_any_moment_it_resumes_with_nothing_wrong_and_little_lost() {
     let handle = bench.engine("a").download(bench.magnet_job("out"));
     done(&handle).await;
     bench.assert_complete("out");
-    assert!(partial > 5, "{partial} rounds ended in the middle");
+    assert!(partial >= 3, "{partial} rounds ended in the middle");
     // Each time at most the pieces are lost that the one peer was giving.
     let lost = given.load(Ordering::Relaxed) - bench.total();
     assert!(
