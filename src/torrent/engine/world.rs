@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -170,6 +170,10 @@ pub(super) struct Script {
     pub(super) silent: bool,
     /// Waits before each batch of blocks.
     pub(super) delay: Duration,
+    /// Bytes of a batch.
+    pub(super) batch: u32,
+    /// Bytes of blocks given.
+    pub(super) given: Arc<AtomicU64>,
 }
 
 impl Script {
@@ -181,6 +185,8 @@ impl Script {
             lies_about_metadata: false,
             silent: false,
             delay: Duration::ZERO,
+            batch: 256 << 10,
+            given: Arc::default(),
         }
     }
 
@@ -198,13 +204,15 @@ impl Script {
             let blocks = if self.silent {
                 Vec::new()
             } else {
-                peer.take_uploads(256 << 10)
+                peer.take_uploads(self.batch)
             };
             if !blocks.is_empty() {
                 tokio::time::sleep(self.delay).await;
             }
             for block in blocks {
                 out.extend_from_slice(&piece_header(block.index, block.begin, block.len));
+                self.given
+                    .fetch_add(u64::from(block.len), Ordering::Relaxed);
                 let start = (block.index * self.info.piece_len + block.begin) as usize;
                 let at = out.len();
                 out.extend_from_slice(&self.content[start..start + block.len as usize]);

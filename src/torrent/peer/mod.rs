@@ -5,6 +5,7 @@
 //! serves [`Peer::take_uploads`], writes what [`Peer::transmit`] gives, and calls [`Peer::handle_timeout`] when
 //! [`Peer::poll_timeout`] is due. An error means: close the connection.
 
+mod event;
 mod pipeline;
 #[cfg(test)]
 mod tests;
@@ -15,11 +16,12 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use super::extension::{self, ExtensionError, MetadataMessage, PeerExtensions};
+use super::extension::{self, MetadataMessage, PeerExtensions};
 use super::infohash::InfoHash;
 use super::metainfo::MAX_PIECES;
 use super::picker::{Bits, Geometry};
-use super::wire::{BlockRef, Decoder, HANDSHAKE_LEN, Handshake, MAX_BLOCK, MessageRef, WireError};
+use super::wire::{BlockRef, Decoder, HANDSHAKE_LEN, Handshake, MAX_BLOCK, MessageRef};
+pub use event::{CloseReason, Event};
 use pipeline::Pipeline;
 
 /// The handshake must be over by then: a circuit's round trip may take seconds.
@@ -43,103 +45,15 @@ const FORGIVEN: u32 = 16;
 /// Most HAVE messages kept while the number of pieces is unknown.
 const MAX_EARLY_HAVES: usize = 1 << 16;
 
+/// Most HAVE messages sent at once, where the torrent became known after the handshake. With more, a new connection and
+/// its bitfield are cheaper.
+const MAX_LATE_HAVES: u32 = 1 << 14;
+
 /// Most output that may wait for a peer that does not read, bytes.
 const MAX_OUTPUT: usize = 1 << 20;
 
 /// How often a peer may fetch the metadata, in multiples of its length.
 const METADATA_TIMES: u64 = 3;
-
-/// Why a connection was or is to be closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CloseReason {
-    /// The peer broke BEP 3.
-    #[error("protocol: {0}")]
-    Wire(#[from] WireError),
-    /// The peer broke BEP 9 or 10.
-    #[error("extension: {0}")]
-    Extension(#[from] ExtensionError),
-    /// The handshake named another torrent.
-    #[error("another torrent")]
-    OtherTorrent,
-    /// A message with impossible content, named here.
-    #[error("bad {0}")]
-    Bad(&'static str),
-    /// Blocks that nobody asked for.
-    #[error("sends what was not asked for")]
-    Unasked,
-    /// Took too long; what is named here.
-    #[error("timed out: {0}")]
-    TimedOut(&'static str),
-    /// Does not read what we send.
-    #[error("does not read")]
-    Stuck,
-    /// Neither side needs anything.
-    #[error("both are complete")]
-    BothComplete,
-    /// The stream ended or broke.
-    #[error("the stream ended")]
-    StreamEnded,
-    /// Sent data that failed its hash.
-    #[error("sent wrong data")]
-    Lied,
-    /// We closed it: shutting down, or making room.
-    #[error("closed by us")]
-    ByUs,
-}
-
-impl CloseReason {
-    /// Tells whether the peer misbehaved, so that it should be tried much later, if at all.
-    pub fn is_fault(&self) -> bool {
-        match self {
-            Self::Wire(_)
-            | Self::Extension(_)
-            | Self::OtherTorrent
-            | Self::Bad(_)
-            | Self::Unasked
-            | Self::Lied => true,
-            Self::TimedOut(_)
-            | Self::Stuck
-            | Self::BothComplete
-            | Self::StreamEnded
-            | Self::ByUs => false,
-        }
-    }
-}
-
-/// What a connection tells its driver.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// A message was handled that concerns nobody else: poll on.
-    Nothing,
-    /// The handshakes are exchanged.
-    Ready,
-    /// The peer's bitfield came: [`Peer::pieces`], where nothing was before. Comes at most once.
-    Pieces,
-    /// The peer has one more piece.
-    Have(u32),
-    /// A block that was asked for, at its place in the receive buffer.
-    Block(BlockRef, &'a [u8]),
-    /// These requests will not be answered: release them.
-    Released(Vec<BlockRef>),
-    /// The peer answers requests now.
-    Unchoked,
-    /// The peer's extension handshake came: [`Peer::extensions`].
-    Extensions,
-    /// A piece of the metadata.
-    Metadata {
-        /// Number of the piece.
-        piece: u32,
-        /// Bytes of the whole metadata, as the peer says.
-        total: u32,
-        /// Its bytes.
-        data: &'a [u8],
-    },
-    /// The peer does not give this piece of the metadata.
-    MetadataRejected,
-    /// The peer wants a piece of the metadata: [`Peer::give_metadata`].
-    MetadataWanted(u32),
-}
 
 /// A request that waits for its block.
 #[derive(Clone, Copy, Debug)]
@@ -548,6 +462,9 @@ impl Core {
         self.metadata_left = u64::from(metadata_size.unwrap_or(0)).saturating_mul(METADATA_TIMES);
         if self.greeted {
             // Too late for a bitfield.
+            if ours.count() > MAX_LATE_HAVES {
+                return Err(CloseReason::ByUs);
+            }
             for piece in ours.ones() {
                 MessageRef::Have(piece).encode(&mut self.out);
             }

@@ -42,12 +42,14 @@ fn carry(now: Instant, from: &mut Peer, to: &mut Peer) -> Vec<String> {
 fn drain(now: Instant, peer: &mut Peer) -> Result<Vec<String>, CloseReason> {
     let mut seen = Vec::new();
     while let Some(event) = peer.poll(now)? {
-        let text = match event {
-            Event::Nothing => continue,
-            Event::Block(block, data) => format!("Block({}, {})", block.index, data.len()),
-            other => format!("{other:?}"),
-        };
-        seen.push(text);
+        if event == Event::Nothing {
+            continue;
+        }
+        seen.push(if let Event::Block(block, data) = event {
+            format!("Block({}, {})", block.index, data.len())
+        } else {
+            format!("{event:?}")
+        });
     }
     Ok(seen)
 }

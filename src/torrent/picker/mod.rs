@@ -96,7 +96,7 @@ impl Geometry {
     pub fn number_of(&self, block: BlockRef) -> Option<u32> {
         let number = block.begin / BLOCK;
         (block.index < self.pieces
-            && block.begin % BLOCK == 0
+            && block.begin.is_multiple_of(BLOCK)
             && block.len > 0
             && number < self.blocks_of(block.index)
             && self.block(block.index, number) == block)
@@ -346,8 +346,18 @@ impl Picker {
         Received::Taken { cancel }
     }
 
-    /// Frees blocks that `peer` was asked for and will not give: it choked us, went away or fell silent.
+    /// Frees blocks that `peer` was asked for and will not give: it choked us, went away or fell silent. To be called then
+    /// even without any.
     pub fn release(&mut self, peer: PeerKey, blocks: impl IntoIterator<Item = BlockRef>) {
+        // A piece that only this peer was to give is anybody's now, also where nothing of it was outstanding. The
+        // digests of the attempts will name the liar.
+        for piece in &self.open {
+            if let Some(partial) = self.partial.get_mut(piece)
+                && partial.only == Some(peer)
+            {
+                partial.only = None;
+            }
+        }
         let mut touched = BTreeSet::new();
         for block in blocks {
             let Some(number) = self.geometry.number_of(block) else {
@@ -380,7 +390,6 @@ impl Picker {
                 continue;
             };
             if partial.only == Some(peer) {
-                // Whoever finishes it: the digests of the attempts name the liar.
                 partial.only = None;
             }
             if partial.here == 0 && partial.free as usize == partial.blocks.len() {

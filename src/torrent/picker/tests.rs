@@ -205,6 +205,23 @@ fn when_the_one_peer_of_a_retried_piece_leaves_another_takes_over() {
 }
 
 #[test]
+fn a_retried_piece_is_anybodys_when_its_peer_leaves_owing_nothing() {
+    let mut picker = picker(1, 2);
+    let full = Bits::full(1);
+    picker.add_peer(&full);
+    let first = pick(&mut picker, A, &full, 1);
+    let second = pick(&mut picker, B, &full, 1);
+    give(&mut picker, A, &first);
+    give(&mut picker, B, &second);
+    picker.failed(0, vec![]);
+    let alone = pick(&mut picker, C, &full, 1);
+    give(&mut picker, C, &alone);
+    assert_eq!(pick(&mut picker, A, &full, 2), []);
+    picker.release(C, []);
+    assert_eq!(pick(&mut picker, A, &full, 2), second);
+}
+
+#[test]
 fn unwanted_pieces_are_not_picked_until_wanted() {
     let mut picker = picker(2, 1);
     let full = Bits::full(2);

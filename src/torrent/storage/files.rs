@@ -330,11 +330,10 @@ impl Files {
         let mut open = lock(&self.open);
         open.clock += 1;
         let clock = open.clock;
-        if let Some(found) = open.files.iter_mut().find(|o| o.index == index) {
-            if found.writable || !write {
-                found.used = clock;
-                return Ok(Arc::clone(&found.file));
-            }
+        let usable = |o: &&mut Open| o.index == index && (o.writable || !write);
+        if let Some(found) = open.files.iter_mut().find(usable) {
+            found.used = clock;
+            return Ok(Arc::clone(&found.file));
         }
         open.files.retain(|o| o.index != index);
         if open.files.len() >= MAX_OPEN {

@@ -216,14 +216,14 @@ impl Storage {
             room.copy_from_slice(data);
             segment.mask |= 1 << (number % SEGMENT_BLOCKS);
         }
-        if segment.mask == full_mask(blocks, at) {
-            if let Some(segment) = gathering.segments.remove(&at) {
-                state.jobs.push_back(Job::Write {
-                    piece: block.index,
-                    at,
-                    segment,
-                });
-            }
+        if segment.mask == full_mask(blocks, at)
+            && let Some(segment) = gathering.segments.remove(&at)
+        {
+            state.jobs.push_back(Job::Write {
+                piece: block.index,
+                at,
+                segment,
+            });
         }
         if complete {
             let rest = state.gathering.remove(&block.index).unwrap_or_default();

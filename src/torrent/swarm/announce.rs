@@ -24,6 +24,9 @@ const NUMWANT: u16 = 100;
 /// Wait when there is no circuit, which says nothing about the tracker.
 const NETWORK_WAIT: Duration = Duration::from_secs(5);
 
+/// Wait before the same tracker is asked through another circuit.
+const CIRCUIT_WAIT: Duration = Duration::from_secs(1);
+
 /// Circuits lost under one tracker in a row before it counts as its failure.
 const MAX_CIRCUITS_LOST: u32 = 3;
 
@@ -112,20 +115,17 @@ impl Announcer {
                     }
                 }
                 Err(error) => {
-                    let wait = match &error {
-                        AnnounceError::Route(RouteError::NoCircuit(_)) => Some(NETWORK_WAIT),
-                        AnnounceError::Route(RouteError::CircuitLost)
-                            if circuits_lost < MAX_CIRCUITS_LOST =>
-                        {
-                            circuits_lost += 1;
-                            Some(Duration::from_secs(1))
-                        }
-                        // clippy: the errors of trackers and routes may grow.
-                        #[allow(clippy::wildcard_enum_match_arm)]
-                        _ => None,
-                    };
                     let no_network =
                         matches!(error, AnnounceError::Route(RouteError::NoCircuit(_)));
+                    let lost = error == AnnounceError::Route(RouteError::CircuitLost);
+                    let wait = if no_network {
+                        Some(NETWORK_WAIT)
+                    } else if lost && circuits_lost < MAX_CIRCUITS_LOST {
+                        circuits_lost += 1;
+                        Some(CIRCUIT_WAIT)
+                    } else {
+                        None
+                    };
                     let answer = Answer {
                         peers: Vec::new(),
                         status: error.to_string(),

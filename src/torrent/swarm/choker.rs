@@ -36,7 +36,7 @@ impl Choker {
         eligible.sort_by_key(|peer| std::cmp::Reverse(peer.merit));
         let mut chosen: Vec<PeerKey> = eligible.iter().take(SLOTS).map(|peer| peer.key).collect();
         let rest = eligible.get(SLOTS..).unwrap_or(&[]);
-        let stays = self.rounds % OPTIMISTIC_ROUNDS != 0
+        let stays = !self.rounds.is_multiple_of(OPTIMISTIC_ROUNDS)
             && self
                 .optimistic
                 .is_some_and(|key| rest.iter().any(|peer| peer.key == key));

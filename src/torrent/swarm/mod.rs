@@ -1,8 +1,8 @@
 //! One torrent's swarm at work: a driver, and a task for each connection.
 //!
-//! The tasks share a [`Shared`]: the picker behind a lock that is held for a moment at a time, the storage, counters.
+//! The tasks share a `Shared`: the picker behind a lock that is held for a moment at a time, the storage, counters.
 //! The driver owns who is known, connects through [`crate::route::Outside`], takes reports of storage and answers of
-//! trackers, unchokes, records. Orders go to connections through their [`Seat`]; news come back by a bounded channel.
+//! trackers, unchokes, records. Orders go to connections through their `Seat`; news come back by a bounded channel.
 
 mod announce;
 mod choker;

@@ -45,20 +45,24 @@ impl Job {
             None if storage.any_exists()? => self.check(&storage, &Bits::full(pieces)),
             None => Bits::new(pieces),
         };
-        if self.options.write {
-            if !ours && !self.overwrite && storage.has_foreign(&had)? {
-                return Err(StorageError::Foreign);
-            }
-            // First the claim, then the files: a crash in between must not make our own files look foreign.
+        if !self.options.write && !had.is_full() {
+            return Err(StorageError::Missing);
+        }
+        if !ours && !self.overwrite && self.options.write && storage.has_foreign(&had)? {
+            return Err(StorageError::Foreign);
+        }
+        // First the claim, then the files: a crash in between must not make our own files look foreign. What is only
+        // seeded is recorded too, to be trusted next time, but not if a download may later take it for its own.
+        if self.options.write || !storage.has_foreign(&had)? {
             let record = Record {
                 info: Arc::clone(&self.info.bytes),
                 had: had.clone(),
                 marks: storage.marks()?,
             };
             self.store.save(&record)?;
+        }
+        if self.options.write {
             storage.prepare()?;
-        } else if !had.is_full() {
-            return Err(StorageError::Missing);
         }
         storage.set_done(&had);
         Ok((storage, had))

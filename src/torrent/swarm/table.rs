@@ -52,6 +52,8 @@ pub(super) enum Ended {
     NoNetwork,
     /// Was connected; the stream ended or we ended it.
     Closed,
+    /// Neither side needs the other, now and for long.
+    Useless,
     /// Broke the protocol.
     Fault,
 }
@@ -173,14 +175,10 @@ impl PeerTable {
                 CIRCUIT_WAIT
             }
             Ended::NoNetwork => NETWORK_WAIT,
-            Ended::Unreached | Ended::CircuitLost | Ended::Closed | Ended::Fault => {
+            Ended::Useless | Ended::Fault => LONGEST_WAIT,
+            Ended::Unreached | Ended::CircuitLost | Ended::Closed => {
                 known.failures = known.failures.saturating_add(1);
-                let doublings = if how == Ended::Fault {
-                    7
-                } else {
-                    known.failures.min(8) - 1
-                };
-                (FIRST_WAIT * 2_u32.pow(doublings)).min(LONGEST_WAIT)
+                (FIRST_WAIT * 2_u32.pow(known.failures.min(8) - 1)).min(LONGEST_WAIT)
             }
         };
         // A quarter more at random, so that peers are not called in step.
