@@ -84,7 +84,10 @@ impl Pair {
     fn deliver(&mut self) -> bool {
         let mut any = false;
         for side in 0..2 {
-            while self.wire[side].front().is_some_and(|(due, _)| *due <= self.now) {
+            while self.wire[side]
+                .front()
+                .is_some_and(|(due, _)| *due <= self.now)
+            {
                 let (_, frame) = self.wire[side].pop_front().unwrap();
                 self.mux[1 - side].handle(self.now, frame).unwrap();
                 any = true;
@@ -107,7 +110,9 @@ impl Pair {
 
     fn write(&mut self, side: usize, stream: u32, len: usize) -> usize {
         let sent = self.sent[side].entry(stream).or_default();
-        let data: Vec<u8> = (0..len as u64).map(|n| pattern(side, stream, *sent + n)).collect();
+        let data: Vec<u8> = (0..len as u64)
+            .map(|n| pattern(side, stream, *sent + n))
+            .collect();
         let room = self.mux[side].send_room(stream);
         let taken = self.mux[side].send_bytes(&self.pool, stream, &data);
         assert!(taken <= room);
@@ -124,7 +129,11 @@ impl Pair {
             };
             let got = self.got[side].entry(stream).or_default();
             for (n, &byte) in payload.iter().enumerate() {
-                assert_eq!(byte, pattern(1 - side, stream, *got + n as u64), "in order, unchanged");
+                assert_eq!(
+                    byte,
+                    pattern(1 - side, stream, *got + n as u64),
+                    "in order, unchanged"
+                );
             }
             *got += payload.len() as u64;
             self.mux[side].consumed(self.now, stream, payload.len());
@@ -156,7 +165,11 @@ fn handle(
 }
 
 fn open_payload() -> Vec<u8> {
-    OpenRequest { kind: OpenKind::Tcp, target: Some(target()) }.encode()
+    OpenRequest {
+        kind: OpenKind::Tcp,
+        target: Some(target()),
+    }
+    .encode()
 }
 
 fn next_header(mux: &mut Mux) -> Option<(Command, u32)> {
@@ -172,20 +185,34 @@ fn data_may_follow_open_at_once_and_waits_for_the_exit() {
     assert_eq!(pair.write(0, stream, 10_000), 10_000);
     pair.mux[0].finish(stream);
     pair.settle();
-    let open = MuxEvent::Open { stream, kind: OpenKind::Tcp, target: Some(target()) };
+    let open = MuxEvent::Open {
+        stream,
+        kind: OpenKind::Tcp,
+        target: Some(target()),
+    };
     assert_eq!(pair.events[1], [open, MuxEvent::Readable { stream }]);
-    assert_eq!(pair.mux[1].send_room(stream), 0, "nothing leaves before the answer");
+    assert_eq!(
+        pair.mux[1].send_room(stream),
+        0,
+        "nothing leaves before the answer"
+    );
     pair.mux[1].answer_open(stream, OpenStatus::Open);
     assert!(matches!(pair.read(1, stream, usize::MAX), Recv::Finished));
     assert_eq!(pair.got[1][&stream], 10_000);
     pair.write(1, stream, 5);
     pair.mux[1].finish(stream);
     pair.settle();
-    let opened = MuxEvent::Opened { stream, status: OpenStatus::Open };
+    let opened = MuxEvent::Opened {
+        stream,
+        status: OpenStatus::Open,
+    };
     assert_eq!(pair.events[0], [opened, MuxEvent::Readable { stream }]);
     assert!(matches!(pair.read(0, stream, usize::MAX), Recv::Finished));
     assert_eq!((pair.mux[0].streams(), pair.mux[1].streams()), (0, 0));
-    assert!(matches!(pair.mux[0].recv(stream), Recv::Finished), "still known after its end");
+    assert!(
+        matches!(pair.mux[0].recv(stream), Recv::Finished),
+        "still known after its end"
+    );
 }
 
 #[test]
@@ -199,8 +226,14 @@ fn a_refused_stream_is_gone_on_both_sides() {
     pair.settle();
     let status = OpenStatus::ConnectionRefused;
     let (readable, writable) = (MuxEvent::Readable { stream }, MuxEvent::Writable { stream });
-    assert_eq!(pair.events[0], [MuxEvent::Opened { stream, status }, readable, writable]);
-    assert!(matches!(pair.mux[0].recv(stream), Recv::Ended(EndReason::Reset)));
+    assert_eq!(
+        pair.events[0],
+        [MuxEvent::Opened { stream, status }, readable, writable]
+    );
+    assert!(matches!(
+        pair.mux[0].recv(stream),
+        Recv::Ended(EndReason::Reset)
+    ));
     assert_eq!(pair.mux[0].send_room(stream), 0);
     assert_eq!((pair.mux[0].streams(), pair.mux[1].streams()), (0, 0));
 }
@@ -213,10 +246,22 @@ fn a_reset_drops_what_is_queued_and_wakes_the_other_side() {
     pair.mux[1].reset(stream, EndReason::TimedOut);
     assert_eq!(next_header(&mut pair.mux[1]), Some((Command::End, stream)));
     assert!(!pair.mux[1].has_cells());
-    handle(&mut pair.mux[0], Command::End, stream, &[EndReason::TimedOut as u8]).unwrap();
-    assert!(matches!(pair.mux[0].recv(stream), Recv::Ended(EndReason::TimedOut)));
+    handle(
+        &mut pair.mux[0],
+        Command::End,
+        stream,
+        &[EndReason::TimedOut as u8],
+    )
+    .unwrap();
+    assert!(matches!(
+        pair.mux[0].recv(stream),
+        Recv::Ended(EndReason::TimedOut)
+    ));
     assert!(!pair.mux[0].has_cells());
-    assert_eq!(pair.mux[0].poll_event(), Some(MuxEvent::Readable { stream }));
+    assert_eq!(
+        pair.mux[0].poll_event(),
+        Some(MuxEvent::Readable { stream })
+    );
     handle(&mut pair.mux[1], Command::Data, stream, &[1]).unwrap(); // crossed the END
 }
 
@@ -238,7 +283,10 @@ fn a_hop_that_resets_before_its_answer_answers_that_it_failed() {
     let frame = mux.poll_cell(&pool()).unwrap();
     let (header, range) = BodyHeader::decode(frame.body()).unwrap();
     assert_eq!((header.command, header.stream), (Command::Opened, 4));
-    assert_eq!(OpenStatus::decode(&frame.body()[range]), Ok(OpenStatus::TimedOut));
+    assert_eq!(
+        OpenStatus::decode(&frame.body()[range]),
+        Ok(OpenStatus::TimedOut)
+    );
 }
 
 #[test]
@@ -248,7 +296,10 @@ fn a_stream_opened_and_reset_between_two_polls_is_never_announced() {
         handle(&mut mux, Command::Open, stream, &open_payload()).unwrap();
         handle(&mut mux, Command::End, stream, &[EndReason::Reset as u8]).unwrap();
     }
-    assert_eq!((mux.poll_event(), mux.streams(), mux.ended.len()), (None, 0, 0));
+    assert_eq!(
+        (mux.poll_event(), mux.streams(), mux.ended.len()),
+        (None, 0, 0)
+    );
 }
 
 #[test]
@@ -264,9 +315,19 @@ fn streams_take_turns_and_control_goes_first() {
         order.push((command, stream));
     }
     use Command::{Data, Open};
-    let first = [(Open, 1), (Open, 2), (Open, 3), (Data, 1), (Data, 2), (Data, 3)];
+    let first = [
+        (Open, 1),
+        (Open, 2),
+        (Open, 3),
+        (Data, 1),
+        (Data, 2),
+        (Data, 3),
+    ];
     assert_eq!(order[..6], first);
-    assert_eq!(order[6..], [(Data, 1), (Data, 2), (Data, 3), (Command::End, 1)]);
+    assert_eq!(
+        order[6..],
+        [(Data, 1), (Data, 2), (Data, 3), (Command::End, 1)]
+    );
 }
 
 #[test]
@@ -276,11 +337,21 @@ fn short_payloads_leave_in_small_cells_and_short_writes_are_gathered() {
         pair.write(0, stream, 50);
     }
     let first = pair.mux[0].poll_cell(&pair.pool).unwrap();
-    assert_eq!((first.class(), pair.mux[0].has_cells()), (Class::Bulk, false), "80 x 50 = 4000");
+    assert_eq!(
+        (first.class(), pair.mux[0].has_cells()),
+        (Class::Bulk, false),
+        "80 x 50 = 4000"
+    );
     pair.write(0, stream, 928);
-    assert_eq!(pair.mux[0].poll_cell(&pair.pool).unwrap().class(), Class::Small);
+    assert_eq!(
+        pair.mux[0].poll_cell(&pair.pool).unwrap().class(),
+        Class::Small
+    );
     pair.write(0, stream, 929);
-    assert_eq!(pair.mux[0].poll_cell(&pair.pool).unwrap().class(), Class::Bulk);
+    assert_eq!(
+        pair.mux[0].poll_cell(&pair.pool).unwrap().class(),
+        Class::Bulk
+    );
 }
 
 #[test]
@@ -305,18 +376,39 @@ fn what_does_not_fit_is_refused() {
     let (mut pair, stream) = Pair::with_stream();
     let frame = |class| pool().take(class);
     let mux = &mut pair.mux[0];
-    assert_eq!(mux.send(stream, frame(Class::Bulk), 0), Err(MuxError::Length));
-    assert_eq!(mux.send(stream, frame(Class::Small), 929), Err(MuxError::Length));
-    assert_eq!(mux.send(stream + 1, frame(Class::Bulk), 1), Err(MuxError::Ended));
-    assert_eq!(mux.send_datagram(stream, &target(), &[]), Err(MuxError::WrongKind));
+    assert_eq!(
+        mux.send(stream, frame(Class::Bulk), 0),
+        Err(MuxError::Length)
+    );
+    assert_eq!(
+        mux.send(stream, frame(Class::Small), 929),
+        Err(MuxError::Length)
+    );
+    assert_eq!(
+        mux.send(stream + 1, frame(Class::Bulk), 1),
+        Err(MuxError::Ended)
+    );
+    assert_eq!(
+        mux.send_datagram(stream, &target(), &[]),
+        Err(MuxError::WrongKind)
+    );
     while mux.send_room(stream) >= 4000 {
         mux.send(stream, frame(Class::Bulk), 4000).unwrap();
     }
-    assert_eq!(mux.send(stream, frame(Class::Bulk), 4000), Err(MuxError::NoRoom));
+    assert_eq!(
+        mux.send(stream, frame(Class::Bulk), 4000),
+        Err(MuxError::NoRoom)
+    );
     mux.finish(stream);
-    assert_eq!(mux.send(stream, frame(Class::Bulk), 1), Err(MuxError::Ended));
+    assert_eq!(
+        mux.send(stream, frame(Class::Bulk), 1),
+        Err(MuxError::Ended)
+    );
     assert_eq!(mux.open(OpenKind::Tcp, None), Err(MuxError::BadRequest));
-    assert_eq!(pair.mux[1].open(OpenKind::RelayList, None), Err(MuxError::BadRequest));
+    assert_eq!(
+        pair.mux[1].open(OpenKind::RelayList, None),
+        Err(MuxError::BadRequest)
+    );
 }
 
 #[test]
@@ -325,7 +417,9 @@ fn many_short_frames_do_not_hold_more_than_their_share() {
     let mut sent = 0;
     while pair.mux[0].send_room(stream) > 0 {
         // Too long to be copied behind the one before it, far too short for a page.
-        pair.mux[0].send(stream, pool().take(Class::Bulk), 930).unwrap();
+        pair.mux[0]
+            .send(stream, pool().take(Class::Bulk), 930)
+            .unwrap();
         sent += 1;
         assert!(sent <= SEND_FRAMES);
     }
@@ -343,7 +437,11 @@ fn a_reader_that_stops_holds_one_window_and_a_writer_then_one_queue() {
     pair.events = Default::default();
     pair.read(1, stream, usize::MAX);
     pair.settle();
-    assert_eq!(pair.events[0], [MuxEvent::Writable { stream }], "woken once");
+    assert_eq!(
+        pair.events[0],
+        [MuxEvent::Writable { stream }],
+        "woken once"
+    );
     assert!(pair.mux[0].send_room(stream) > 0);
 }
 
@@ -386,9 +484,14 @@ fn datagrams_keep_their_order_and_the_oldest_are_dropped() {
     let mut pair = Pair::new();
     let flow = pair.mux[0].open(OpenKind::Datagrams, None).unwrap();
     for n in 0..2000u16 {
-        pair.mux[0].send_datagram(flow, &target(), &n.to_be_bytes()).unwrap();
+        pair.mux[0]
+            .send_datagram(flow, &target(), &n.to_be_bytes())
+            .unwrap();
     }
-    assert_eq!(pair.mux[0].send_datagram(flow, &target(), &[0; 4000]), Err(MuxError::Length));
+    assert_eq!(
+        pair.mux[0].send_datagram(flow, &target(), &[0; 4000]),
+        Err(MuxError::Length)
+    );
     pair.settle();
     let mut got = Vec::new();
     while let Some((from, payload)) = pair.mux[1].recv_datagram(flow) {
@@ -402,7 +505,10 @@ fn datagrams_keep_their_order_and_the_oldest_are_dropped() {
 #[test]
 fn datagrams_nobody_reads_are_bounded() {
     let mut mux = Mux::new(End::Hop);
-    let flow = OpenRequest { kind: OpenKind::Datagrams, target: None };
+    let flow = OpenRequest {
+        kind: OpenKind::Datagrams,
+        target: None,
+    };
     handle(&mut mux, Command::Open, 1, &flow.encode()).unwrap();
     let mut records = Vec::new();
     while crate::body::put_record(&mut records, &target(), &[]).is_ok() && records.len() < 3900 {}
@@ -418,7 +524,10 @@ fn more_streams_than_a_circuit_may_have_are_refused_and_a_flood_is_an_error() {
     for _ in 0..MAX_STREAMS {
         origin.open(OpenKind::Tcp, Some(target())).unwrap();
     }
-    assert_eq!(origin.open(OpenKind::Tcp, Some(target())), Err(MuxError::TooManyStreams));
+    assert_eq!(
+        origin.open(OpenKind::Tcp, Some(target())),
+        Err(MuxError::TooManyStreams)
+    );
     let mut hop = Mux::new(End::Hop);
     for stream in 1..=(MAX_STREAMS + MAX_FAREWELLS) as u32 {
         handle(&mut hop, Command::Open, stream, &open_payload()).unwrap();
@@ -426,8 +535,14 @@ fn more_streams_than_a_circuit_may_have_are_refused_and_a_flood_is_an_error() {
     assert_eq!(hop.streams(), MAX_STREAMS);
     let frame = hop.poll_cell(&pool()).unwrap();
     let (header, range) = BodyHeader::decode(frame.body()).unwrap();
-    assert_eq!((header.command, header.stream), (Command::Opened, MAX_STREAMS as u32 + 1));
-    assert_eq!(OpenStatus::decode(&frame.body()[range]), Ok(OpenStatus::Limit));
+    assert_eq!(
+        (header.command, header.stream),
+        (Command::Opened, MAX_STREAMS as u32 + 1)
+    );
+    assert_eq!(
+        OpenStatus::decode(&frame.body()[range]),
+        Ok(OpenStatus::Limit)
+    );
     handle(&mut hop, Command::Open, 5000, &open_payload()).unwrap();
     let flood = handle(&mut hop, Command::Open, 5001, &open_payload());
     assert_eq!(flood, Err(ProtocolError::Flood));
@@ -436,15 +551,24 @@ fn more_streams_than_a_circuit_may_have_are_refused_and_a_flood_is_an_error() {
 #[test]
 fn a_hop_extends_once() {
     let mut hop = Mux::new(End::Hop);
-    let request = ExtendRequest { identity: [1; 32], digest: [2; 32], message: vec![3; 1232] };
+    let request = ExtendRequest {
+        identity: [1; 32],
+        digest: [2; 32],
+        message: vec![3; 1232],
+    };
     handle(&mut hop, Command::Extend, 0, &request.encode()).unwrap();
     assert_eq!(hop.poll_event(), Some(MuxEvent::Extend(request.clone())));
     let again = handle(&mut hop, Command::Extend, 0, &request.encode());
     assert_eq!(again, Err(ProtocolError::WrongState(Command::Extend)));
-    let answer = Extended { status: ExtendStatus::Done, answer: vec![4; 1136] };
+    let answer = Extended {
+        status: ExtendStatus::Done,
+        answer: vec![4; 1136],
+    };
     hop.answer_extend(answer.clone());
     let mut origin = Mux::new(End::Origin);
-    origin.handle(Instant::now(), hop.poll_cell(&pool()).unwrap()).unwrap();
+    origin
+        .handle(Instant::now(), hop.poll_cell(&pool()).unwrap())
+        .unwrap();
     assert_eq!(origin.poll_event(), Some(MuxEvent::Extended(answer)));
 }
 
@@ -455,26 +579,55 @@ fn a_broken_protocol_is_an_error() {
     let (now, window) = (Instant::now(), MAX_WINDOW.to_be_bytes());
 
     let mut origin = Mux::new(End::Origin);
-    assert_eq!(handle(&mut origin, Open, 1, &open_payload()), Err(WrongEnd(Open)));
+    assert_eq!(
+        handle(&mut origin, Open, 1, &open_payload()),
+        Err(WrongEnd(Open))
+    );
     assert_eq!(handle(&mut origin, Extend, 0, &[]), Err(WrongEnd(Extend)));
     assert_eq!(handle(&mut origin, Data, 1, &[0]), Err(UnknownStream(Data)));
     let stream = origin.open(OpenKind::Tcp, Some(target())).unwrap();
-    assert_eq!(handle(&mut origin, Opened, stream, &[0]), Err(WrongState(Opened)), "no OPEN left");
+    assert_eq!(
+        handle(&mut origin, Opened, stream, &[0]),
+        Err(WrongState(Opened)),
+        "no OPEN left"
+    );
     origin.poll_cell(&pool()).unwrap();
-    assert_eq!(handle(&mut origin, Data, stream, &[0]), Err(WrongState(Data)));
-    assert_eq!(handle(&mut origin, Window, stream, &[0; 4]), Err(WrongState(Window)));
-    assert_eq!(handle(&mut origin, Ending, stream, &[0]), Err(WrongState(Ending)));
+    assert_eq!(
+        handle(&mut origin, Data, stream, &[0]),
+        Err(WrongState(Data))
+    );
+    assert_eq!(
+        handle(&mut origin, Window, stream, &[0; 4]),
+        Err(WrongState(Window))
+    );
+    assert_eq!(
+        handle(&mut origin, Ending, stream, &[0]),
+        Err(WrongState(Ending))
+    );
     handle(&mut origin, Opened, stream, &[0]).unwrap();
-    assert_eq!(handle(&mut origin, Opened, stream, &[0]), Err(WrongState(Opened)));
+    assert_eq!(
+        handle(&mut origin, Opened, stream, &[0]),
+        Err(WrongState(Opened))
+    );
     assert_eq!(
         handle(&mut origin, Window, stream, &window),
         Err(ProtocolError::Overflow(WindowOverflow))
     );
-    assert_eq!(handle(&mut origin, Dgram, stream, &[]), Err(WrongKind(Dgram)));
+    assert_eq!(
+        handle(&mut origin, Dgram, stream, &[]),
+        Err(WrongKind(Dgram))
+    );
     handle(&mut origin, Ending, stream, &[0]).unwrap();
     assert_eq!(handle(&mut origin, Data, stream, &[0]), Err(AfterEnd(Data)));
-    assert_eq!(handle(&mut origin, Ending, stream, &[0]), Err(AfterEnd(Ending)));
-    assert_eq!(handle(&mut origin, Ending, stream, &[1]), Ok(()), "a reset after END 0 is none");
+    assert_eq!(
+        handle(&mut origin, Ending, stream, &[0]),
+        Err(AfterEnd(Ending))
+    );
+    assert_eq!(
+        handle(&mut origin, Ending, stream, &[1]),
+        Ok(()),
+        "a reset after END 0 is none"
+    );
 
     let mut hop = Mux::new(End::Hop);
     assert_eq!(handle(&mut hop, Opened, 1, &[0]), Err(WrongEnd(Opened)));
@@ -483,14 +636,27 @@ fn a_broken_protocol_is_an_error() {
     assert_eq!(handle(&mut hop, Open, 5, &open_payload()), Err(StreamOrder));
     assert_eq!(handle(&mut hop, Open, 4, &open_payload()), Err(StreamOrder));
     assert_eq!(handle(&mut hop, Data, 6, &[0]), Err(UnknownStream(Data)));
-    assert_eq!(handle(&mut hop, Data, 4, &[0]), Ok(()), "a number that was skipped is gone");
+    assert_eq!(
+        handle(&mut hop, Data, 4, &[0]),
+        Ok(()),
+        "a number that was skipped is gone"
+    );
     for _ in 0..WINDOW / 4000 {
         hop.handle(now, frame(Data, 5, &[0; 4000])).unwrap();
     }
     let overrun = handle(&mut hop, Data, 5, &[0; 4000]);
     assert_eq!(overrun, Err(ProtocolError::Overrun(WindowOverrun)));
-    handle(&mut hop, Open, 6, &OpenRequest { kind: OpenKind::Datagrams, target: None }.encode())
-        .unwrap();
+    handle(
+        &mut hop,
+        Open,
+        6,
+        &OpenRequest {
+            kind: OpenKind::Datagrams,
+            target: None,
+        }
+        .encode(),
+    )
+    .unwrap();
     assert_eq!(handle(&mut hop, Data, 6, &[0]), Err(WrongKind(Data)));
     assert_eq!(handle(&mut hop, Window, 6, &[0; 4]), Err(WrongKind(Window)));
 }
