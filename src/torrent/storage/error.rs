@@ -35,6 +35,9 @@ pub enum StorageError {
     /// The torrent names a file in a way that could leave the output folder.
     #[error("the torrent holds an unsafe file name")]
     UnsafePath,
+    /// Another download of this program uses the same files.
+    #[error("another download uses the same files")]
+    Busy,
     /// Anything else.
     #[error("reading or writing failed: {0:?}")]
     Io(io::ErrorKind),
@@ -52,6 +55,7 @@ impl StorageError {
             Self::NotAFile | Self::Foreign => "move it away, or choose another output folder",
             Self::Missing => "put the files back, or start again to check them",
             Self::UnsafePath => "this torrent can't be stored; do not trust its source",
+            Self::Busy => "stop the other one, or choose another output folder",
             Self::Io(_) => "check the disk",
         }
     }

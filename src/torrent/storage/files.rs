@@ -71,6 +71,20 @@ impl Layout {
         Ok(Self { geometry, hashes: info.pieces.clone(), entries })
     }
 
+    /// Lays out files to be hashed, before their torrent exists.
+    pub(crate) fn unhashed(files: &[(Vec<String>, u64)], piece_len: u32) -> Self {
+        let mut total = 0;
+        let mut entries = Vec::with_capacity(files.len());
+        for (path, len) in files {
+            entries.push(Entry { path: path.clone(), start: total, len: *len, pad: false });
+            total += len;
+        }
+        // The parser of torrents bounds the number of pieces.
+        let pieces = total.div_ceil(u64::from(piece_len.max(1)));
+        let pieces = u32::try_from(pieces).unwrap_or(u32::MAX);
+        Self { geometry: Geometry { piece_len, total, pieces }, hashes: Vec::new(), entries }
+    }
+
     /// First byte of a piece in the torrent.
     pub(crate) fn start_of(&self, piece: u32) -> u64 {
         u64::from(piece) * u64::from(self.geometry.piece_len)
@@ -182,8 +196,8 @@ impl Files {
         Ok(())
     }
 
-    /// Creates folders and empty files, which no piece brings; cuts files that are too long and known to be ours.
-    pub(crate) fn prepare(&self, ours: bool) -> Result<(), StorageError> {
+    /// Creates empty files, which no piece brings, and cuts files that are too long. They must be known to be ours.
+    pub(crate) fn prepare(&self) -> Result<(), StorageError> {
         for (index, entry) in self.layout.entries.iter().enumerate() {
             if entry.pad {
                 continue;
@@ -191,25 +205,25 @@ impl Files {
             let len = self.mark_of(index)?.map(|mark| mark.len);
             match len {
                 None if entry.len == 0 => drop(self.get(index, true)?),
-                Some(len) if len > entry.len && ours => {
+                Some(len) if len > entry.len => {
                     let file = self.get(index, true)?;
                     file.set_len(entry.len).map_err(|e| StorageError::from_io(&e))?;
                 }
-                Some(len) if len > entry.len => return Err(StorageError::Foreign),
                 Some(_) | None => {}
             }
         }
         Ok(())
     }
 
-    /// Finds a file with content of which no piece verified: somebody else's.
+    /// Finds a file that is somebody else's: longer than the torrent's, or with content of which no piece verified.
     pub(crate) fn has_foreign(&self, verified: impl Fn(u32) -> bool) -> Result<bool, StorageError> {
         for (index, entry) in self.layout.entries.iter().enumerate() {
             if entry.pad {
                 continue;
             }
             let Some(mark) = self.mark_of(index)? else { continue };
-            if mark.len > 0 && !self.layout.pieces_of(index).any(&verified) {
+            let foreign = mark.len > 0 && !self.layout.pieces_of(index).any(&verified);
+            if foreign || mark.len > entry.len {
                 return Ok(true);
             }
         }

@@ -6,19 +6,23 @@
 
 mod error;
 mod files;
+mod hash;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sha1::{Digest, Sha1};
 use tokio::sync::{Notify, mpsc};
 
 pub use error::StorageError;
 pub use files::FileMark;
 use files::{Files, Layout};
+pub use hash::hash_files;
 use worker::{Job, Worker};
 
 use super::metainfo::Info;
@@ -35,9 +39,6 @@ const SEGMENT: u32 = SEGMENT_BLOCKS * BLOCK;
 
 /// Pieces are spread over this many locks and workers.
 const SHARDS: u32 = 4;
-
-/// Bytes read at once while files are checked.
-const CHECK_CHUNK: usize = 1 << 20;
 
 /// What the workers tell the swarm.
 #[derive(Debug)]
@@ -74,6 +75,13 @@ pub struct StorageOptions {
     pub budget: usize,
     /// Whether files may be created and written.
     pub write: bool,
+}
+
+impl StorageOptions {
+    /// For a download into this folder.
+    pub fn download(root: PathBuf) -> Self {
+        Self { root, budget: DEFAULT_BUDGET, write: true }
+    }
 }
 
 struct Segment {
@@ -113,6 +121,10 @@ pub struct Storage {
     pool: Mutex<Vec<Vec<u8>>>,
     reports: mpsc::Sender<Report>,
     segment_len: usize,
+    /// The swarm is gone: what waits is not written any more.
+    closed: AtomicBool,
+    /// Held as long as anything may still be written.
+    _lock: Option<File>,
 }
 
 /// Locks, also after a panic elsewhere: all guarded data stays consistent between statements.
@@ -121,7 +133,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Storage {
-    /// Opens the output folder. Blocks. Nothing in it is trusted until [`Storage::set_done`].
+    /// Opens the output folder. Blocks. Nothing in it is trusted until [`Storage::set_done`]. `lock` is kept until the
+    /// last write is over.
     ///
     /// # Errors
     /// The folder can't be used: tell the user, with the hint.
@@ -129,6 +142,7 @@ impl Storage {
         info: &Info,
         options: &StorageOptions,
         reports: mpsc::Sender<Report>,
+        lock: Option<File>,
     ) -> Result<Arc<Self>, StorageError> {
         let layout = Layout::new(info)?;
         let geometry = layout.geometry;
@@ -150,7 +164,9 @@ impl Storage {
             room: Notify::new(),
             pool: Mutex::default(),
             reports,
-            segment_len: SEGMENT.min(geometry.piece_len) as usize,
+            segment_len: SEGMENT.min(geometry.piece_len.next_multiple_of(BLOCK)) as usize,
+            closed: AtomicBool::new(false),
+            _lock: lock,
         }))
     }
 
@@ -207,13 +223,18 @@ impl Storage {
         self.start(shard, state);
     }
 
+    /// Tells whether more may be read from peers. If not, wait for [`Storage::ready`].
+    pub fn has_room(&self) -> bool {
+        self.used.load(Ordering::Acquire) < self.budget
+    }
+
     /// Waits until there is room in the memory budget. Call before reading more from a peer.
     pub async fn ready(self: &Arc<Self>) {
-        while self.used.load(Ordering::Acquire) >= self.budget {
+        while !self.has_room() {
             let mut room = std::pin::pin!(self.room.notified());
             room.as_mut().enable();
             self.write_gathered();
-            if self.used.load(Ordering::Acquire) >= self.budget {
+            if !self.has_room() {
                 room.await;
             }
         }
@@ -270,12 +291,13 @@ impl Storage {
         self.files.marks()
     }
 
-    /// Creates what no piece brings (empty files). `ours` says that the files are known to be this torrent's. Blocks.
+    /// Creates what no piece brings (empty files) and cuts what is too long. The files must be known to be this
+    /// torrent's. Blocks.
     ///
     /// # Errors
     /// The folder can't be used: tell the user, with the hint.
-    pub fn prepare(&self, ours: bool) -> Result<(), StorageError> {
-        self.files.prepare(ours)
+    pub fn prepare(&self) -> Result<(), StorageError> {
+        self.files.prepare()
     }
 
     /// Tells whether any of the torrent's files exists with content. Blocks.
@@ -286,7 +308,7 @@ impl Storage {
         self.files.any_exists()
     }
 
-    /// Tells whether a file stands there of which nothing verified. Blocks.
+    /// Tells whether a file stands there that is not this torrent's: nothing in it verified, or it is longer. Blocks.
     ///
     /// # Errors
     /// The folder can't be read: tell the user.
@@ -297,43 +319,24 @@ impl Storage {
     /// Hashes `pieces` from disk on `threads` threads and gives those that are right. `progress` counts pieces looked at.
     /// Blocks. Pieces that can't be read are not had.
     pub fn check(&self, pieces: &Bits, threads: usize, progress: &AtomicU32) -> Bits {
-        let todo = Mutex::new(pieces.ones());
-        let right = Mutex::new(Bits::new(self.geometry().pieces));
-        std::thread::scope(|scope| {
-            for _ in 0..threads.max(1) {
-                scope.spawn(|| {
-                    let mut scratch = Vec::new();
-                    loop {
-                        // In its own statement, so that the lock is not held while hashing.
-                        let next = lock(&todo).next();
-                        let Some(piece) = next else { return };
-                        if self.is_right(piece, &mut scratch) {
-                            lock(&right).set(piece);
-                        }
-                        progress.fetch_add(1, Ordering::Relaxed);
-                    }
-                });
-            }
-        });
-        right.into_inner().unwrap_or_else(PoisonError::into_inner)
+        hash::check(&self.files, pieces, threads, progress)
     }
 
-    fn is_right(&self, piece: u32, scratch: &mut Vec<u8>) -> bool {
-        let layout = &self.files.layout;
-        let len = layout.geometry.len_of(piece) as usize;
-        scratch.resize(len.min(CHECK_CHUNK), 0);
-        let mut sha = Sha1::new();
-        let mut done = 0;
-        while done < len {
-            let part = (len - done).min(CHECK_CHUNK);
-            let Some(room) = scratch.get_mut(..part) else { return false };
-            if self.files.read_at(layout.start_of(piece) + done as u64, room).is_err() {
-                return false;
+    /// Drops what waits to be written: the swarm is gone.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Waits until everything put so far is written and checked.
+    pub async fn idle(&self) {
+        loop {
+            let mut room = std::pin::pin!(self.room.notified());
+            room.as_mut().enable();
+            if self.shards.iter().all(|shard| !lock(&shard.state).running) {
+                return;
             }
-            sha.update(room);
-            done += part;
+            room.await;
         }
-        layout.hashes.get(piece as usize) == Some(&sha.finalize().into())
     }
 
     fn buffer(&self) -> Vec<u8> {

@@ -51,6 +51,8 @@ impl Storage {
                 let mut state = lock(&slot.state);
                 let Some(job) = state.jobs.pop_front() else {
                     state.running = false;
+                    drop(state);
+                    self.room.notify_waiters();
                     return;
                 };
                 job
@@ -67,7 +69,7 @@ impl Storage {
             .shards
             .get((piece % super::SHARDS) as usize)
             .is_none_or(|slot| lock(&slot.state).done.get(piece));
-        if done {
+        if done || self.closed.load(Ordering::Acquire) {
             return self.recycle(segment.data);
         }
         if let Err(error) = self.write_runs(piece, at, &segment) {
