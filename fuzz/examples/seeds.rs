@@ -70,6 +70,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
             "network_file",
             vec![("network", network_file().into_bytes())],
         ),
+        ("origin", answers()),
         ("peer", vec![("messages", [&[3][..], &messages()].concat())]),
         ("relay_config", vec![("relay", relay_config().into_bytes())]),
         ("relay_list", vec![("signed", list), ("unsigned", unsigned)]),
@@ -220,6 +221,18 @@ fn bodies() -> Seeds {
         ("extend", [vec![1], extend].concat()),
         ("extended", [vec![0], extended].concat()),
         ("record", [vec![0], record].concat()),
+    ]
+}
+
+fn answers() -> Seeds {
+    let honest = [0, 0, 0, 0];
+    let extended = [2, 7, 0, 3, 0, 0, 0];
+    let data = [2, 2, 1, 1, 9];
+    vec![
+        ("extended", [&honest[..], &extended].concat()),
+        ("early", [&data[..], &honest].concat()),
+        ("silent", [&honest[..], &[5, 0, 0, 0]].concat()),
+        ("destroyed", [&honest[..], &[4, 1, 0, 0], &honest].concat()),
     ]
 }
 

@@ -21,14 +21,15 @@ use hushswarm::torrent::tracker::{AnnounceRequest, AnnounceResponse, NO_PORT};
 use hushswarm::torrent::wire::{self, Decoder, MessageRef};
 use hushswarm_circuits::body::{
     BodyHeader, ExtendRequest, Extended, OpenKind, OpenRequest, OpenStatus, PAYLOAD_OFFSET,
-    Records, put_record,
+    Records, counted, put_record,
 };
 use hushswarm_circuits::circuit::mux::{End, MAX_STREAMS, Mux, MuxEvent, Recv};
+use hushswarm_circuits::circuit::origin::{HopSpec, Origin, OriginEvent};
 use hushswarm_circuits::frame::{
     BODY_OFFSET, CELL_OFFSET, Class, FrameType, HEADER_LEN, Header, Pool, SLOTS_LEN,
 };
 use hushswarm_circuits::handshake::{CREATE_LEN, HopInitiator, HopKeys, HopPeer, hop_respond};
-use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, Suite};
+use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, RelayId, Suite};
 use hushswarm_circuits::layers::{BackwardHop, ForwardHop, LayerKeys, OriginLayers};
 use hushswarm_circuits::link::{HANDSHAKE_LEN, LinkInitiator, LinkPeer, respond, verify_auth};
 use hushswarm_circuits::relay_list::{Descriptor, Draft, ExitPolicy, RelayList, Trust};
@@ -55,6 +56,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("metainfo", metainfo),
     ("mux_body", mux_body),
     ("network_file", network_file),
+    ("origin", origin),
     ("peer", peer),
     ("relay_config", relay_config),
     ("relay_list", relay_list),
@@ -376,6 +378,81 @@ fn body_parts(input: &[u8]) {
         }
     }
     assert!(!whole || out == input);
+}
+
+/// A circuit at its origin (§3.4, §5.5): the first hop answers, or lies, as the input says.
+pub fn origin(input: &[u8]) {
+    let mut rng = rng();
+    let pool = Pool::new(4);
+    let mut now = Instant::now();
+    let secret = DhSecret::from_bytes([1; 32]);
+    let path: Vec<HopSpec> = (0..2)
+        .map(|number| HopSpec {
+            id: RelayId([number; 32]),
+            peer: HopPeer {
+                onion_key: secret.public(),
+                suite: Suite::ChaCha20Poly1305,
+                digest: [number; 32],
+            },
+        })
+        .collect();
+    let peer = path[0].peer;
+    let mut origin = Origin::new(now, path, &mut rng).unwrap();
+    origin.mux().open(OpenKind::Tcp, Some(somebody())).unwrap();
+    let (_, create) = origin.poll_transmit(&pool).unwrap();
+    let message = counted(create.body())
+        .and_then(|(message, _)| message.try_into().ok())
+        .unwrap();
+    let (answer, keys) = hop_respond(&secret, &peer, message, &mut rng).unwrap();
+    let mut hop = BackwardHop::new(keys.backward);
+    let mut closed = false;
+    // Each step: act, command, stream, payload length, payload.
+    let mut rest = input;
+    while let Some((&[act, command, stream, len], after)) = rest.split_first_chunk::<4>() {
+        let (payload, after) = after
+            .split_at_checked(usize::from(len))
+            .unwrap_or((after, &[]));
+        rest = after;
+        match act % 6 {
+            0 => {
+                let length = u16::try_from(answer.len()).unwrap().to_be_bytes();
+                origin.handle_created(now, &[&length[..], &answer].concat());
+            }
+            1 => origin.handle_created(now, payload),
+            2 => {
+                let mut frame = pool.take_zeroed(Class::Small);
+                let body = frame.body_mut();
+                body[8] = command;
+                body[11] = len;
+                body[15] = stream;
+                body[16..16 + payload.len()].copy_from_slice(payload);
+                hop.originate(frame.cell_mut()).unwrap();
+                origin.handle_cell(now, frame);
+            }
+            3 => {
+                let mut frame = pool.take_zeroed(Class::Bulk);
+                disturb(frame.bytes_mut(), payload);
+                origin.handle_cell(now, frame);
+            }
+            4 => origin.handle_destroy(now, command),
+            _ => {
+                now = origin.poll_timeout().unwrap_or(now);
+                origin.handle_timeout(now);
+            }
+        }
+        while let Some(event) = origin.poll_event() {
+            assert!(!closed, "an event after the last one");
+            assert!(
+                !matches!(event, OriginEvent::Ready { .. }),
+                "the second hop never answered"
+            );
+            closed = matches!(event, OriginEvent::Closed(_));
+        }
+        while let Some((kind, _)) = origin.poll_transmit(&pool) {
+            assert!(!closed || kind == FrameType::Destroy);
+        }
+        assert_eq!(closed, origin.is_closed());
+    }
 }
 
 /// Relay descriptors (§7.1).
