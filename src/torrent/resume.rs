@@ -33,8 +33,6 @@ const MAX_RECORD: u64 = (MAX_TORRENT + MAX_PIECES / 8 + 25 * MAX_FILES + (1 << 2
 pub struct Record {
     /// The info dictionary.
     pub info: Arc<[u8]>,
-    /// Tracker URLs in tiers.
-    pub trackers: Vec<Vec<String>>,
     /// The verified pieces.
     pub had: Bits,
     /// What each file looked like, in the torrent's order.
@@ -120,7 +118,8 @@ impl Store {
         self.aead()
             .and_then(|aead| {
                 let nonce = Nonce::assume_unique_for_key(nonce);
-                aead.seal_in_place_append_tag(nonce, Aad::empty(), &mut body).ok()
+                aead.seal_in_place_append_tag(nonce, Aad::empty(), &mut body)
+                    .ok()
             })
             .ok_or(StorageError::TooLarge)?;
         self.create_dir()?;
@@ -136,7 +135,9 @@ impl Store {
         file.write_all(&body).map_err(io)?;
         file.sync_all().map_err(io)?;
         std::fs::rename(&temporary, self.path()).map_err(io)?;
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io)
+        File::open(&self.dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(io)
     }
 
     fn path(&self) -> PathBuf {
@@ -144,7 +145,9 @@ impl Store {
     }
 
     fn aead(&self) -> Option<LessSafeKey> {
-        UnboundKey::new(&CHACHA20_POLY1305, &*self.key).ok().map(LessSafeKey::new)
+        UnboundKey::new(&CHACHA20_POLY1305, &*self.key)
+            .ok()
+            .map(LessSafeKey::new)
     }
 
     fn create_dir(&self) -> Result<(), StorageError> {
@@ -158,11 +161,6 @@ impl Record {
     fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION];
         put_bytes(&mut out, &self.info);
-        put_len(&mut out, self.trackers.len());
-        for tier in &self.trackers {
-            put_len(&mut out, tier.len());
-            tier.iter().for_each(|url| put_bytes(&mut out, url.as_bytes()));
-        }
         out.extend_from_slice(&self.had.len().to_be_bytes());
         put_bytes(&mut out, &self.had.to_bytes());
         put_len(&mut out, self.marks.len());
@@ -178,14 +176,6 @@ impl Record {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes.strip_prefix(&[VERSION])?;
         let info = take_bytes(&mut rest)?.into();
-        let mut trackers = Vec::new();
-        for _ in 0..take_u32(&mut rest)? {
-            let mut tier = Vec::new();
-            for _ in 0..take_u32(&mut rest)? {
-                tier.push(String::from_utf8(take_bytes(&mut rest)?.to_vec()).ok()?);
-            }
-            trackers.push(tier);
-        }
         let pieces = take_u32(&mut rest)?;
         let had = Bits::from_bytes(pieces, take_bytes(&mut rest)?)?;
         let mut marks = Vec::new();
@@ -195,7 +185,7 @@ impl Record {
             let mtime = i128::from_be_bytes(take(&mut rest)?);
             marks.push((there == 1).then_some(FileMark { len, mtime }));
         }
-        rest.is_empty().then_some(Self { info, trackers, had, marks })
+        rest.is_empty().then_some(Self { info, had, marks })
     }
 }
 
@@ -237,7 +227,6 @@ mod tests {
         had.set(3);
         Record {
             info: b"d4:name6:secrete".as_slice().into(),
-            trackers: vec![vec!["http://secret/".into()], vec![]],
             had,
             marks: vec![None, Some(FileMark { len: 5, mtime: -1 })],
         }

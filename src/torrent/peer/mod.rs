@@ -5,6 +5,7 @@
 //! serves [`Peer::take_uploads`], writes what [`Peer::transmit`] gives, and calls [`Peer::handle_timeout`] when
 //! [`Peer::poll_timeout`] is due. An error means: close the connection.
 
+mod event;
 mod pipeline;
 #[cfg(test)]
 mod tests;
@@ -15,13 +16,12 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use super::extension::{self, ExtensionError, MetadataMessage, PeerExtensions};
+use super::extension::{self, MetadataMessage, PeerExtensions};
 use super::infohash::InfoHash;
 use super::metainfo::MAX_PIECES;
 use super::picker::{Bits, Geometry};
-use super::wire::{
-    BlockRef, Decoder, HANDSHAKE_LEN, Handshake, MAX_BLOCK, MessageRef, WireError,
-};
+use super::wire::{BlockRef, Decoder, HANDSHAKE_LEN, Handshake, MAX_BLOCK, MessageRef};
+pub use event::{CloseReason, Event};
 use pipeline::Pipeline;
 
 /// The handshake must be over by then: a circuit's round trip may take seconds.
@@ -45,103 +45,15 @@ const FORGIVEN: u32 = 16;
 /// Most HAVE messages kept while the number of pieces is unknown.
 const MAX_EARLY_HAVES: usize = 1 << 16;
 
+/// Most HAVE messages sent at once, where the torrent became known after the handshake. With more, a new connection and
+/// its bitfield are cheaper.
+const MAX_LATE_HAVES: u32 = 1 << 14;
+
 /// Most output that may wait for a peer that does not read, bytes.
 const MAX_OUTPUT: usize = 1 << 20;
 
 /// How often a peer may fetch the metadata, in multiples of its length.
 const METADATA_TIMES: u64 = 3;
-
-/// Why a connection was or is to be closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CloseReason {
-    /// The peer broke BEP 3.
-    #[error("protocol: {0}")]
-    Wire(#[from] WireError),
-    /// The peer broke BEP 9 or 10.
-    #[error("extension: {0}")]
-    Extension(#[from] ExtensionError),
-    /// The handshake named another torrent.
-    #[error("another torrent")]
-    OtherTorrent,
-    /// A message with impossible content, named here.
-    #[error("bad {0}")]
-    Bad(&'static str),
-    /// Blocks that nobody asked for.
-    #[error("sends what was not asked for")]
-    Unasked,
-    /// Took too long; what is named here.
-    #[error("timed out: {0}")]
-    TimedOut(&'static str),
-    /// Does not read what we send.
-    #[error("does not read")]
-    Stuck,
-    /// Neither side needs anything.
-    #[error("both are complete")]
-    BothComplete,
-    /// The stream ended or broke.
-    #[error("the stream ended")]
-    StreamEnded,
-    /// Sent data that failed its hash.
-    #[error("sent wrong data")]
-    Lied,
-    /// We closed it: shutting down, or making room.
-    #[error("closed by us")]
-    ByUs,
-}
-
-impl CloseReason {
-    /// Tells whether the peer misbehaved, so that it should be tried much later, if at all.
-    pub fn is_fault(&self) -> bool {
-        match self {
-            Self::Wire(_)
-            | Self::Extension(_)
-            | Self::OtherTorrent
-            | Self::Bad(_)
-            | Self::Unasked
-            | Self::Lied => true,
-            Self::TimedOut(_)
-            | Self::Stuck
-            | Self::BothComplete
-            | Self::StreamEnded
-            | Self::ByUs => false,
-        }
-    }
-}
-
-/// What a connection tells its driver.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// A message was handled that concerns nobody else: poll on.
-    Nothing,
-    /// The handshakes are exchanged.
-    Ready,
-    /// The peer's bitfield came: [`Peer::pieces`], where nothing was before. Comes at most once.
-    Pieces,
-    /// The peer has one more piece.
-    Have(u32),
-    /// A block that was asked for, at its place in the receive buffer.
-    Block(BlockRef, &'a [u8]),
-    /// These requests will not be answered: release them.
-    Released(Vec<BlockRef>),
-    /// The peer answers requests now.
-    Unchoked,
-    /// The peer's extension handshake came: [`Peer::extensions`].
-    Extensions,
-    /// A piece of the metadata.
-    Metadata {
-        /// Number of the piece.
-        piece: u32,
-        /// Bytes of the whole metadata, as the peer says.
-        total: u32,
-        /// Its bytes.
-        data: &'a [u8],
-    },
-    /// The peer does not give this piece of the metadata.
-    MetadataRejected,
-    /// The peer wants a piece of the metadata: [`Peer::give_metadata`].
-    MetadataWanted(u32),
-}
 
 /// A request that waits for its block.
 #[derive(Clone, Copy, Debug)]
@@ -152,13 +64,20 @@ struct Asked {
 
 enum Hello {
     /// Reads the other side's handshake.
-    Waiting { buf: [u8; HANDSHAKE_LEN], filled: usize, deadline: Instant },
+    Waiting {
+        buf: [u8; HANDSHAKE_LEN],
+        filled: usize,
+        deadline: Instant,
+    },
     Done,
 }
 
 /// What the peer has, before and after the number of pieces is known.
 enum Theirs {
-    Early { bitfield: Option<Vec<u8>>, haves: Vec<u32> },
+    Early {
+        bitfield: Option<Vec<u8>>,
+        haves: Vec<u32>,
+    },
     Known(Bits),
 }
 
@@ -204,7 +123,13 @@ struct Core {
 impl Peer {
     /// Starts a connection to a peer of `hash`; `outgoing` says that we opened it, and so greet first. `id` is a fresh
     /// random peer id (see leaks L19, L20).
-    pub fn new(now: Instant, hash: InfoHash, id: [u8; 20], outgoing: bool, mut rng: StdRng) -> Self {
+    pub fn new(
+        now: Instant,
+        hash: InfoHash,
+        id: [u8; 20],
+        outgoing: bool,
+        mut rng: StdRng,
+    ) -> Self {
         let keep_alive_at = now + Duration::from_millis(rng.random_range(KEEP_ALIVE_MS));
         let mut core = Core {
             hash,
@@ -216,7 +141,10 @@ impl Peer {
             metadata_size: None,
             metadata_left: 0,
             ours: Bits::default(),
-            theirs: Theirs::Early { bitfield: None, haves: Vec::new() },
+            theirs: Theirs::Early {
+                bitfield: None,
+                haves: Vec::new(),
+            },
             spoken: false,
             extended: false,
             extensions: PeerExtensions::default(),
@@ -238,8 +166,16 @@ impl Peer {
             core.greet();
         }
         let deadline = now + HANDSHAKE_TIME;
-        let hello = Hello::Waiting { buf: [0; HANDSHAKE_LEN], filled: 0, deadline };
-        Self { hello, decoder: Decoder::new(), core }
+        let hello = Hello::Waiting {
+            buf: [0; HANDSHAKE_LEN],
+            filled: 0,
+            deadline,
+        };
+        Self {
+            hello,
+            decoder: Decoder::new(),
+            core,
+        }
     }
 
     /// Where to read into; never empty.
@@ -412,8 +348,11 @@ impl Peer {
         let core = &mut self.core;
         if interested != core.we_are_interested && core.greeted {
             core.we_are_interested = interested;
-            let message =
-                if interested { MessageRef::Interested } else { MessageRef::NotInterested };
+            let message = if interested {
+                MessageRef::Interested
+            } else {
+                MessageRef::NotInterested
+            };
             message.encode(&mut core.out);
         }
     }
@@ -455,7 +394,9 @@ impl Peer {
         let mut blocks = Vec::new();
         let mut sum = 0_u32;
         while sum < bytes {
-            let Some(block) = self.core.uploads.pop_front() else { break };
+            let Some(block) = self.core.uploads.pop_front() else {
+                break;
+            };
             sum = sum.saturating_add(block.len);
             blocks.push(block);
         }
@@ -475,7 +416,8 @@ impl Peer {
 
 impl Core {
     fn greet(&mut self) {
-        self.out.extend_from_slice(&Handshake::new(self.hash, self.id).encode());
+        self.out
+            .extend_from_slice(&Handshake::new(self.hash, self.id).encode());
     }
 
     fn sent(&mut self, now: Instant) {
@@ -497,8 +439,11 @@ impl Core {
         }
         if self.extended {
             let payload = extension::handshake(self.metadata_size);
-            MessageRef::Extended { id: extension::HANDSHAKE, payload: &payload }
-                .encode(&mut self.out);
+            MessageRef::Extended {
+                id: extension::HANDSHAKE,
+                payload: &payload,
+            }
+            .encode(&mut self.out);
         }
         Ok(())
     }
@@ -517,6 +462,9 @@ impl Core {
         self.metadata_left = u64::from(metadata_size.unwrap_or(0)).saturating_mul(METADATA_TIMES);
         if self.greeted {
             // Too late for a bitfield.
+            if ours.count() > MAX_LATE_HAVES {
+                return Err(CloseReason::ByUs);
+            }
             for piece in ours.ones() {
                 MessageRef::Have(piece).encode(&mut self.out);
             }
@@ -525,8 +473,8 @@ impl Core {
         let mut bits = Bits::new(geometry.pieces);
         if let Theirs::Early { bitfield, haves } = &self.theirs {
             if let Some(bytes) = bitfield {
-                bits = Bits::from_bytes(geometry.pieces, bytes)
-                    .ok_or(CloseReason::Bad("bitfield"))?;
+                bits =
+                    Bits::from_bytes(geometry.pieces, bytes).ok_or(CloseReason::Bad("bitfield"))?;
             }
             for &piece in haves {
                 if piece >= geometry.pieces {
@@ -551,7 +499,11 @@ impl Core {
             Theirs::Known(bits) => bits.is_full(),
             Theirs::Early { .. } => false,
         };
-        if theirs && self.ours.is_full() { Err(CloseReason::BothComplete) } else { Ok(()) }
+        if theirs && self.ours.is_full() {
+            Err(CloseReason::BothComplete)
+        } else {
+            Ok(())
+        }
     }
 
     fn handle<'a>(
@@ -632,7 +584,9 @@ impl Core {
     }
 
     fn handle_request(&mut self, block: BlockRef) -> Result<(), CloseReason> {
-        let Some(geometry) = self.geometry else { return Err(CloseReason::Bad("request")) };
+        let Some(geometry) = self.geometry else {
+            return Err(CloseReason::Bad("request"));
+        };
         let possible = block.len > 0
             && block.len <= MAX_BLOCK
             && geometry.contains(block)
@@ -666,11 +620,7 @@ impl Core {
         Ok(Event::Block(block, data))
     }
 
-    fn handle_extended<'a>(
-        &mut self,
-        id: u8,
-        payload: &'a [u8],
-    ) -> Result<Event<'a>, CloseReason> {
+    fn handle_extended<'a>(&mut self, id: u8, payload: &'a [u8]) -> Result<Event<'a>, CloseReason> {
         if !self.extended {
             return Err(CloseReason::Bad("extension"));
         }
@@ -684,9 +634,15 @@ impl Core {
             }
             extension::UT_METADATA => Ok(match MetadataMessage::parse(payload)? {
                 Some(MetadataMessage::Request(piece)) => Event::MetadataWanted(piece),
-                Some(MetadataMessage::Data { piece, total_size, data }) => {
-                    Event::Metadata { piece, total: total_size, data }
-                }
+                Some(MetadataMessage::Data {
+                    piece,
+                    total_size,
+                    data,
+                }) => Event::Metadata {
+                    piece,
+                    total: total_size,
+                    data,
+                },
                 Some(MetadataMessage::Reject(_)) => Event::MetadataRejected,
                 None => Event::Nothing,
             }),
@@ -766,7 +722,11 @@ impl Core {
 
     fn send_metadata(&mut self, message: &MetadataMessage<'_>) {
         if let Some(id) = self.extensions.ut_metadata {
-            MessageRef::Extended { id, payload: &message.encode() }.encode(&mut self.out);
+            MessageRef::Extended {
+                id,
+                payload: &message.encode(),
+            }
+            .encode(&mut self.out);
         }
     }
 
@@ -774,10 +734,17 @@ impl Core {
         let start = piece as usize * extension::METADATA_PIECE;
         let part = metadata.and_then(|bytes| {
             let total_size = u32::try_from(bytes.len()).ok()?;
-            let end = start.saturating_add(extension::METADATA_PIECE).min(bytes.len());
+            let end = start
+                .saturating_add(extension::METADATA_PIECE)
+                .min(bytes.len());
             let data = bytes.get(start..end).filter(|data| !data.is_empty())?;
-            (data.len() as u64 <= self.metadata_left && self.out.len() < MAX_OUTPUT / 2)
-                .then_some(MetadataMessage::Data { piece, total_size, data })
+            (data.len() as u64 <= self.metadata_left && self.out.len() < MAX_OUTPUT / 2).then_some(
+                MetadataMessage::Data {
+                    piece,
+                    total_size,
+                    data,
+                },
+            )
         });
         if let Some(MetadataMessage::Data { data, .. }) = part {
             self.metadata_left -= data.len() as u64;

@@ -87,7 +87,11 @@ impl Pipeline {
         // The least of all, since most answers waited in a queue that we filled ourselves. A question asked into an
         // empty pipe sees the path as it is now.
         let fresh = std::mem::take(&mut self.fresh);
-        self.rtt = Some(self.rtt.filter(|&least| least < took && !fresh).unwrap_or(took));
+        self.rtt = Some(
+            self.rtt
+                .filter(|&least| least < took && !fresh)
+                .unwrap_or(took),
+        );
         let start = *self.span_start.get_or_insert(sent);
         self.span_blocks += 1;
         self.span_bytes += u64::from(bytes);
@@ -108,7 +112,10 @@ impl Pipeline {
         let goal = measured.max(rate) * (rtt + SLACK).as_secs_f64() / f64::from(BLOCK);
         // `as` saturates; the clamp makes it small.
         let goal = (goal.ceil() as u32).clamp(MIN_WINDOW, MAX_WINDOW);
-        self.window = goal.min(self.window.saturating_mul(2)).min(self.limit).max(1);
+        self.window = goal
+            .min(self.window.saturating_mul(2))
+            .min(self.limit)
+            .max(1);
     }
 }
 
@@ -141,7 +148,10 @@ mod tests {
         assert!((9..=30).contains(&slow), "{slow}");
         let far = settle(200, Duration::from_millis(800));
         assert!((300..=500).contains(&far), "{far}");
-        assert_eq!(settle(60_000, Duration::from_micros(50)), MAX_WINDOW as usize);
+        assert_eq!(
+            settle(60_000, Duration::from_micros(50)),
+            MAX_WINDOW as usize
+        );
     }
 
     #[test]

@@ -5,8 +5,11 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 
 const HASH: InfoHash = InfoHash([7; 20]);
-const GEOMETRY: Geometry =
-    Geometry { piece_len: 4 * BLOCK, total: 10 * 4 * BLOCK as u64 - 5, pieces: 10 };
+const GEOMETRY: Geometry = Geometry {
+    piece_len: 4 * BLOCK,
+    total: 10 * 4 * BLOCK as u64 - 5,
+    pieces: 10,
+};
 
 fn peer(now: Instant, outgoing: bool) -> Peer {
     Peer::new(now, HASH, [1; 20], outgoing, StdRng::seed_from_u64(1))
@@ -16,8 +19,11 @@ fn peer(now: Instant, outgoing: bool) -> Peer {
 fn pair(now: Instant) -> (Peer, Peer) {
     let mut seed = peer(now, false);
     let mut leech = peer(now, true);
-    seed.set_torrent(GEOMETRY, Bits::full(10), Some(100)).unwrap();
-    leech.set_torrent(GEOMETRY, Bits::new(10), Some(100)).unwrap();
+    seed.set_torrent(GEOMETRY, Bits::full(10), Some(100))
+        .unwrap();
+    leech
+        .set_torrent(GEOMETRY, Bits::new(10), Some(100))
+        .unwrap();
     for _ in 0..3 {
         carry(now, &mut leech, &mut seed);
         carry(now, &mut seed, &mut leech);
@@ -36,12 +42,14 @@ fn carry(now: Instant, from: &mut Peer, to: &mut Peer) -> Vec<String> {
 fn drain(now: Instant, peer: &mut Peer) -> Result<Vec<String>, CloseReason> {
     let mut seen = Vec::new();
     while let Some(event) = peer.poll(now)? {
-        let text = match event {
-            Event::Nothing => continue,
-            Event::Block(block, data) => format!("Block({}, {})", block.index, data.len()),
-            other => format!("{other:?}"),
-        };
-        seen.push(text);
+        if event == Event::Nothing {
+            continue;
+        }
+        seen.push(if let Event::Block(block, data) = event {
+            format!("Block({}, {})", block.index, data.len())
+        } else {
+            format!("{event:?}")
+        });
     }
     Ok(seen)
 }
@@ -71,7 +79,11 @@ fn a_block_is_asked_for_and_given() {
     carry(now, &mut leech, &mut seed);
     assert_eq!(seed.take_uploads(1), [block]);
     let data = vec![9; BLOCK as usize];
-    let given = Message::Piece { index: 3, begin: BLOCK, data };
+    let given = Message::Piece {
+        index: 3,
+        begin: BLOCK,
+        data,
+    };
     assert_eq!(say(now, &mut leech, given).unwrap(), ["Block(3, 16384)"]);
     assert_eq!(leech.outstanding(), 0);
 }
@@ -86,7 +98,11 @@ fn a_choke_releases_requests_and_late_blocks_are_forgiven() {
     leech.request(now, &blocks);
     let told = say(now, &mut leech, Message::Choke).unwrap();
     assert_eq!(told, [format!("{:?}", Event::Released(blocks))]);
-    let late = || Message::Piece { index: 0, begin: 0, data: vec![0; BLOCK as usize] };
+    let late = || Message::Piece {
+        index: 0,
+        begin: 0,
+        data: vec![0; BLOCK as usize],
+    };
     for _ in 0..4 + FORGIVEN {
         assert_eq!(say(now, &mut leech, late()), Ok(vec![]));
     }
@@ -114,7 +130,10 @@ fn a_silent_peer_is_snubbed_then_closed() {
             Err(reason) => break reason,
         }
     };
-    assert_eq!((closed, again), (CloseReason::TimedOut("snubbed"), due + SNUB_TIME));
+    assert_eq!(
+        (closed, again),
+        (CloseReason::TimedOut("snubbed"), due + SNUB_TIME)
+    );
 }
 
 #[test]
@@ -135,7 +154,10 @@ fn keep_alives_are_sent_at_irregular_times_and_silence_ends_the_connection() {
             Err(reason) => break reason,
         }
     };
-    assert_eq!((closed, at), (CloseReason::TimedOut("idle"), now + IDLE_TIME));
+    assert_eq!(
+        (closed, at),
+        (CloseReason::TimedOut("idle"), now + IDLE_TIME)
+    );
 }
 
 #[test]
@@ -151,7 +173,10 @@ fn the_handshake_must_come_in_time_and_name_our_torrent() {
     assert_eq!(other.poll(now), Err(CloseReason::OtherTorrent));
     let mut answer = Vec::new();
     other.transmit(now, &mut answer);
-    assert!(answer.is_empty(), "who asks for another torrent learns nothing");
+    assert!(
+        answer.is_empty(),
+        "who asks for another torrent learns nothing"
+    );
 }
 
 #[test]
@@ -172,7 +197,10 @@ fn impossible_messages_close_the_connection() {
     }
     let (_, mut leech) = pair(now);
     let not_had = Message::Request(block(0, 0, 1));
-    assert_eq!(say(now, &mut leech, not_had), Err(CloseReason::Bad("request")));
+    assert_eq!(
+        say(now, &mut leech, not_had),
+        Err(CloseReason::Bad("request"))
+    );
 }
 
 #[test]
@@ -181,10 +209,18 @@ fn requests_beyond_the_queue_are_dropped_and_a_cancel_is_honoured() {
     let (mut seed, _) = pair(now);
     seed.set_choking(false);
     for number in 0..MAX_UPLOADS as u32 + 10 {
-        let block = BlockRef { index: 0, begin: number, len: 1 };
+        let block = BlockRef {
+            index: 0,
+            begin: number,
+            len: 1,
+        };
         say(now, &mut seed, Message::Request(block)).unwrap();
     }
-    let first = BlockRef { index: 0, begin: 0, len: 1 };
+    let first = BlockRef {
+        index: 0,
+        begin: 0,
+        len: 1,
+    };
     say(now, &mut seed, Message::Cancel(first)).unwrap();
     let served = seed.take_uploads(u32::MAX);
     assert_eq!(served.len(), MAX_UPLOADS - 1);
@@ -208,7 +244,11 @@ fn metadata_is_given_until_the_share_is_used_up() {
         assert_eq!(carry(now, &mut leech, &mut seed), ["MetadataWanted(0)"]);
         seed.give_metadata(0, Some(&[3; 100]));
         let told = carry(now, &mut seed, &mut leech);
-        assert_eq!(told[0] == "MetadataRejected", round == METADATA_TIMES, "{told:?}");
+        assert_eq!(
+            told[0] == "MetadataRejected",
+            round == METADATA_TIMES,
+            "{told:?}"
+        );
     }
     seed.give_metadata(1, Some(&[3; 100]));
     assert_eq!(carry(now, &mut seed, &mut leech), ["MetadataRejected"]);
@@ -234,7 +274,11 @@ fn pieces_named_before_the_metadata_is_known_count_later() {
 }
 
 fn messages() -> impl Strategy<Value = Message> {
-    let block = (0_u32..12, prop_oneof![0_u32..70_000, any::<u32>()], 0_u32..20_000)
+    let block = (
+        0_u32..12,
+        prop_oneof![0_u32..70_000, any::<u32>()],
+        0_u32..20_000,
+    )
         .prop_map(|(index, begin, len)| BlockRef { index, begin, len });
     prop_oneof![
         Just(Message::KeepAlive),

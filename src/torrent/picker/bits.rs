@@ -11,12 +11,20 @@ pub struct Bits {
 impl Bits {
     /// An empty set over `len` pieces.
     pub fn new(len: u32) -> Self {
-        Self { words: vec![0; (len as usize).div_ceil(64)], len, ones: 0 }
+        Self {
+            words: vec![0; (len as usize).div_ceil(64)],
+            len,
+            ones: 0,
+        }
     }
 
     /// The set of all `len` pieces.
     pub fn full(len: u32) -> Self {
-        let mut bits = Self { words: vec![u64::MAX; (len as usize).div_ceil(64)], len, ones: len };
+        let mut bits = Self {
+            words: vec![u64::MAX; (len as usize).div_ceil(64)],
+            len,
+            ones: len,
+        };
         let spare = (64 - len % 64) % 64;
         if let Some(last) = bits.words.last_mut() {
             *last <<= spare;
@@ -36,7 +44,11 @@ impl Bits {
             words.push(u64::from_be_bytes(word));
         }
         let spare = (64 - len % 64) % 64;
-        if spare > 0 && words.last().is_some_and(|last| last.trailing_zeros() < spare) {
+        if spare > 0
+            && words
+                .last()
+                .is_some_and(|last| last.trailing_zeros() < spare)
+        {
             return None;
         }
         let ones = words.iter().map(|w| w.count_ones()).sum();
@@ -73,7 +85,10 @@ impl Bits {
     /// Tells whether `piece` is in the set; false beyond its length.
     pub fn get(&self, piece: u32) -> bool {
         piece < self.len
-            && self.words.get(piece as usize / 64).is_some_and(|w| w & mask(piece) != 0)
+            && self
+                .words
+                .get(piece as usize / 64)
+                .is_some_and(|w| w & mask(piece) != 0)
     }
 
     /// Adds `piece`; tells whether it was new. Beyond the length nothing happens.
@@ -102,13 +117,23 @@ impl Bits {
 
     /// The pieces of the set, in order.
     pub fn ones(&self) -> impl Iterator<Item = u32> + '_ {
-        self.words.iter().enumerate().flat_map(|(at, &word)| WordOnes { base: at as u32 * 64, word })
+        self.words
+            .iter()
+            .enumerate()
+            .flat_map(|(at, &word)| WordOnes {
+                base: at as u32 * 64,
+                word,
+            })
     }
 
     /// Pieces that are in both sets, starting at the word that holds `from` and going round once.
     pub fn common<'a>(&'a self, other: &'a Self, from: u32) -> impl Iterator<Item = u32> + 'a {
         let words = self.words.len().min(other.words.len());
-        let first = if words == 0 { 0 } else { from as usize / 64 % words };
+        let first = if words == 0 {
+            0
+        } else {
+            from as usize / 64 % words
+        };
         (first..words).chain(0..first).flat_map(move |at| WordOnes {
             base: at as u32 * 64,
             word: self.words[at] & other.words[at],

@@ -60,14 +60,20 @@ pub struct Geometry {
 impl Geometry {
     /// How this torrent is cut.
     pub fn of(info: &Info) -> Self {
-        Self { piece_len: info.piece_len, total: info.total, pieces: info.piece_count() }
+        Self {
+            piece_len: info.piece_len,
+            total: info.total,
+            pieces: info.piece_count(),
+        }
     }
 
     /// Bytes of a piece; 0 beyond the last.
     pub fn len_of(&self, piece: u32) -> u32 {
         let start = u64::from(piece) * u64::from(self.piece_len);
         // At most piece_len, so it fits.
-        self.total.saturating_sub(start).min(u64::from(self.piece_len)) as u32
+        self.total
+            .saturating_sub(start)
+            .min(u64::from(self.piece_len)) as u32
     }
 
     /// Blocks of a piece.
@@ -79,14 +85,18 @@ impl Geometry {
     pub fn block(&self, piece: u32, block: u32) -> BlockRef {
         let begin = block * BLOCK;
         let len = self.len_of(piece).saturating_sub(begin).min(BLOCK);
-        BlockRef { index: piece, begin, len }
+        BlockRef {
+            index: piece,
+            begin,
+            len,
+        }
     }
 
     /// The number of a block within its piece; `None` when it is not one of the blocks that we cut.
     pub fn number_of(&self, block: BlockRef) -> Option<u32> {
         let number = block.begin / BLOCK;
         (block.index < self.pieces
-            && block.begin % BLOCK == 0
+            && block.begin.is_multiple_of(BLOCK)
             && block.len > 0
             && number < self.blocks_of(block.index)
             && self.block(block.index, number) == block)
@@ -183,7 +193,10 @@ impl Picker {
             pickable.set(piece);
             place[piece as usize] = at as u32;
         }
-        let had_bytes = had.ones().map(|piece| u64::from(geometry.len_of(piece))).sum();
+        let had_bytes = had
+            .ones()
+            .map(|piece| u64::from(geometry.len_of(piece)))
+            .sum();
         Self {
             geometry,
             had,
@@ -283,7 +296,9 @@ impl Picker {
         let goal = out.len() + count;
         self.pick_begun(peer, have, goal, out);
         while out.len() < goal {
-            let Some(piece) = self.choose(have) else { break };
+            let Some(piece) = self.choose(have) else {
+                break;
+            };
             self.begin(piece, peer);
             self.take_free(piece, peer, goal, out);
         }
@@ -295,8 +310,12 @@ impl Picker {
 
     /// Notes a block that arrived from `peer`, asked or not.
     pub fn received(&mut self, peer: PeerKey, block: BlockRef) -> Received {
-        let Some(number) = self.geometry.number_of(block) else { return Received::Unneeded };
-        let Some(partial) = self.partial.get_mut(&block.index) else { return Received::Unneeded };
+        let Some(number) = self.geometry.number_of(block) else {
+            return Received::Unneeded;
+        };
+        let Some(partial) = self.partial.get_mut(&block.index) else {
+            return Received::Unneeded;
+        };
         if partial.only.is_some_and(|only| only != peer) {
             return Received::Unneeded;
         }
@@ -310,7 +329,10 @@ impl Picker {
             State::Asked if slot.by != peer => cancel.push(slot.by),
             State::Asked => {}
         }
-        *slot = Block { state: State::Here, by: peer };
+        *slot = Block {
+            state: State::Here,
+            by: peer,
+        };
         partial.here += 1;
         partial.extra.retain(|&(at, who)| {
             if at == number && who != peer {
@@ -324,14 +346,34 @@ impl Picker {
         Received::Taken { cancel }
     }
 
-    /// Frees blocks that `peer` was asked for and will not give: it choked us, went away or fell silent.
+    /// Frees blocks that `peer` was asked for and will not give: it choked us, went away or fell silent. To be called then
+    /// even without any.
     pub fn release(&mut self, peer: PeerKey, blocks: impl IntoIterator<Item = BlockRef>) {
+        // A piece that only this peer was to give is anybody's now, also where nothing of it was outstanding. The
+        // digests of the attempts will name the liar.
+        for piece in &self.open {
+            if let Some(partial) = self.partial.get_mut(piece)
+                && partial.only == Some(peer)
+            {
+                partial.only = None;
+            }
+        }
         let mut touched = BTreeSet::new();
         for block in blocks {
-            let Some(number) = self.geometry.number_of(block) else { continue };
-            let Some(partial) = self.partial.get_mut(&block.index) else { continue };
-            let Some(slot) = partial.blocks.get_mut(number as usize) else { continue };
-            if let Some(at) = partial.extra.iter().position(|&extra| extra == (number, peer)) {
+            let Some(number) = self.geometry.number_of(block) else {
+                continue;
+            };
+            let Some(partial) = self.partial.get_mut(&block.index) else {
+                continue;
+            };
+            let Some(slot) = partial.blocks.get_mut(number as usize) else {
+                continue;
+            };
+            if let Some(at) = partial
+                .extra
+                .iter()
+                .position(|&extra| extra == (number, peer))
+            {
                 partial.extra.swap_remove(at);
             } else if slot.state == State::Asked && slot.by == peer {
                 if let Some(at) = partial.extra.iter().position(|&(at, _)| at == number) {
@@ -344,9 +386,10 @@ impl Picker {
             }
         }
         for piece in touched {
-            let Some(partial) = self.partial.get_mut(&piece) else { continue };
+            let Some(partial) = self.partial.get_mut(&piece) else {
+                continue;
+            };
             if partial.only == Some(peer) {
-                // Whoever finishes it: the digests of the attempts name the liar.
                 partial.only = None;
             }
             if partial.here == 0 && partial.free as usize == partial.blocks.len() {
@@ -409,16 +452,12 @@ impl Picker {
 
     /// Tells whether every block of a piece arrived, so that it waits for its verdict.
     pub fn is_waiting(&self, piece: u32) -> bool {
-        self.partial.get(&piece).is_some_and(|p| p.here as usize == p.blocks.len())
+        self.partial
+            .get(&piece)
+            .is_some_and(|p| p.here as usize == p.blocks.len())
     }
 
-    fn pick_begun(
-        &mut self,
-        peer: PeerKey,
-        have: &Bits,
-        goal: usize,
-        out: &mut Vec<BlockRef>,
-    ) {
+    fn pick_begun(&mut self, peer: PeerKey, have: &Bits, goal: usize, out: &mut Vec<BlockRef>) {
         while out.len() < goal {
             let Some(piece) = self.open.iter().copied().find(|piece| {
                 have.get(*piece)
@@ -435,13 +474,18 @@ impl Picker {
 
     fn take_free(&mut self, piece: u32, peer: PeerKey, goal: usize, out: &mut Vec<BlockRef>) {
         let geometry = self.geometry;
-        let Some(partial) = self.partial.get_mut(&piece) else { return };
+        let Some(partial) = self.partial.get_mut(&piece) else {
+            return;
+        };
         for (number, block) in partial.blocks.iter_mut().enumerate() {
             if out.len() >= goal || partial.free == 0 {
                 break;
             }
             if block.state == State::Free {
-                *block = Block { state: State::Asked, by: peer };
+                *block = Block {
+                    state: State::Asked,
+                    by: peer,
+                };
                 partial.free -= 1;
                 out.push(geometry.block(piece, number as u32));
             }
@@ -455,7 +499,10 @@ impl Picker {
         self.unlist(piece);
         let blocks = self.geometry.blocks_of(piece);
         let only = self.failed.contains_key(&piece).then_some(peer);
-        let block = Block { state: State::Free, by: peer };
+        let block = Block {
+            state: State::Free,
+            by: peer,
+        };
         self.partial.insert(
             piece,
             Partial {
@@ -491,18 +538,26 @@ impl Picker {
         let from = self.rng.random_range(0..self.geometry.pieces.max(1));
         let candidates = self.pickable.common(have, from);
         if self.had.count() < RANDOM_PIECES {
-            return candidates.take(CANDIDATES).nth(self.rng.random_range(0..4)).or_else(|| {
-                self.pickable.common(have, from).next()
-            });
+            return candidates
+                .take(CANDIDATES)
+                .nth(self.rng.random_range(0..4))
+                .or_else(|| self.pickable.common(have, from).next());
         }
         candidates.take(CANDIDATES).min_by_key(|&piece| {
-            self.availability.get(piece as usize).copied().unwrap_or(u16::MAX)
+            self.availability
+                .get(piece as usize)
+                .copied()
+                .unwrap_or(u16::MAX)
         })
     }
 
     /// Every block that anybody could give is asked for.
     fn all_asked(&self) -> bool {
-        let hidden = if self.seeds == 0 { self.buckets.first().map_or(0, Vec::len) } else { 0 };
+        let hidden = if self.seeds == 0 {
+            self.buckets.first().map_or(0, Vec::len)
+        } else {
+            0
+        };
         self.pickable.count() as usize == hidden
             && self
                 .open
@@ -525,7 +580,11 @@ impl Picker {
                 if block.state != State::Asked || block.by == peer {
                     continue;
                 }
-                let more = partial.extra.iter().filter(|&&(at, _)| at == number).count();
+                let more = partial
+                    .extra
+                    .iter()
+                    .filter(|&&(at, _)| at == number)
+                    .count();
                 if more + 1 < MAX_ASKED && !partial.extra.contains(&(number, peer)) {
                     found.push((more, self.rng.random(), piece, number));
                 }
@@ -541,8 +600,14 @@ impl Picker {
     }
 
     fn shift(&mut self, piece: u32, up: bool) {
-        let Some(count) = self.availability.get_mut(piece as usize) else { return };
-        let new = if up { count.saturating_add(1) } else { count.saturating_sub(1) };
+        let Some(count) = self.availability.get_mut(piece as usize) else {
+            return;
+        };
+        let new = if up {
+            count.saturating_add(1)
+        } else {
+            count.saturating_sub(1)
+        };
         let old = std::mem::replace(count, new);
         if old != new && self.pickable.get(piece) {
             self.leave_bucket(piece, old);
@@ -551,9 +616,8 @@ impl Picker {
     }
 
     fn list(&mut self, piece: u32) {
-        let allowed = self.wanted.get(piece)
-            && !self.had.get(piece)
-            && !self.partial.contains_key(&piece);
+        let allowed =
+            self.wanted.get(piece) && !self.had.get(piece) && !self.partial.contains_key(&piece);
         if allowed && self.pickable.set(piece) {
             let count = self.availability.get(piece as usize).copied().unwrap_or(0);
             self.enter_bucket(piece, count);
@@ -580,9 +644,13 @@ impl Picker {
     }
 
     fn leave_bucket(&mut self, piece: u32, count: u16) {
-        let Some(place) = self.place.get_mut(piece as usize) else { return };
+        let Some(place) = self.place.get_mut(piece as usize) else {
+            return;
+        };
         let at = std::mem::replace(place, UNLISTED) as usize;
-        let Some(bucket) = self.buckets.get_mut(usize::from(count)) else { return };
+        let Some(bucket) = self.buckets.get_mut(usize::from(count)) else {
+            return;
+        };
         if at < bucket.len() {
             bucket.swap_remove(at);
             if let Some(&moved) = bucket.get(at) {

@@ -8,7 +8,11 @@ const C: PeerKey = PeerKey(3);
 
 fn geometry(pieces: u32, blocks: u32) -> Geometry {
     let piece_len = blocks * BLOCK;
-    Geometry { piece_len, total: u64::from(pieces) * u64::from(piece_len) - 100, pieces }
+    Geometry {
+        piece_len,
+        total: u64::from(pieces) * u64::from(piece_len) - 100,
+        pieces,
+    }
 }
 
 fn picker(pieces: u32, blocks: u32) -> Picker {
@@ -40,7 +44,10 @@ fn had(pieces: u32, first: u32) -> Bits {
 
 fn give(picker: &mut Picker, peer: PeerKey, blocks: &[BlockRef]) {
     for &block in blocks {
-        assert!(matches!(picker.received(peer, block), Received::Taken { .. }));
+        assert!(matches!(
+            picker.received(peer, block),
+            Received::Taken { .. }
+        ));
     }
 }
 
@@ -51,7 +58,10 @@ fn the_rarest_piece_comes_first() {
     picker.add_peer(&full);
     picker.add_peer(&bits(10, &[4, 5, 6, 7, 9]));
     picker.add_peer(&bits(10, &[4, 5, 6, 9]));
-    let order: Vec<u32> = pick(&mut picker, A, &full, 3).iter().map(|b| b.index).collect();
+    let order: Vec<u32> = pick(&mut picker, A, &full, 3)
+        .iter()
+        .map(|b| b.index)
+        .collect();
     assert_eq!(order[..2], [8, 7]);
 }
 
@@ -77,7 +87,10 @@ fn a_peer_that_completes_counts_as_a_seed() {
     picker.add_peer(&growing);
     growing.set(2);
     picker.add_piece(&growing, 2);
-    assert_eq!((picker.seeds, &picker.availability[..]), (1, &[0_u16; 3][..]));
+    assert_eq!(
+        (picker.seeds, &picker.availability[..]),
+        (1, &[0_u16; 3][..])
+    );
     picker.remove_peer(&growing);
     assert_eq!(picker.seeds, 0);
 }
@@ -115,7 +128,11 @@ fn in_the_end_game_a_block_is_asked_of_two_more_and_taken_back_when_it_comes() {
     assert_eq!(pick(&mut picker, B, &full, 9).len(), 2);
     assert_eq!(pick(&mut picker, C, &full, 9).len(), 2);
     assert_eq!(pick(&mut picker, PeerKey(4), &full, 9), []);
-    assert_eq!(pick(&mut picker, A, &full, 9), [], "never twice of one peer");
+    assert_eq!(
+        pick(&mut picker, A, &full, 9),
+        [],
+        "never twice of one peer"
+    );
     let taken = picker.received(B, blocks[0]);
     assert_eq!(taken, Received::Taken { cancel: vec![A, C] });
     assert_eq!(picker.received(A, blocks[0]), Received::Unneeded);
@@ -134,7 +151,11 @@ fn there_is_no_end_game_while_blocks_are_free() {
     assert_eq!(pick(&mut picker, A, &bits(2, &[0]), 9).len(), 1);
     assert_eq!(pick(&mut picker, B, &bits(2, &[0]), 9), []);
     picker.remove_peer(&bits(2, &[1]));
-    assert_eq!(pick(&mut picker, B, &bits(2, &[0]), 9).len(), 1, "nobody has the other piece");
+    assert_eq!(
+        pick(&mut picker, B, &bits(2, &[0]), 9).len(),
+        1,
+        "nobody has the other piece"
+    );
 }
 
 #[test]
@@ -181,6 +202,23 @@ fn when_the_one_peer_of_a_retried_piece_leaves_another_takes_over() {
     give(&mut picker, C, &alone[..1]);
     picker.release(C, alone[1..].to_vec());
     assert_eq!(pick(&mut picker, A, &full, 2), alone[1..]);
+}
+
+#[test]
+fn a_retried_piece_is_anybodys_when_its_peer_leaves_owing_nothing() {
+    let mut picker = picker(1, 2);
+    let full = Bits::full(1);
+    picker.add_peer(&full);
+    let first = pick(&mut picker, A, &full, 1);
+    let second = pick(&mut picker, B, &full, 1);
+    give(&mut picker, A, &first);
+    give(&mut picker, B, &second);
+    picker.failed(0, vec![]);
+    let alone = pick(&mut picker, C, &full, 1);
+    give(&mut picker, C, &alone);
+    assert_eq!(pick(&mut picker, A, &full, 2), []);
+    picker.release(C, []);
+    assert_eq!(pick(&mut picker, A, &full, 2), second);
 }
 
 #[test]

@@ -50,7 +50,9 @@ impl StorageError {
             Self::Full => "free some space: the download goes on by itself, nothing is lost",
             Self::Denied => "check the permissions of the output folder, or choose another",
             Self::ReadOnly => "choose an output folder that can be written",
-            Self::TooLarge => "choose a file system for large files, or raise the limit (ulimit -f)",
+            Self::TooLarge => {
+                "choose a file system for large files, or raise the limit (ulimit -f)"
+            }
             Self::Symlink => "remove the link, or choose another output folder",
             Self::NotAFile | Self::Foreign => "move it away, or choose another output folder",
             Self::Missing => "put the files back, or start again to check them",
@@ -76,6 +78,10 @@ impl StorageError {
     }
 
     pub(crate) fn from_errno(errno: Errno) -> Self {
-        if errno == Errno::LOOP { Self::Symlink } else { Self::from_io(&errno.into()) }
+        if errno == Errno::LOOP {
+            Self::Symlink
+        } else {
+            Self::from_io(&errno.into())
+        }
     }
 }

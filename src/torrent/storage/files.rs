@@ -62,13 +62,24 @@ impl Layout {
             if !file.pad && (path.is_empty() || !path.iter().all(safe)) {
                 return Err(StorageError::UnsafePath);
             }
-            entries.push(Entry { path, start, len: file.len, pad: file.pad });
-            start = start.checked_add(file.len).ok_or(StorageError::UnsafePath)?;
+            entries.push(Entry {
+                path,
+                start,
+                len: file.len,
+                pad: file.pad,
+            });
+            start = start
+                .checked_add(file.len)
+                .ok_or(StorageError::UnsafePath)?;
         }
         if start != geometry.total || info.pieces.len() != geometry.pieces as usize {
             return Err(StorageError::UnsafePath);
         }
-        Ok(Self { geometry, hashes: info.pieces.clone(), entries })
+        Ok(Self {
+            geometry,
+            hashes: info.pieces.clone(),
+            entries,
+        })
     }
 
     /// Lays out files to be hashed, before their torrent exists.
@@ -76,13 +87,26 @@ impl Layout {
         let mut total = 0;
         let mut entries = Vec::with_capacity(files.len());
         for (path, len) in files {
-            entries.push(Entry { path: path.clone(), start: total, len: *len, pad: false });
+            entries.push(Entry {
+                path: path.clone(),
+                start: total,
+                len: *len,
+                pad: false,
+            });
             total += len;
         }
         // The parser of torrents bounds the number of pieces.
         let pieces = total.div_ceil(u64::from(piece_len.max(1)));
         let pieces = u32::try_from(pieces).unwrap_or(u32::MAX);
-        Self { geometry: Geometry { piece_len, total, pieces }, hashes: Vec::new(), entries }
+        Self {
+            geometry: Geometry {
+                piece_len,
+                total,
+                pieces,
+            },
+            hashes: Vec::new(),
+            entries,
+        }
     }
 
     /// First byte of a piece in the torrent.
@@ -108,7 +132,9 @@ impl Layout {
 
     /// The pieces that hold a part of file `index`.
     fn pieces_of(&self, index: usize) -> std::ops::Range<u32> {
-        let Some(entry) = self.entries.get(index).filter(|e| e.len > 0) else { return 0..0 };
+        let Some(entry) = self.entries.get(index).filter(|e| e.len > 0) else {
+            return 0..0;
+        };
         let piece_len = u64::from(self.geometry.piece_len.max(1));
         let first = entry.start / piece_len;
         let last = (entry.start + entry.len - 1) / piece_len;
@@ -116,6 +142,11 @@ impl Layout {
         first as u32..last as u32 + 1
     }
 }
+
+/// Output folders in which every write fails.
+#[cfg(test)]
+pub(crate) static FAULTS: Mutex<std::collections::BTreeMap<std::path::PathBuf, StorageError>> =
+    Mutex::new(std::collections::BTreeMap::new());
 
 struct Open {
     index: usize,
@@ -138,7 +169,7 @@ pub(crate) struct Files {
     /// Written since the last sync.
     dirty: Mutex<BTreeSet<usize>>,
     #[cfg(test)]
-    pub(crate) fault: Mutex<Option<StorageError>>,
+    path: std::path::PathBuf,
 }
 
 impl Files {
@@ -149,14 +180,14 @@ impl Files {
             std::fs::create_dir_all(root).map_err(|e| StorageError::from_io(&e))?;
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(root, flags, Mode::empty()).map_err(StorageError::from_errno)?;
+        let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(StorageError::from_errno)?;
         Ok(Self {
-            root,
+            root: fd,
             layout,
             open: Mutex::default(),
             dirty: Mutex::default(),
             #[cfg(test)]
-            fault: Mutex::new(None),
+            path: root.to_owned(),
         })
     }
 
@@ -164,32 +195,41 @@ impl Files {
     pub(crate) fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<(), StorageError> {
         let mut rest = buf;
         for (index, offset, len) in self.layout.spans(at, rest.len() as u64) {
-            let (part, more) =
-                rest.split_at_mut_checked(len as usize).ok_or(StorageError::Missing)?;
+            let (part, more) = rest
+                .split_at_mut_checked(len as usize)
+                .ok_or(StorageError::Missing)?;
             rest = more;
             if self.is_pad(index) {
                 part.fill(0);
             } else {
                 let file = self.get(index, false)?;
-                file.read_exact_at(part, offset).map_err(|e| StorageError::from_io(&e))?;
+                file.read_exact_at(part, offset)
+                    .map_err(|e| StorageError::from_io(&e))?;
             }
         }
-        if rest.is_empty() { Ok(()) } else { Err(StorageError::Missing) }
+        if rest.is_empty() {
+            Ok(())
+        } else {
+            Err(StorageError::Missing)
+        }
     }
 
     /// Writes `data` from the torrent's byte `at` on.
     pub(crate) fn write_at(&self, at: u64, data: &[u8]) -> Result<(), StorageError> {
         #[cfg(test)]
-        if let Some(fault) = *lock(&self.fault) {
-            return Err(fault);
+        if let Some(fault) = lock(&FAULTS).get(&self.path) {
+            return Err(*fault);
         }
         let mut rest = data;
         for (index, offset, len) in self.layout.spans(at, data.len() as u64) {
-            let (part, more) = rest.split_at_checked(len as usize).ok_or(StorageError::Missing)?;
+            let (part, more) = rest
+                .split_at_checked(len as usize)
+                .ok_or(StorageError::Missing)?;
             rest = more;
             if !self.is_pad(index) {
                 let file = self.get(index, true)?;
-                file.write_all_at(part, offset).map_err(|e| StorageError::from_io(&e))?;
+                file.write_all_at(part, offset)
+                    .map_err(|e| StorageError::from_io(&e))?;
                 lock(&self.dirty).insert(index);
             }
         }
@@ -207,7 +247,8 @@ impl Files {
                 None if entry.len == 0 => drop(self.get(index, true)?),
                 Some(len) if len > entry.len => {
                     let file = self.get(index, true)?;
-                    file.set_len(entry.len).map_err(|e| StorageError::from_io(&e))?;
+                    file.set_len(entry.len)
+                        .map_err(|e| StorageError::from_io(&e))?;
                 }
                 Some(_) | None => {}
             }
@@ -221,7 +262,9 @@ impl Files {
             if entry.pad {
                 continue;
             }
-            let Some(mark) = self.mark_of(index)? else { continue };
+            let Some(mark) = self.mark_of(index)? else {
+                continue;
+            };
             let foreign = mark.len > 0 && !self.layout.pieces_of(index).any(&verified);
             if foreign || mark.len > entry.len {
                 return Ok(true);
@@ -238,7 +281,13 @@ impl Files {
     /// What every file looks like now; `None` where there is none. Pads count as missing.
     pub(crate) fn marks(&self) -> Result<Vec<Option<FileMark>>, StorageError> {
         (0..self.layout.entries.len())
-            .map(|index| if self.is_pad(index) { Ok(None) } else { self.mark_of(index) })
+            .map(|index| {
+                if self.is_pad(index) {
+                    Ok(None)
+                } else {
+                    self.mark_of(index)
+                }
+            })
             .collect()
     }
 
@@ -265,8 +314,12 @@ impl Files {
         match self.get(index, false) {
             Ok(file) => {
                 let meta = file.metadata().map_err(|e| StorageError::from_io(&e))?;
-                let mtime = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
-                Ok(Some(FileMark { len: meta.len(), mtime }))
+                let mtime =
+                    i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
+                Ok(Some(FileMark {
+                    len: meta.len(),
+                    mtime,
+                }))
             }
             Err(StorageError::Missing) => Ok(None),
             Err(error) => Err(error),
@@ -277,28 +330,41 @@ impl Files {
         let mut open = lock(&self.open);
         open.clock += 1;
         let clock = open.clock;
-        if let Some(found) = open.files.iter_mut().find(|o| o.index == index) {
-            if found.writable || !write {
-                found.used = clock;
-                return Ok(Arc::clone(&found.file));
-            }
+        let usable = |o: &&mut Open| o.index == index && (o.writable || !write);
+        if let Some(found) = open.files.iter_mut().find(usable) {
+            found.used = clock;
+            return Ok(Arc::clone(&found.file));
         }
         open.files.retain(|o| o.index != index);
         if open.files.len() >= MAX_OPEN {
-            let oldest = open.files.iter().enumerate().min_by_key(|(_, o)| o.used).map(|(at, _)| at);
+            let oldest = open
+                .files
+                .iter()
+                .enumerate()
+                .min_by_key(|(_, o)| o.used)
+                .map(|(at, _)| at);
             if let Some(at) = oldest {
                 open.files.swap_remove(at);
             }
         }
         let file = Arc::new(self.open_file(index, write)?);
-        let entry = Open { index, file: Arc::clone(&file), writable: write, used: clock };
+        let entry = Open {
+            index,
+            file: Arc::clone(&file),
+            writable: write,
+            used: clock,
+        };
         open.files.push(entry);
         Ok(file)
     }
 
     /// Walks down from the output folder, one component at a time.
     fn open_file(&self, index: usize, write: bool) -> Result<File, StorageError> {
-        let entry = self.layout.entries.get(index).ok_or(StorageError::Missing)?;
+        let entry = self
+            .layout
+            .entries
+            .get(index)
+            .ok_or(StorageError::Missing)?;
         let (name, folders) = entry.path.split_last().ok_or(StorageError::UnsafePath)?;
         let mut here: Option<OwnedFd> = None;
         for folder in folders {
@@ -317,9 +383,18 @@ impl Files {
         let parent = here.as_ref().unwrap_or(&self.root);
         // NONBLOCK: a planted FIFO must not hold a thread.
         let common = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let flags = if write { OFlags::RDWR | OFlags::CREATE } else { OFlags::RDONLY };
-        let fd = rustix::fs::openat(parent, name.as_str(), flags | common, Mode::from_raw_mode(0o644))
-            .map_err(|errno| blame(parent, name, errno))?;
+        let flags = if write {
+            OFlags::RDWR | OFlags::CREATE
+        } else {
+            OFlags::RDONLY
+        };
+        let fd = rustix::fs::openat(
+            parent,
+            name.as_str(),
+            flags | common,
+            Mode::from_raw_mode(0o644),
+        )
+        .map_err(|errno| blame(parent, name, errno))?;
         let stat = rustix::fs::fstat(&fd).map_err(StorageError::from_errno)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(StorageError::NotAFile);
@@ -331,7 +406,10 @@ impl Files {
 /// A link that may not be followed shows as ENOTDIR or ELOOP: says which it was.
 fn blame(parent: &OwnedFd, name: &str, errno: Errno) -> StorageError {
     let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
-    let is_link =
-        stat.is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Symlink);
-    if is_link { StorageError::Symlink } else { StorageError::from_errno(errno) }
+    let is_link = stat.is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Symlink);
+    if is_link {
+        StorageError::Symlink
+    } else {
+        StorageError::from_errno(errno)
+    }
 }

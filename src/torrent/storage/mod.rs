@@ -80,7 +80,11 @@ pub struct StorageOptions {
 impl StorageOptions {
     /// For a download into this folder.
     pub fn download(root: PathBuf) -> Self {
-        Self { root, budget: DEFAULT_BUDGET, write: true }
+        Self {
+            root,
+            budget: DEFAULT_BUDGET,
+            write: true,
+        }
     }
 }
 
@@ -185,9 +189,13 @@ impl Storage {
     /// Takes in a block that the picker accepted. Copies it; never blocks on the disk. Call within a tokio runtime.
     pub fn put(self: &Arc<Self>, block: BlockRef, data: &[u8]) {
         let geometry = self.geometry();
-        let Some(number) = geometry.number_of(block) else { return };
+        let Some(number) = geometry.number_of(block) else {
+            return;
+        };
         let shard = block.index % SHARDS;
-        let Some(slot) = self.shards.get(shard as usize) else { return };
+        let Some(slot) = self.shards.get(shard as usize) else {
+            return;
+        };
         let blocks = geometry.blocks_of(block.index);
         let mut state = lock(&slot.state);
         let state = &mut *state;
@@ -208,15 +216,23 @@ impl Storage {
             room.copy_from_slice(data);
             segment.mask |= 1 << (number % SEGMENT_BLOCKS);
         }
-        if segment.mask == full_mask(blocks, at) {
-            if let Some(segment) = gathering.segments.remove(&at) {
-                state.jobs.push_back(Job::Write { piece: block.index, at, segment });
-            }
+        if segment.mask == full_mask(blocks, at)
+            && let Some(segment) = gathering.segments.remove(&at)
+        {
+            state.jobs.push_back(Job::Write {
+                piece: block.index,
+                at,
+                segment,
+            });
         }
         if complete {
             let rest = state.gathering.remove(&block.index).unwrap_or_default();
             for (at, segment) in rest.segments {
-                state.jobs.push_back(Job::Write { piece: block.index, at, segment });
+                state.jobs.push_back(Job::Write {
+                    piece: block.index,
+                    at,
+                    segment,
+                });
             }
             state.jobs.push_back(Job::Check { piece: block.index });
         }
@@ -341,7 +357,9 @@ impl Storage {
 
     fn buffer(&self) -> Vec<u8> {
         self.used.fetch_add(self.segment_len, Ordering::AcqRel);
-        lock(&self.pool).pop().unwrap_or_else(|| vec![0; self.segment_len])
+        lock(&self.pool)
+            .pop()
+            .unwrap_or_else(|| vec![0; self.segment_len])
     }
 
     fn recycle(&self, buffer: Vec<u8>) {
@@ -362,18 +380,25 @@ impl Storage {
             tokio::task::spawn_blocking(move || storage.work(shard));
         }
     }
-
-    #[cfg(test)]
-    pub(crate) fn set_fault(&self, fault: Option<StorageError>) {
-        *lock(&self.files.fault) = fault;
-    }
 }
 
 /// All blocks of segment `at` of a piece of `blocks` blocks.
 fn full_mask(blocks: u32, at: u32) -> u16 {
-    let count = blocks.saturating_sub(at * SEGMENT_BLOCKS).min(SEGMENT_BLOCKS);
+    let count = blocks
+        .saturating_sub(at * SEGMENT_BLOCKS)
+        .min(SEGMENT_BLOCKS);
     // count is at most 16.
     ((1_u32 << count) - 1) as u16
+}
+
+/// Makes every write below an output folder fail, or work again.
+#[cfg(test)]
+pub(crate) fn set_fault(root: &std::path::Path, fault: Option<StorageError>) {
+    let mut faults = lock(&files::FAULTS);
+    match fault {
+        Some(error) => faults.insert(root.to_owned(), error),
+        None => faults.remove(root),
+    };
 }
 
 /// Pieces that failed before and whose digests are wanted when they pass.

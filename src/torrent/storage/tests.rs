@@ -8,19 +8,32 @@ const PIECE: u32 = 64 << 10;
 
 /// A torrent of several files, tiny and empty ones among them, and its content.
 fn torrent(sizes: &[u64]) -> (Info, Vec<u8>) {
-    let files = sizes.iter().enumerate().map(|(n, &len)| (vec![format!("{n:02}"), "f".into()], len));
+    let files = sizes
+        .iter()
+        .enumerate()
+        .map(|(n, &len)| (vec![format!("{n:02}"), "f".into()], len));
     let mut builder = Builder::new("top".into(), files.collect());
     builder.piece_len = PIECE;
     let total: u64 = sizes.iter().sum();
     let content: Vec<u8> = (0..total).map(|n| (n * n / 251 + n) as u8).collect();
-    let hashes = content.chunks(PIECE as usize).map(|p| Sha1::digest(p).into()).collect();
+    let hashes = content
+        .chunks(PIECE as usize)
+        .map(|p| Sha1::digest(p).into())
+        .collect();
     (builder.finish(hashes).unwrap().0.info, content)
 }
 
 fn open(info: &Info, root: &Path, budget: usize) -> (Arc<Storage>, mpsc::Receiver<Report>) {
     let (sender, reports) = mpsc::channel(64);
-    let options = StorageOptions { root: root.to_owned(), budget, write: true };
-    (Storage::open(info, &options, sender, None).unwrap(), reports)
+    let options = StorageOptions {
+        root: root.to_owned(),
+        budget,
+        write: true,
+    };
+    (
+        Storage::open(info, &options, sender, None).unwrap(),
+        reports,
+    )
 }
 
 fn put(storage: &Arc<Storage>, content: &[u8], piece: u32, number: u32) {
@@ -66,9 +79,22 @@ async fn blocks_in_any_order_become_the_files() {
     assert_eq!(on_disk(dir.path(), &sizes), content);
     let all = Bits::full(geometry.pieces);
     assert!(storage.check(&all, 2, &AtomicU32::new(0)).is_full());
-    assert_eq!(storage.used.load(Ordering::Acquire), 0, "all memory is given back");
+    assert_eq!(
+        storage.used.load(Ordering::Acquire),
+        0,
+        "all memory is given back"
+    );
     let mut read = Vec::new();
-    storage.read(BlockRef { index: 1, begin: 30_000, len: 16_000 }, &mut read).unwrap();
+    storage
+        .read(
+            BlockRef {
+                index: 1,
+                begin: 30_000,
+                len: 16_000,
+            },
+            &mut read,
+        )
+        .unwrap();
     assert_eq!(read, content[PIECE as usize + 30_000..][..16_000]);
 }
 
@@ -80,9 +106,21 @@ async fn a_wrong_piece_is_reported_and_the_right_one_takes_its_place() {
     let mut wrong = content.clone();
     wrong[20_000] ^= 1;
     (0..4).for_each(|number| put(&storage, &wrong, 0, number));
-    let Some(Report::Failed { piece: 0, digests: bad }) = reports.recv().await else { panic!() };
+    let Some(Report::Failed {
+        piece: 0,
+        digests: bad,
+    }) = reports.recv().await
+    else {
+        panic!()
+    };
     (0..4).for_each(|number| put(&storage, &content, 0, number));
-    let Some(Report::Passed { piece: 0, digests: good }) = reports.recv().await else { panic!() };
+    let Some(Report::Passed {
+        piece: 0,
+        digests: good,
+    }) = reports.recv().await
+    else {
+        panic!()
+    };
     let differ: Vec<bool> = bad.iter().zip(&good).map(|(a, b)| a != b).collect();
     assert_eq!(differ, [false, true, false, false]);
     // Nothing overwrites it now.
@@ -105,7 +143,10 @@ async fn a_block_that_changes_after_its_segment_was_hashed_is_seen() {
     storage.idle().await;
     put(&storage, &wrong, 0, 0);
     put(&storage, &content, 0, 3);
-    assert!(matches!(reports.recv().await, Some(Report::Failed { piece: 0, .. })));
+    assert!(matches!(
+        reports.recv().await,
+        Some(Report::Failed { piece: 0, .. })
+    ));
 }
 
 #[tokio::test]
@@ -114,15 +155,23 @@ async fn a_full_disk_loses_the_piece_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let (storage, mut reports) = open(&info, dir.path(), DEFAULT_BUDGET);
     (0..4).for_each(|number| put(&storage, &content, 0, number));
-    assert!(matches!(reports.recv().await, Some(Report::Passed { piece: 0, .. })));
-    storage.set_fault(Some(StorageError::Full));
+    assert!(matches!(
+        reports.recv().await,
+        Some(Report::Passed { piece: 0, .. })
+    ));
+    set_fault(dir.path(), Some(StorageError::Full));
     (0..4).for_each(|number| put(&storage, &content, 1, number));
-    let Some(Report::Lost { piece: 1, error }) = reports.recv().await else { panic!() };
+    let Some(Report::Lost { piece: 1, error }) = reports.recv().await else {
+        panic!()
+    };
     assert_eq!(error, StorageError::Full);
     assert_eq!(storage.used.load(Ordering::Acquire), 0);
-    storage.set_fault(None);
+    set_fault(dir.path(), None);
     (0..4).for_each(|number| put(&storage, &content, 1, number));
-    assert!(matches!(reports.recv().await, Some(Report::Passed { piece: 1, .. })));
+    assert!(matches!(
+        reports.recv().await,
+        Some(Report::Passed { piece: 1, .. })
+    ));
 }
 
 #[tokio::test]
@@ -132,12 +181,18 @@ async fn a_planted_link_is_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         let root = dir.path().join("out");
-        let target = if folder { outside.path().join("victim") } else { outside.path().to_owned() };
+        let target = if folder {
+            outside.path().join("victim")
+        } else {
+            outside.path().to_owned()
+        };
         std::fs::create_dir_all(root.join(link).parent().unwrap()).unwrap();
         std::os::unix::fs::symlink(&target, root.join(link)).unwrap();
         let (storage, mut reports) = open(&info, &root, DEFAULT_BUDGET);
         (0..4).for_each(|number| put(&storage, &content, 0, number));
-        let Some(Report::Lost { error, .. }) = reports.recv().await else { panic!() };
+        let Some(Report::Lost { error, .. }) = reports.recv().await else {
+            panic!()
+        };
         assert_eq!(error, StorageError::Symlink);
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
     }
@@ -150,7 +205,9 @@ async fn what_is_no_plain_file_is_refused() {
     std::fs::create_dir_all(dir.path().join("top/00/f")).unwrap();
     let (storage, mut reports) = open(&info, dir.path(), DEFAULT_BUDGET);
     (0..4).for_each(|number| put(&storage, &content, 0, number));
-    let Some(Report::Lost { error, .. }) = reports.recv().await else { panic!() };
+    let Some(Report::Lost { error, .. }) = reports.recv().await else {
+        panic!()
+    };
     assert_eq!(error, StorageError::NotAFile);
 }
 

@@ -44,7 +44,9 @@ pub(super) struct Worker {
 impl Storage {
     /// Drains a shard's jobs.
     pub(super) fn work(self: Arc<Self>, shard: u32) {
-        let Some(slot) = self.shards.get(shard as usize) else { return };
+        let Some(slot) = self.shards.get(shard as usize) else {
+            return;
+        };
         let mut worker = lock(&slot.worker);
         loop {
             let job = {
@@ -98,7 +100,10 @@ impl Storage {
         }
         hashing.kept.insert(at, segment.data);
         while let Some(data) = hashing.kept.remove(&hashing.next) {
-            hashing.sha.update(data.get(..self.segment_bytes(piece, hashing.next)).unwrap_or(&[]));
+            hashing.sha.update(
+                data.get(..self.segment_bytes(piece, hashing.next))
+                    .unwrap_or(&[]),
+            );
             hashing.next += 1;
             self.recycle(data);
         }
@@ -140,7 +145,10 @@ impl Storage {
             Report::Passed { piece, digests }
         } else {
             worker.suspects.insert(piece);
-            Report::Failed { piece, digests: self.digests(worker, piece) }
+            Report::Failed {
+                piece,
+                digests: self.digests(worker, piece),
+            }
         };
         self.report(report);
     }
@@ -148,7 +156,10 @@ impl Storage {
     /// Forgets a piece that the disk did not take.
     fn lose(&self, worker: &mut Worker, piece: u32, error: StorageError) {
         if let Some(hashing) = worker.hashing.remove(&piece) {
-            hashing.kept.into_values().for_each(|data| self.recycle(data));
+            hashing
+                .kept
+                .into_values()
+                .for_each(|data| self.recycle(data));
         }
         let mut freed = Vec::new();
         if let Some(slot) = self.shards.get((piece % super::SHARDS) as usize) {
@@ -159,7 +170,11 @@ impl Storage {
             let jobs = std::mem::take(&mut state.jobs);
             for job in jobs {
                 match job {
-                    Job::Write { piece: other, segment, .. } if other == piece => {
+                    Job::Write {
+                        piece: other,
+                        segment,
+                        ..
+                    } if other == piece => {
                         freed.push(segment.data);
                     }
                     Job::Check { piece: other } if other == piece => {}
@@ -181,8 +196,10 @@ impl Storage {
     }
 
     fn segment_bytes(&self, piece: u32, at: u32) -> usize {
-        self.geometry().len_of(piece).saturating_sub(at.saturating_mul(SEGMENT)).min(SEGMENT)
-            as usize
+        self.geometry()
+            .len_of(piece)
+            .saturating_sub(at.saturating_mul(SEGMENT))
+            .min(SEGMENT) as usize
     }
 
     fn write_runs(&self, piece: u32, at: u32, segment: &Segment) -> Result<(), StorageError> {
