@@ -1,4 +1,5 @@
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods)] // tests choose when time starts
 
 use proptest::collection::vec;
 use proptest::prelude::*;
