@@ -74,7 +74,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     );
     let _ = writeln!(
         out,
-        "  {:<8} {YOU:<14} want them, through {} relays\n",
+        "  {:<8} {YOU:<14} the downloader, through {} relays\n",
         "you", args.hops
     );
     print(&out)?;
@@ -102,10 +102,11 @@ pub async fn run(args: Args) -> Result<(), Error> {
         overwrite: false,
         allow_private: true,
     };
-    let path = download(work, &client, &state, &mut display, false).await?;
+    let done = download(work, &client, &state, &mut display).await?;
     let sightings = witness.map(Witness::stop);
-    let same = same_content(&path, &world.content).await?;
+    let same = same_content(&done.path, &world.content).await?;
     let (text, hidden) = report(&running, &world, sightings.as_ref(), args.hops, same);
+    let text = format!("\n{} through {} relays.\n{text}", done.summary(), args.hops);
     print(&text)?;
     world.stop();
     for relay in running.relays {
@@ -184,7 +185,7 @@ fn report(
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "\nThe content {} what the seeder has (BLAKE3 of both files).\n",
+        "\nThe content {} what the seeder has: both files hash to the same.\n",
         if same { "is" } else { "is NOT" }
     );
     let name = |ip: IpAddr| -> String {
