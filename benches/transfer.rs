@@ -3,7 +3,12 @@
 //!
 //! `cargo bench --bench transfer [-- [--mib N] [--rounds N]]`. Machines are noisy: read the ratios and the processor time,
 //! which is the sum over all processes.
-#![allow(clippy::disallowed_types, clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::unwrap_used
+)]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -27,14 +32,19 @@ const CHUNK: usize = 256 * 1024;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     if args.get(1).is_some_and(|arg| arg == "--forward") {
         runtime.block_on(forward(args[2].parse().unwrap()));
         return;
     }
     let value = |name: &str, default: u64| {
         let at = args.iter().position(|arg| arg == name);
-        at.and_then(|at| args.get(at + 1)).and_then(|v| v.parse().ok()).unwrap_or(default)
+        at.and_then(|at| args.get(at + 1))
+            .and_then(|v| v.parse().ok())
+            .unwrap_or(default)
     };
     let (mib, rounds) = (value("--mib", 512), value("--rounds", 3));
     runtime.block_on(bench(mib, rounds));
@@ -113,8 +123,16 @@ fn cpu_seconds(pid: u32) -> f64 {
 
 fn rss_mib(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<f64>()
+        .unwrap()
+        / 1024.0
 }
 
 struct Figures {
@@ -124,12 +142,22 @@ struct Figures {
 }
 
 /// Reads `total` bytes over streams that `connect` opens, and accounts for everybody's processor time.
-async fn measure<S, F>(total: u64, streams: u64, pids: &[u32], connect: impl Fn(u64) -> F) -> Figures
+async fn measure<S, F>(
+    total: u64,
+    streams: u64,
+    pids: &[u32],
+    connect: impl Fn(u64) -> F,
+) -> Figures
 where
     S: AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = S> + Send + 'static,
 {
-    let all = || pids.iter().chain([&std::process::id()]).map(|pid| cpu_seconds(*pid)).sum::<f64>();
+    let all = || {
+        pids.iter()
+            .chain([&std::process::id()])
+            .map(|pid| cpu_seconds(*pid))
+            .sum::<f64>()
+    };
     let (cpu, begun) = (all(), Instant::now());
     let mut tasks = Vec::new();
     for n in 0..streams {
@@ -180,11 +208,16 @@ fn row(name: &str, rounds: &[Figures]) -> f64 {
 async fn bench(mib: u64, rounds: u64) {
     let total = mib * 1024 * 1024;
     let target = source().await;
-    println!("{mib} MiB a run, median of {rounds}; all processes summed; time to first byte with a circuit ready");
-    println!("{:<28} {:>9} {:>14} {:>16}", "", "MB/s", "CPU s per GB", "first byte ms");
+    println!(
+        "{mib} MiB a run, median of {rounds}; all processes summed; time to first byte with a circuit ready"
+    );
+    println!(
+        "{:<28} {:>9} {:>14} {:>16}",
+        "", "MB/s", "CPU s per GB", "first byte ms"
+    );
     let dir = tempfile::tempdir().unwrap();
     let net = network::Network::build(dir.path(), 3);
-    let relays: Vec<Process> = net.relays.iter().map(|relay| spawn_relay(relay)).collect();
+    let relays: Vec<Process> = net.relays.iter().map(spawn_relay).collect();
     let relay_pids: Vec<u32> = relays.iter().map(|relay| relay.0.id()).collect();
     for hops in 1..=3_usize {
         let mut forwarders: Vec<Process> = Vec::new();
@@ -207,12 +240,18 @@ async fn bench(mib: u64, rounds: u64) {
                     .await,
                 );
                 let key = Isolation::new("bench", &round.to_be_bytes(), 0);
-                let circuit = client.circuit(key, Proto::Tcp, Some(&exit), &[]).await.unwrap();
+                let circuit = client
+                    .circuit(key, Proto::Tcp, Some(&exit), &[])
+                    .await
+                    .unwrap();
                 ours.push(
                     measure(total, streams, &relay_pids, |_| {
                         let (circuit, exit) = (Arc::clone(&circuit), exit.clone());
                         async move {
-                            circuit.connect(&exit, Duration::from_secs(10)).await.unwrap()
+                            circuit
+                                .connect(&exit, Duration::from_secs(10))
+                                .await
+                                .unwrap()
                         }
                     })
                     .await,
@@ -223,18 +262,36 @@ async fn bench(mib: u64, rounds: u64) {
             let cost = row(&format!("hushswarm, {hops} hops, {streams} streams"), &ours);
             println!("{:<28} {:>24.2} x bare forwarding", "", cost / base);
         }
-        println!("circuit build, {hops} hops: {:.2} ms (median of 50)", build_time(&client).await);
+        println!(
+            "circuit build, {hops} hops: {:.2} ms (median of 50)",
+            build_time(&client).await
+        );
         client.close();
     }
-    let rss: Vec<String> =
-        relay_pids.iter().map(|pid| format!("{:.1}", rss_mib(*pid))).collect();
-    println!("RSS of each relay after the transfers: {} MiB", rss.join(", "));
+    let rss: Vec<String> = relay_pids
+        .iter()
+        .map(|pid| format!("{:.1}", rss_mib(*pid)))
+        .collect();
+    println!(
+        "RSS of each relay after the transfers: {} MiB",
+        rss.join(", ")
+    );
 }
 
 fn client(net: &network::Network, hops: usize) -> Client {
-    let config = ClientConfig { hops, prebuilt: 0, ..ClientConfig::default() };
+    let config = ClientConfig {
+        hops,
+        prebuilt: 0,
+        ..ClientConfig::default()
+    };
     let dialer = Arc::new(OsDialer::new(None));
-    Client::new(Arc::clone(&net.list), GuardSample::default(), None, dialer, config)
+    Client::new(
+        Arc::clone(&net.list),
+        GuardSample::default(),
+        None,
+        dialer,
+        config,
+    )
 }
 
 async fn build_time(client: &Client) -> f64 {

@@ -662,6 +662,38 @@ fn authorities_do_not_sign_what_they_should_not() {
 }
 
 #[test]
+fn authorities_do_not_sign_what_has_expired() {
+    let desk = Desk::new();
+    desk.authority("a");
+    let mut info = descriptor(1, NOW + DAY).info().clone();
+    (info.published, info.expires) = (1000, 2000);
+    let (old, out, list) = (
+        desk.path("old"),
+        desk.path("out.list"),
+        desk.path("old.list"),
+    );
+    fs::write(&old, info.sign(&key(1)).unwrap().bytes()).unwrap();
+    let key_folder = desk.path("a");
+    let words = [
+        "--authority",
+        &key_folder,
+        "--network",
+        "test",
+        "--out",
+        &out,
+    ];
+    let error = network(&[&["sign"], &words[..], &[&old]].concat()).unwrap_err();
+    assert!(report(&error).contains("has expired") && report(&error).contains("relay-keys"));
+
+    let mut draft = Draft::new("test", 1000, 2000, vec![descriptor(1, NOW + DAY)]).unwrap();
+    draft.sign(&key(100));
+    fs::write(&list, draft.encode().unwrap()).unwrap();
+    let error = network(&[&["cosign"], &words[..], &[&list]].concat()).unwrap_err();
+    assert!(report(&error).contains("has expired"));
+    assert!(!Path::new(&out).exists());
+}
+
+#[test]
 fn network_files_that_could_not_be_read_are_not_written() {
     let desk = Desk::new();
     let (id, out) = (desk.authority("a"), desk.path("n.toml"));

@@ -383,12 +383,15 @@ impl OpenRequest {
     }
 }
 
-/// Reads `length u16 | bytes[length]` and nothing after it.
-fn counted(command: Command, bytes: &[u8]) -> Result<&[u8], BodyError> {
-    let (length, rest) = bytes
-        .split_first_chunk()
-        .ok_or(BodyError::CutOff(command))?;
-    match rest.split_at_checked(usize::from(u16::from_be_bytes(*length))) {
+/// Reads `length u16 | bytes[length]` (also the bodies of CREATE and CREATED, §2.1); gives the bytes and what follows.
+pub fn counted(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
+}
+
+/// As [`counted`], with nothing after it.
+fn counted_to_end(command: Command, bytes: &[u8]) -> Result<&[u8], BodyError> {
+    match counted(bytes) {
         Some((counted, [])) => Ok(counted),
         Some(_) => Err(BodyError::Trailing(command)),
         None => Err(BodyError::CutOff(command)),
@@ -396,7 +399,7 @@ fn counted(command: Command, bytes: &[u8]) -> Result<&[u8], BodyError> {
 }
 
 /// Appends `length u16 | bytes`. What does not fit a `u16` would not fit a cell either, so encoding into one fails.
-fn put_counted(out: &mut Vec<u8>, bytes: &[u8]) {
+pub fn put_counted(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_be_bytes());
     out.extend_from_slice(bytes);
 }
@@ -428,7 +431,7 @@ impl ExtendRequest {
         let cut_off = BodyError::CutOff(Command::Extend);
         let (&identity, rest) = payload.split_first_chunk().ok_or(cut_off)?;
         let (&digest, rest) = rest.split_first_chunk().ok_or(cut_off)?;
-        let message = counted(Command::Extend, rest)?.to_vec();
+        let message = counted_to_end(Command::Extend, rest)?.to_vec();
         Ok(Self {
             identity,
             digest,
@@ -466,7 +469,7 @@ impl Extended {
             .ok_or(BodyError::UnknownValue(Command::Extended, status))?;
         Ok(Self {
             status,
-            answer: counted(Command::Extended, rest)?.to_vec(),
+            answer: counted_to_end(Command::Extended, rest)?.to_vec(),
         })
     }
 }

@@ -5,6 +5,9 @@
 //!
 //! [PROTOCOL.md]: https://github.com/hushswarm/hushswarm/blob/main/circuits/PROTOCOL.md
 
+// Beside the methods that clippy.toml names, a plain loop over a map: its order differs between runs.
+#![warn(clippy::iter_over_hash_type)]
+
 pub mod body;
 pub mod circuit;
 pub mod frame;

@@ -1,108 +1,127 @@
-//! What waits to leave one link: control frames, credits, and cells by deficit round robin (PROTOCOL.md §6.2, §6.3).
+//! What waits to leave one link, and in which order it goes (PROTOCOL.md §6.2, §6.3).
 //!
-//! Circuits take turns by bytes, as in FQ-CoDel (RFC 8290, without its dropping): one that has just become active goes before
-//! those that send all the time, so a request does not wait behind other people's downloads.
+//! Control frames go first, then credits that are overdue, then DATA by deficit round robin over the circuits that
+//! have both frames and credit, where circuits that have just become active and hold little go first (the scheme of
+//! RFC 8290 without its queue drops). Every operation takes constant time, however many circuits there are.
+
+mod credit;
+mod list;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+pub use credit::{CreditBudget, CreditGate, CreditOverrun, GROW_WITHIN};
+use list::List;
+
+use crate::body::DestroyReason;
 use crate::frame::{BULK_LEN, Class, FrameBuf, FrameType, Header, Pool};
 
-/// DATA frames that either side of a link may send on a new circuit (§6.2).
+/// DATA frames that may be sent on a new circuit, each direction of each link (§6.2).
 pub const FIRST_CREDIT: u32 = 64;
-/// DATA frames outstanding on one circuit in one direction, at the most (§6.2).
+/// Credits that may be outstanding at most (§6.2).
 pub const MAX_CREDIT: u32 = 1024;
-/// Frames that an end point queues on a circuit before it waits. What is queued can't be overtaken.
+/// Frames that an end point queues for one circuit: about what a link takes at once, for what waits here adds delay.
 pub const OUT_QUEUE: usize = 64;
-/// Control frames that may wait. A neighbour that asks for more without reading is cut off.
-pub const MAX_CONTROL: usize = 4096;
-/// Credits that are worth a frame of their own.
-const CREDIT_FRAME: u32 = 16;
-/// Bytes a circuit sends before the next has its turn: four bulk frames.
-const QUANTUM: i64 = 4 * BULK_LEN as i64;
+/// Control frames that wait in one link, DESTROY aside: 4 MiB. A neighbour that causes more without reading is broken.
+pub const MAX_CONTROL: usize = 1024;
+/// DESTROYs and control frames that wait in one link. A DESTROY takes a few bytes here, and a lost link may end all
+/// circuits of a relay at once.
+pub const MAX_WAITING: usize = 65_536;
+/// Credits that are owed before a CREDIT frame is made for them: a quarter of the first credits, so that the neighbour
+/// hears of them before it runs dry.
+pub const CREDIT_BATCH: u32 = 16;
+/// Bytes that a circuit sends in its turn.
+pub const QUANTUM: usize = 4 * BULK_LEN;
 
-/// The control queue is full: close the link.
+/// The queue is full: close the link, whose neighbour does not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("too many control frames wait to be sent")]
+#[error("too many control frames wait for the link")]
 pub struct Full;
 
-/// A cell can't be queued: destroy the circuit.
+/// A DATA frame can't be queued: destroy the circuit. The frame is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PushError {
-    /// No such circuit on this link.
-    #[error("no such circuit on this link")]
-    Unknown,
-    /// More cells wait than credits could ever have let in.
-    #[error("too many cells wait on this circuit")]
+    /// The circuit is not in this scheduler.
+    #[error("no such circuit")]
+    UnknownCircuit,
+    /// It holds [`MAX_CREDIT`] frames already.
+    #[error("the circuit's queue is full")]
     Full,
 }
 
-/// The neighbour granted more than §6.2 allows: destroy the circuit.
+/// The neighbour granted more than [`MAX_CREDIT`]: destroy the circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("more than {MAX_CREDIT} credits outstanding")]
+#[error("more credit than may be outstanding")]
 pub struct CreditOverflow;
 
-/// The neighbour sent without credit: destroy the circuit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("DATA without credit")]
-pub struct CreditOverrun;
-
-/// Where a circuit stands in the rounds.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    Idle,
-    New,
-    Old,
+/// A frame to seal and write.
+#[derive(Debug)]
+pub struct Popped<'a, T> {
+    /// Its header, the circuit's owed credit included.
+    pub header: Header,
+    /// The frame; its header bytes are not written.
+    pub frame: FrameBuf,
+    /// The circuit's owner. `None` for control frames that name no circuit of this scheduler.
+    pub owner: Option<&'a T>,
+    /// Whether it came from [`Scheduler::push_data`]: it has left the circuit's queue, so the owner may refill it, or
+    /// return a credit upstream.
+    pub was_data: bool,
 }
 
-struct Circuit<T> {
+/// What a short control frame carries at the most: DESTROY and PING need 1 and 9 bytes.
+pub const SHORT_LEN: usize = 9;
+
+#[derive(Debug)]
+enum Control {
+    Frame(Header, FrameBuf),
+    Short(Header, [u8; SHORT_LEN]),
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    circuit: u32,
     owner: T,
-    cells: VecDeque<FrameBuf>,
+    queue: VecDeque<FrameBuf>,
+    /// DATA frames that the neighbour takes.
     credit: u32,
-    deficit: i64,
-    turn: Turn,
-    /// Credits that the neighbour has not been told of.
+    /// Credits for the other direction that the neighbour has not heard of.
     owed: u32,
-    /// Whether the circuit stands in the list of those that may need a CREDIT frame.
-    in_owing: bool,
+    /// Bytes it may still send in this turn; below zero after a frame that was longer.
+    deficit: i64,
 }
 
-impl<T> Circuit<T> {
-    fn is_sendable(&self) -> bool {
-        self.credit > 0 && !self.cells.is_empty()
+impl<T> Slot<T> {
+    fn is_ready(&self) -> bool {
+        self.credit > 0 && !self.queue.is_empty()
+    }
+
+    /// Takes as much of the owed credit as a header holds.
+    fn take_owed(&mut self) -> u16 {
+        let credit = u16::try_from(self.owed).unwrap_or(u16::MAX);
+        self.owed -= u32::from(credit);
+        credit
     }
 }
 
-/// The next frame to leave.
+/// The frames that wait to leave one link. `T` is a token by which the caller knows a circuit's owner.
 #[derive(Debug)]
-pub struct Popped<'a, T> {
-    /// Its header, with the credits that travel along.
-    pub header: Header,
-    /// The frame, not sealed yet.
-    pub frame: FrameBuf,
-    /// Whose cell it is; `None` for control frames.
-    pub owner: Option<&'a T>,
-}
-
-/// What a short control frame carries: DESTROY and PING need 9 bytes.
-pub const SHORT_LEN: usize = 9;
-
-/// A control frame that waits. Short ones become frames when they leave: a neighbour that asks for answers and does not
-/// take them away holds some bytes for each, not a page.
-enum Control {
-    Frame(FrameBuf),
-    Short([u8; SHORT_LEN]),
-}
-
-/// Queues of one link. `T` says whose a circuit is.
 pub struct Scheduler<T> {
-    control: VecDeque<(Header, Control)>,
-    circuits: HashMap<u32, Circuit<T>>,
-    new: VecDeque<u32>,
-    old: VecDeque<u32>,
-    owing: VecDeque<u32>,
+    index: HashMap<u32, usize>,
+    slots: Vec<Option<Slot<T>>>,
+    free: Vec<usize>,
+    control: VecDeque<Control>,
+    control_frames: usize,
+    /// Circuits that have just become active.
+    sparse: List,
+    /// The other active circuits, and those that were until their turn comes: a circuit that stops for a moment is
+    /// not sparse when it goes on.
+    bulk: List,
+    /// Circuits that owe a batch of credits and have no frame to put them in.
+    owing: List,
+    /// Circuits with both frames and credit.
+    ready: usize,
+    /// DATA frames of all circuits.
+    data_frames: usize,
 }
 
 impl<T> Default for Scheduler<T> {
@@ -112,336 +131,322 @@ impl<T> Default for Scheduler<T> {
 }
 
 impl<T> Scheduler<T> {
-    /// Makes empty queues.
+    /// A link without circuits.
     pub fn new() -> Self {
         Self {
+            index: HashMap::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
             control: VecDeque::new(),
-            circuits: HashMap::new(),
-            new: VecDeque::new(),
-            old: VecDeque::new(),
-            owing: VecDeque::new(),
+            control_frames: 0,
+            sparse: List::default(),
+            bulk: List::default(),
+            owing: List::default(),
+            ready: 0,
+            data_frames: 0,
         }
     }
 
-    /// Adds a circuit with its first credits.
+    /// Adds a circuit, with [`FIRST_CREDIT`] to send. One that was there under this id is replaced.
     pub fn add(&mut self, circuit: u32, owner: T) {
-        let fresh = Circuit {
+        self.remove(circuit);
+        let slot = Slot {
+            circuit,
             owner,
-            cells: VecDeque::new(),
+            queue: VecDeque::new(),
             credit: FIRST_CREDIT,
-            deficit: 0,
-            turn: Turn::Idle,
             owed: 0,
-            in_owing: false,
+            deficit: 0,
         };
-        self.circuits.insert(circuit, fresh);
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.slots[at] = Some(slot);
+                at
+            }
+            None => {
+                self.slots.push(Some(slot));
+                self.slots.len() - 1
+            }
+        };
+        self.index.insert(circuit, at);
     }
 
-    /// Removes a circuit and the cells that wait in it.
+    /// Takes a circuit out with its queued DATA; gives its owner. Control frames for it stay.
     pub fn remove(&mut self, circuit: u32) -> Option<T> {
-        // Its places in the rounds are found empty when their turn comes; an id may come back before that, which is
-        // harmless: a circuit in the rounds that has nothing to send just leaves them.
-        // Handshakes that have not left would only tell of a circuit that is gone, and each holds a page.
-        self.control.retain(|(header, _)| {
-            header.circuit != circuit
-                || !matches!(header.kind, FrameType::Create | FrameType::Created)
-        });
-        self.circuits.remove(&circuit).map(|removed| removed.owner)
+        let at = self.index.remove(&circuit)?;
+        for list in [&mut self.sparse, &mut self.bulk, &mut self.owing] {
+            list.remove(at);
+        }
+        let slot = self.slots.get_mut(at)?.take()?;
+        self.free.push(at);
+        self.ready -= usize::from(slot.is_ready());
+        self.data_frames -= slot.queue.len();
+        Some(slot.owner)
     }
 
-    /// Queues a frame that needs no credit.
+    /// Number of circuits.
+    pub fn circuits(&self) -> usize {
+        self.index.len()
+    }
+
+    /// The owner of a circuit.
+    pub fn owner(&self, circuit: u32) -> Option<&T> {
+        self.slot(circuit).map(|slot| &slot.owner)
+    }
+
+    /// The owner of a circuit.
+    pub fn owner_mut(&mut self, circuit: u32) -> Option<&mut T> {
+        let at = *self.index.get(&circuit)?;
+        self.slots.get_mut(at)?.as_mut().map(|slot| &mut slot.owner)
+    }
+
+    fn slot(&self, circuit: u32) -> Option<&Slot<T>> {
+        self.slots.get(*self.index.get(&circuit)?)?.as_ref()
+    }
+
+    /// Changes a circuit and puts it on the lists where it then belongs.
+    fn change<R>(&mut self, circuit: u32, change: impl FnOnce(&mut Slot<T>) -> R) -> Option<R> {
+        let at = *self.index.get(&circuit)?;
+        let slot = self.slots.get_mut(at)?.as_mut()?;
+        let was_ready = slot.is_ready();
+        let result = change(slot);
+        match (was_ready, slot.is_ready()) {
+            (false, true) => {
+                self.ready += 1;
+                if !self.sparse.contains(at) && !self.bulk.contains(at) {
+                    slot.deficit = QUANTUM as i64;
+                    let sendable = slot.queue.len().min(slot.credit as usize);
+                    let list = if sendable * BULK_LEN <= QUANTUM {
+                        &mut self.sparse
+                    } else {
+                        &mut self.bulk
+                    };
+                    list.push_back(at);
+                }
+            }
+            (true, false) => self.ready -= 1,
+            (true, true) | (false, false) => {}
+        }
+        // A frame that can leave takes the credits along; nothing else would.
+        if slot.owed >= CREDIT_BATCH && !slot.is_ready() {
+            self.owing.push_back(at);
+        }
+        Some(result)
+    }
+
+    /// Queues a frame that is not DATA. If its circuit is in this scheduler, it takes owed credits along.
     ///
     /// # Errors
     /// Close the link.
     pub fn push_control(&mut self, header: Header, frame: FrameBuf) -> Result<(), Full> {
-        self.push(header, Control::Frame(frame))
+        if self.control_frames >= MAX_CONTROL || self.control.len() >= MAX_WAITING {
+            return Err(Full);
+        }
+        self.control_frames += 1;
+        self.control.push_back(Control::Frame(header, frame));
+        Ok(())
     }
 
-    /// Queues a small frame that needs no credit, whose body begins with these bytes and is zero then.
+    /// Queues a small frame with a short body; the frame is made when it leaves. So a neighbour that causes many and takes
+    /// none away, and a lost link whose circuits all end at once, hold some bytes for each, not a page.
     ///
     /// # Errors
     /// Close the link.
     pub fn push_short(&mut self, header: Header, body: [u8; SHORT_LEN]) -> Result<(), Full> {
-        self.push(header, Control::Short(body))
-    }
-
-    fn push(&mut self, header: Header, control: Control) -> Result<(), Full> {
-        if self.control.len() >= MAX_CONTROL {
+        if self.control.len() >= MAX_WAITING {
             return Err(Full);
         }
-        self.control.push_back((header, control));
+        self.control.push_back(Control::Short(header, body));
         Ok(())
     }
 
-    /// Queues a cell.
+    /// Queues a DESTROY.
+    ///
+    /// # Errors
+    /// Close the link.
+    pub fn push_destroy(&mut self, circuit: u32, reason: DestroyReason) -> Result<(), Full> {
+        let mut body = [0; SHORT_LEN];
+        body[0] = reason as u8;
+        let header = Header {
+            circuit,
+            kind: FrameType::Destroy,
+            class: Class::Small,
+            credit: 0,
+        };
+        self.push_short(header, body)
+    }
+
+    /// Queues a DATA frame; it leaves when there is credit.
     ///
     /// # Errors
     /// Destroy the circuit.
     pub fn push_data(&mut self, circuit: u32, frame: FrameBuf) -> Result<(), PushError> {
-        let queue = self.circuits.get_mut(&circuit).ok_or(PushError::Unknown)?;
-        if queue.cells.len() >= MAX_CREDIT as usize {
-            return Err(PushError::Full);
-        }
-        queue.cells.push_back(frame);
-        self.activate(circuit);
+        let pushed = self.change(circuit, |slot| {
+            if slot.queue.len() >= MAX_CREDIT as usize {
+                return Err(PushError::Full);
+            }
+            slot.queue.push_back(frame);
+            Ok(())
+        });
+        pushed.unwrap_or(Err(PushError::UnknownCircuit))?;
+        self.data_frames += 1;
         Ok(())
     }
 
-    /// Cells that an end point may queue on a circuit now.
+    /// Frames that an end point may queue for a circuit before it should wait; 0 for a circuit that is not here.
     pub fn room(&self, circuit: u32) -> usize {
-        self.circuits
-            .get(&circuit)
-            .map_or(0, |queue| OUT_QUEUE.saturating_sub(queue.cells.len()))
+        self.slot(circuit)
+            .map_or(0, |slot| OUT_QUEUE.saturating_sub(slot.queue.len()))
     }
 
-    /// The neighbour lets us send `credits` more cells on a circuit. One that is not there may have crossed its end.
+    /// DATA frames that wait in a circuit's queue.
+    pub fn queued(&self, circuit: u32) -> usize {
+        self.slot(circuit).map_or(0, |slot| slot.queue.len())
+    }
+
+    /// DATA frames that the neighbour takes on a circuit.
+    pub fn credit(&self, circuit: u32) -> u32 {
+        self.slot(circuit).map_or(0, |slot| slot.credit)
+    }
+
+    /// Takes in credit from the header of a received frame. A circuit that is not here is none of ours any more.
     ///
     /// # Errors
     /// Destroy the circuit.
     pub fn grant_received(&mut self, circuit: u32, credits: u16) -> Result<(), CreditOverflow> {
-        let Some(queue) = self.circuits.get_mut(&circuit) else {
-            return Ok(());
-        };
-        let credit = queue.credit + u32::from(credits);
-        if credit > MAX_CREDIT {
-            return Err(CreditOverflow);
-        }
-        queue.credit = credit;
-        self.activate(circuit);
-        Ok(())
-    }
-
-    /// Tells the neighbour, with the next frame of the circuit or soon in one of its own, that it may send more.
-    pub fn owe(&mut self, circuit: u32, credits: u32) {
-        let Some(queue) = self.circuits.get_mut(&circuit) else {
-            return;
-        };
-        queue.owed = queue.owed.saturating_add(credits);
-        if queue.owed >= CREDIT_FRAME && !queue.in_owing {
-            queue.in_owing = true;
-            self.owing.push_back(circuit);
-        }
-    }
-
-    fn activate(&mut self, circuit: u32) {
-        if let Some(queue) = self.circuits.get_mut(&circuit)
-            && queue.turn == Turn::Idle
-            && queue.is_sendable()
-        {
-            queue.turn = Turn::New;
-            queue.deficit = QUANTUM;
-            self.new.push_back(circuit);
-        }
-    }
-
-    /// Takes the next frame to leave: control first, then credits, then cells.
-    pub fn pop(&mut self, pool: &Pool) -> Option<Popped<'_, T>> {
-        if let Some((mut header, control)) = self.control.pop_front() {
-            header.credit = self.take_owed(header.circuit);
-            let frame = match control {
-                Control::Frame(frame) => frame,
-                Control::Short(body) => {
-                    let mut frame = pool.take_zeroed(Class::Small);
-                    frame.body_mut()[..SHORT_LEN].copy_from_slice(&body);
-                    frame
-                }
-            };
-            return Some(Popped {
-                header,
-                frame,
-                owner: None,
-            });
-        }
-        while let Some(circuit) = self.owing.pop_front() {
-            let Some(queue) = self.circuits.get_mut(&circuit) else {
-                continue;
-            };
-            queue.in_owing = false;
-            // One that can send takes its credits along with its next cell.
-            if queue.owed == 0 || queue.is_sendable() {
-                continue;
+        let granted = self.change(circuit, |slot| {
+            let credit = slot.credit + u32::from(credits);
+            slot.credit = credit.min(MAX_CREDIT);
+            if credit > MAX_CREDIT {
+                Err(CreditOverflow)
+            } else {
+                Ok(())
             }
-            let credit = self.take_owed(circuit);
-            let frame = pool.take_zeroed(Class::Small);
-            let header = Header {
-                circuit,
-                kind: FrameType::Credit,
-                class: Class::Small,
-                credit,
-            };
+        });
+        granted.unwrap_or(Ok(()))
+    }
+
+    /// Notes that the neighbour is owed credits on a circuit (from [`CreditGate::departed`]). They leave with its next
+    /// frame, or on their own once [`CREDIT_BATCH`] are owed and no frame of it can leave.
+    pub fn owe(&mut self, circuit: u32, credits: u32) {
+        self.change(circuit, |slot| {
+            slot.owed = slot.owed.saturating_add(credits)
+        });
+    }
+
+    /// Whether nothing waits at all, not even for credit. Owed credits below a batch do not count.
+    pub fn is_empty(&self) -> bool {
+        !self.sendable()
+            && self
+                .slots
+                .iter()
+                .flatten()
+                .all(|slot| slot.queue.is_empty())
+    }
+
+    /// Whether [`Scheduler::pop`] has something.
+    pub fn sendable(&self) -> bool {
+        !self.control.is_empty() || !self.owing.is_empty() || self.ready > 0
+    }
+
+    /// The next frame to seal and write.
+    pub fn pop(&mut self, pool: &Pool) -> Option<Popped<'_, T>> {
+        if let Some(control) = self.control.pop_front() {
+            return Some(self.popped_control(pool, control));
+        }
+        if let Some(at) = self.owing.front() {
+            self.owing.remove(at);
+            let slot = self.slots.get_mut(at)?.as_mut()?;
             return Some(Popped {
-                header,
-                frame,
-                owner: None,
+                header: Header {
+                    circuit: slot.circuit,
+                    kind: FrameType::Credit,
+                    class: Class::Small,
+                    credit: slot.take_owed(),
+                },
+                frame: pool.take_zeroed(Class::Small),
+                owner: Some(&slot.owner),
+                was_data: false,
             });
         }
-        let circuit = self.next_circuit()?;
-        let credit = self.take_owed(circuit);
-        let queue = self.circuits.get_mut(&circuit)?;
-        let frame = queue.cells.pop_front()?;
-        queue.credit -= 1;
-        queue.deficit -= frame.class().frame_len() as i64;
+        let at = self.next_circuit()?;
+        let slot = self.slots.get_mut(at)?.as_mut()?;
+        let frame = slot.queue.pop_front()?;
+        self.data_frames -= 1;
+        slot.credit -= 1;
+        slot.deficit -= frame.class().frame_len() as i64;
+        self.ready -= usize::from(!slot.is_ready());
         let header = Header {
-            circuit,
+            circuit: slot.circuit,
             kind: FrameType::Data,
             class: frame.class(),
-            credit,
+            credit: slot.take_owed(),
         };
+        if slot.owed >= CREDIT_BATCH && !slot.is_ready() {
+            self.owing.push_back(at);
+        }
         Some(Popped {
             header,
             frame,
-            owner: Some(&queue.owner),
+            owner: Some(&slot.owner),
+            was_data: true,
         })
     }
 
-    fn take_owed(&mut self, circuit: u32) -> u16 {
-        let Some(queue) = self.circuits.get_mut(&circuit) else {
-            return 0;
+    fn popped_control(&mut self, pool: &Pool, control: Control) -> Popped<'_, T> {
+        let (mut header, frame) = match control {
+            Control::Frame(header, frame) => {
+                self.control_frames -= 1;
+                (header, frame)
+            }
+            Control::Short(header, body) => {
+                let mut frame = pool.take_zeroed(Class::Small);
+                frame.body_mut()[..SHORT_LEN].copy_from_slice(&body);
+                (header, frame)
+            }
         };
-        let credit = u16::try_from(queue.owed).unwrap_or(u16::MAX);
-        queue.owed -= u32::from(credit);
-        credit
+        let at = self.index.get(&header.circuit).copied();
+        // One that waits for its CREDIT frame gets it next, and credits of a circuit that ends are of no use.
+        let takes_credit =
+            header.kind != FrameType::Destroy && !at.is_some_and(|at| self.owing.contains(at));
+        let slot = at.and_then(|at| self.slots.get_mut(at)?.as_mut());
+        let owner = slot.map(|slot| {
+            if takes_credit {
+                header.credit = slot.take_owed();
+            }
+            &slot.owner
+        });
+        Popped {
+            header,
+            frame,
+            owner,
+            was_data: false,
+        }
     }
 
-    /// The circuit whose turn it is; it stays at the front of its list.
-    fn next_circuit(&mut self) -> Option<u32> {
+    /// The circuit whose turn it is.
+    fn next_circuit(&mut self) -> Option<usize> {
+        if self.ready == 0 {
+            return None;
+        }
         loop {
-            let (list, turn) = if self.new.is_empty() {
-                (&mut self.old, Turn::Old)
-            } else {
-                (&mut self.new, Turn::New)
-            };
-            let circuit = *list.front()?;
-            let Some(queue) = self
-                .circuits
-                .get_mut(&circuit)
-                .filter(|queue| queue.turn == turn)
-            else {
-                list.pop_front();
-                continue;
-            };
-            if queue.is_sendable() && queue.deficit > 0 {
-                return Some(circuit);
+            let sparse = self.sparse.front();
+            let at = sparse.or_else(|| self.bulk.front())?;
+            let slot = self.slots.get_mut(at)?.as_mut()?;
+            if slot.is_ready() && slot.deficit > 0 {
+                return Some(at);
             }
-            list.pop_front();
-            // A new circuit goes once round with the old ones even when it is empty, or one that sends a cell at a time
-            // would always go first.
-            if queue.is_sendable() || turn == Turn::New {
-                queue.deficit = (queue.deficit + QUANTUM).min(QUANTUM);
-                queue.turn = Turn::Old;
-                self.old.push_back(circuit);
-            } else {
-                queue.turn = Turn::Idle;
+            // It has nothing, or its turn is over. One that was sparse is no longer, even if it has nothing now.
+            let stays = slot.is_ready() || (sparse.is_some() && !self.bulk.is_empty());
+            if slot.deficit <= 0 {
+                slot.deficit += QUANTUM as i64;
+            }
+            self.sparse.remove(at);
+            self.bulk.remove(at);
+            if stays {
+                self.bulk.push_back(at);
             }
         }
-    }
-
-    /// Whether nothing at all could leave now.
-    pub fn is_empty(&self) -> bool {
-        self.control.is_empty()
-            && !self
-                .circuits
-                .values()
-                .any(|c| c.is_sendable() || c.owed >= CREDIT_FRAME)
-    }
-}
-
-impl<T> std::fmt::Debug for Scheduler<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Scheduler")
-            .field("circuits", &self.circuits.len())
-            .finish_non_exhaustive()
-    }
-}
-
-/// Memory that all circuits of a node may use beyond their first credits. Clones share it.
-#[derive(Clone, Debug)]
-pub struct CreditBudget(Arc<AtomicUsize>);
-
-impl CreditBudget {
-    /// A budget of so many bytes.
-    pub fn new(bytes: usize) -> Self {
-        Self(Arc::new(AtomicUsize::new(bytes / BULK_LEN)))
-    }
-
-    fn claim(&self, frames: u32) -> bool {
-        let wanted = frames as usize;
-        let take = |left: usize| left.checked_sub(wanted);
-        self.0
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, take)
-            .is_ok()
-    }
-
-    fn release(&self, frames: u32) {
-        self.0.fetch_add(frames as usize, Ordering::AcqRel);
-    }
-}
-
-/// What the neighbour may still send on a circuit, and when it gets more (§6.2).
-#[derive(Debug)]
-pub struct CreditGate {
-    budget: CreditBudget,
-    /// Frames that the neighbour may send now.
-    left: u32,
-    /// Frames that came and have not left again.
-    held: u32,
-    /// `left + held`, but for grants that were kept back.
-    window: u32,
-    /// Frames that have left since the window last grew.
-    passed: u32,
-}
-
-impl CreditGate {
-    /// The gate of a new circuit.
-    pub fn new(budget: CreditBudget) -> Self {
-        Self {
-            budget,
-            left: FIRST_CREDIT,
-            held: 0,
-            window: FIRST_CREDIT,
-            passed: 0,
-        }
-    }
-
-    /// A DATA frame has come.
-    ///
-    /// # Errors
-    /// The neighbour had no credit left: destroy the circuit.
-    pub fn take(&mut self) -> Result<(), CreditOverrun> {
-        self.left = self.left.checked_sub(1).ok_or(CreditOverrun)?;
-        self.held += 1;
-        Ok(())
-    }
-
-    /// Frames have left; gives how many credits to grant for them: mostly as many, more while the circuit drains and the
-    /// budget lasts, fewer when they pile up here.
-    pub fn returned(&mut self, frames: u32) -> u32 {
-        let frames = frames.min(self.held);
-        self.held -= frames;
-        self.passed = self.passed.saturating_add(frames);
-        let mut grant = frames;
-        if self.held > self.window / 2 && self.window > FIRST_CREDIT {
-            let kept = grant.min(self.window - FIRST_CREDIT);
-            grant -= kept;
-            self.window -= kept;
-            self.passed = 0;
-            self.budget.release(kept);
-        } else if self.passed >= self.window && self.held <= self.window / 8 {
-            self.passed = 0;
-            let more = self.window.min(MAX_CREDIT - self.window);
-            if more > 0 && self.budget.claim(more) {
-                self.window += more;
-                grant += more;
-            }
-        }
-        self.left += grant;
-        grant
-    }
-}
-
-impl Drop for CreditGate {
-    fn drop(&mut self) {
-        self.budget.release(self.window - FIRST_CREDIT);
     }
 }
 

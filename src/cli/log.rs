@@ -39,7 +39,12 @@ pub fn init(level: Level) {
     let ours = Targets::new()
         .with_target("hushswarm", level.filter())
         .with_target("hushswarm_circuits", level.filter());
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false);
     // Fails only where a log has begun already, as in tests.
-    let _ = tracing_subscriber::registry().with(lines).with(ours).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(lines)
+        .with(ours)
+        .try_init();
 }

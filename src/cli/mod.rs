@@ -1,10 +1,15 @@
 //! The command line: what a person types, and what they are told.
 
+pub mod connect;
 pub mod demo;
+pub mod get;
 pub mod log;
 pub mod network;
+pub mod progress;
 pub mod relay;
+pub mod seed;
 mod table;
+mod transfer;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -26,7 +31,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a relay, or make its keys (relay init)
+    /// Download a torrent anonymously
+    Get(get::Args),
+    /// Share a file or folder with those who can be reached through circuits
+    Seed(seed::Args),
+    /// See a download through three relays, all on this computer, and what each of them saw
+    Demo(demo::Args),
+    /// Run a relay (its keys: hushswarm network relay-keys)
     Relay(relay::Args),
     /// Make and check the documents of a network of relays
     Network(network::NetworkArgs),
@@ -37,6 +48,9 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log::init(cli.log);
     let done = match cli.command {
+        Command::Get(args) => block_on(get::run(args)),
+        Command::Seed(args) => block_on(seed::run(args)),
+        Command::Demo(args) => block_on(demo::run(args)),
         Command::Network(args) => network::run(args, &mut std::io::stdout().lock()),
         Command::Relay(args) => block_on(relay::run(args, &mut std::io::stdout())),
     };

@@ -53,16 +53,22 @@ pub async fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<(), Error> 
     let descriptor = load_descriptor(&dir, &args.state)?;
     let (network, list) = NetworkFile::load(&args.network, unix_now())?;
     let list = Arc::new(list);
-    if list.get(&descriptor.identity).is_none_or(|own| own.digest() != descriptor.digest()) {
-        warn!("this relay's descriptor is not in the relay list, so nobody can use it: have the list signed with it");
+    if list
+        .get(&descriptor.identity)
+        .is_none_or(|own| own.digest() != descriptor.digest())
+    {
+        warn!(
+            "this relay's descriptor is not in the relay list, so nobody can use it: have the list signed with it"
+        );
     }
     let listeners = config
         .listen
         .iter()
         .map(|addr| {
             LinkListener::bind(*addr).map_err(|source| {
-                Error::local(format!("can't listen on {addr}: {source}"))
-                    .with_hint("is another relay running there? the address must be this computer's own")
+                Error::local(format!("can't listen on {addr}: {source}")).with_hint(
+                    "is another relay running there? the address must be this computer's own",
+                )
             })
         })
         .collect::<Result<Vec<_>, _>>()?;
@@ -82,8 +88,13 @@ pub async fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<(), Error> 
     let mut signals = Signals::new()?;
     let relay = Relay::start(options, Arc::new(OsDialer::new(args.source)));
     let places: Vec<String> = relay.addrs().iter().map(ToString::to_string).collect();
-    let said = writeln!(out, "relay {} listens on {}", config.nickname, places.join(", "))
-        .and_then(|()| out.flush());
+    let said = writeln!(
+        out,
+        "relay {} listens on {}",
+        config.nickname,
+        places.join(", ")
+    )
+    .and_then(|()| out.flush());
     said.map_err(|source| Error::local("can't write to the terminal").with_source(source))?;
     serve(&relay, &network, &list, &args.network, &mut signals).await;
     info!("stopping: new circuits are refused");
@@ -134,14 +145,14 @@ fn modified(path: &Path) -> Option<SystemTime> {
 }
 
 /// The signals that a relay acts on.
-struct Signals {
+pub(super) struct Signals {
     term: Signal,
     int: Signal,
     hangup: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self, Error> {
+    pub(super) fn new() -> Result<Self, Error> {
         let listen = |kind| {
             signal(kind)
                 .map_err(|source| Error::local("can't listen for signals").with_source(source))
@@ -154,7 +165,7 @@ impl Signals {
     }
 
     /// Waits until the relay is told to stop.
-    async fn stop(&mut self) {
+    pub(super) async fn stop(&mut self) {
         tokio::select! {
             _ = self.term.recv() => {}
             _ = self.int.recv() => {}
@@ -182,7 +193,10 @@ fn load_descriptor(dir: &StateDir, state: &Path) -> Result<Descriptor, Error> {
         .read(DESCRIPTOR_FILE, MAX_RELAY_FILE_LEN)?
         .ok_or_else(|| not_made(state))?;
     let descriptor = Descriptor::decode(&bytes).map_err(|error| {
-        Error::local(format!("the descriptor in {} is damaged: {error}", state.display()))
+        Error::local(format!(
+            "the descriptor in {} is damaged: {error}",
+            state.display()
+        ))
     })?;
     if descriptor.expires <= unix_now() {
         return Err(Error::local("this relay's descriptor has expired")

@@ -26,18 +26,27 @@ pub struct MemNet {
 impl MemNet {
     /// Makes an empty network, seen from `own`.
     pub fn new(own: SocketAddr) -> Self {
-        Self { listeners: Listeners::default(), own }
+        Self {
+            listeners: Listeners::default(),
+            own,
+        }
     }
 
     /// The same network, seen from another address.
     pub fn at(&self, own: SocketAddr) -> Self {
-        Self { listeners: Arc::clone(&self.listeners), own }
+        Self {
+            listeners: Arc::clone(&self.listeners),
+            own,
+        }
     }
 
     /// Listens on an address; what connects there comes out of the receiver with the address it came from.
     pub fn listen(&self, addr: SocketAddr) -> mpsc::Receiver<(Transport, SocketAddr)> {
         let (sender, receiver) = mpsc::channel(BACKLOG);
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).insert(addr, sender);
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(addr, sender);
         receiver
     }
 
@@ -50,14 +59,21 @@ impl MemNet {
 
 fn split(stream: tokio::io::DuplexStream) -> Transport {
     let (reader, writer) = tokio::io::split(stream);
-    Transport { reader: Box::new(reader), writer: Box::new(writer) }
+    Transport {
+        reader: Box::new(reader),
+        writer: Box::new(writer),
+    }
 }
 
 impl RelayDialer for MemNet {
     fn dial(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Transport>> {
         Box::pin(async move {
-            let listener =
-                self.listeners.lock().unwrap_or_else(PoisonError::into_inner).get(&addr).cloned();
+            let listener = self
+                .listeners
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(&addr)
+                .cloned();
             let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
             let (ours, theirs) = Self::pair();
             listener

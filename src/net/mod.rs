@@ -8,10 +8,30 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 
+use hushswarm_circuits::target::Target;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A boxed future, so that capabilities can be trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A byte stream to somebody in the world.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + ?Sized> ByteStream for T {}
+
+/// A boxed [`ByteStream`].
+pub type BoxStream = Box<dyn ByteStream>;
+
+/// Datagrams to and from anybody, as if sent by one UDP socket far away.
+pub trait Datagrams: Send + Sync {
+    /// Queues one datagram; a full queue drops the oldest, as a network would.
+    ///
+    /// # Errors
+    /// The flow has ended: open a new one.
+    fn send(&self, to: &Target, payload: &[u8]) -> io::Result<()>;
+
+    /// Waits for the next datagram and who sent it.
+    fn recv(&self) -> BoxFuture<'_, io::Result<(Target, Vec<u8>)>>;
+}
 
 /// The reading and the writing half of a connection that a link runs over.
 pub struct Transport {

@@ -11,8 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket, tcp};
 use tokio::time::timeout;
 
-use super::{BoxFuture, RelayDialer, Transport};
-use crate::route::BoxStream;
+use super::{BoxFuture, BoxStream, RelayDialer, Transport};
 
 /// How long a connection to a relay may take: three retransmitted SYNs.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,18 +47,21 @@ async fn connect(
     source: Option<IpAddr>,
     limit: Duration,
 ) -> io::Result<TcpStream> {
-    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    let socket = if addr.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
     if let Some(source) = source.filter(|source| source.is_ipv4() == addr.is_ipv4()) {
         socket.bind(SocketAddr::new(source, 0))?;
     }
     within(limit, socket.connect(addr)).await
 }
 
-async fn within<T>(
-    limit: Duration,
-    work: impl Future<Output = io::Result<T>>,
-) -> io::Result<T> {
-    timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(limit, work)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 fn tune(stream: &TcpStream) -> io::Result<()> {
@@ -72,7 +74,10 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 fn transport(stream: TcpStream) -> io::Result<Transport> {
     tune(&stream)?;
     let (reader, writer) = stream.into_split();
-    Ok(Transport { reader: Box::new(reader), writer: Box::new(writer) })
+    Ok(Transport {
+        reader: Box::new(reader),
+        writer: Box::new(writer),
+    })
 }
 
 /// Where a relay takes links.
@@ -85,7 +90,11 @@ impl LinkListener {
     /// # Errors
     /// The address is in use or not ours: tell the user which.
     pub fn bind(addr: SocketAddr) -> io::Result<Self> {
-        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        let socket = if addr.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        }?;
         socket.set_reuseaddr(true)?;
         socket.bind(addr)?;
         Ok(Self(socket.listen(BACKLOG)?))
@@ -120,7 +129,10 @@ impl LoopbackListener {
     /// The address is not loopback, or is in use.
     pub fn bind(addr: SocketAddr) -> io::Result<Self> {
         if !addr.ip().is_loopback() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a loopback address"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not a loopback address",
+            ));
         }
         LinkListener::bind(addr).map(|listener| Self(listener.0))
     }
@@ -157,7 +169,8 @@ impl ExitPermit {
     }
 
     fn source_for(&self, ip: IpAddr) -> Option<IpAddr> {
-        self.source.filter(|source| source.is_ipv4() == ip.is_ipv4())
+        self.source
+            .filter(|source| source.is_ipv4() == ip.is_ipv4())
     }
 
     /// Asks the system's resolver.
@@ -165,8 +178,10 @@ impl ExitPermit {
     /// # Errors
     /// No such name, or no resolver.
     pub async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
-        let found =
-            within(EXIT_TIMEOUT, async { tokio::net::lookup_host((name, 0)).await }).await?;
+        let found = within(EXIT_TIMEOUT, async {
+            tokio::net::lookup_host((name, 0)).await
+        })
+        .await?;
         Ok(found.map(|addr| addr.ip()).collect())
     }
 
@@ -178,7 +193,10 @@ impl ExitPermit {
         let stream = connect(addr, self.source, EXIT_TIMEOUT).await?;
         stream.set_nodelay(true)?;
         let (reader, writer) = stream.into_split();
-        Ok(ExitStream { reader: ExitReader(reader), writer: ExitWriter(writer) })
+        Ok(ExitStream {
+            reader: ExitReader(reader),
+            writer: ExitWriter(writer),
+        })
     }
 
     /// Opens a datagram flow's two sockets, one for each address family that this machine has.
@@ -187,7 +205,11 @@ impl ExitPermit {
     /// Neither family could be bound.
     pub fn datagrams(&self) -> io::Result<ExitDatagrams> {
         let bind = |any: IpAddr| -> io::Result<UdpSocket> {
-            let domain = if any.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+            let domain = if any.is_ipv4() {
+                Domain::IPV4
+            } else {
+                Domain::IPV6
+            };
             let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
             if any.is_ipv6() {
                 socket.set_only_v6(true)?;

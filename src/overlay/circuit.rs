@@ -137,7 +137,13 @@ impl Circuit {
         let handler = Arc::clone(&events) as Arc<dyn OriginHandler>;
         let origin = link.open_origin(origin, handler, &mut rand::rng())?;
         let pool = link.pool().clone();
-        Ok(Arc::new(Self { origin, events, path, pool, retired: AtomicBool::new(false) }))
+        Ok(Arc::new(Self {
+            origin,
+            events,
+            path,
+            pool,
+            retired: AtomicBool::new(false),
+        }))
     }
 
     pub(super) fn with<R>(&self, act: impl FnOnce(&mut Origin) -> R) -> R {
@@ -183,12 +189,20 @@ impl Circuit {
 
     /// Whether its exit may let a target out.
     pub(super) fn may_reach(&self, proto: Proto, target: Option<&Target>) -> bool {
-        let Some(exit) = self.path.last() else { return false };
+        let Some(exit) = self.path.last() else {
+            return false;
+        };
         let policy = &exit.info().policy;
         match target {
             None => policy.may_allow(proto),
-            Some(Target { host: Host::Ip(ip), port }) => policy.allows(proto, *ip, *port),
-            Some(Target { host: Host::Name(_), port }) => policy.may_allow_port(proto, *port),
+            Some(Target {
+                host: Host::Ip(ip),
+                port,
+            }) => policy.allows(proto, *ip, *port),
+            Some(Target {
+                host: Host::Name(_),
+                port,
+            }) => policy.may_allow_port(proto, *port),
         }
     }
 
@@ -270,10 +284,14 @@ impl Circuit {
             }
             match shared.streams.get_mut(&id) {
                 None => Poll::Ready(Err(StreamFailure::CircuitLost)),
-                Some(Stream { opened: Some(OpenStatus::Open), .. }) => Poll::Ready(Ok(id)),
-                Some(Stream { opened: Some(status), .. }) => {
-                    Poll::Ready(Err(StreamFailure::Status(*status)))
-                }
+                Some(Stream {
+                    opened: Some(OpenStatus::Open),
+                    ..
+                }) => Poll::Ready(Ok(id)),
+                Some(Stream {
+                    opened: Some(status),
+                    ..
+                }) => Poll::Ready(Err(StreamFailure::Status(*status))),
                 Some(stream) => {
                     stream.opener = Some(cx.waker().clone());
                     Poll::Pending
@@ -281,7 +299,11 @@ impl Circuit {
             }
         });
         // Whatever happens to this future, the stream is not left behind.
-        let mut guard = EndOnDrop { circuit: self, id, armed: true };
+        let mut guard = EndOnDrop {
+            circuit: self,
+            id,
+            armed: true,
+        };
         let id = tokio::time::timeout(limit, answered)
             .await
             .unwrap_or(Err(StreamFailure::TimedOut))?;
@@ -346,4 +368,3 @@ impl Drop for Circuit {
         self.close();
     }
 }
-

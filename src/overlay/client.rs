@@ -36,7 +36,11 @@ const LAST_RESORT: Duration = Duration::from_secs(5);
 /// Waits before circuits are built ahead again when that failed.
 const PREBUILD_REST: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// What circuits are built ahead for where no exit takes datagrams.
-const WEB: ExitNeed = ExitNeed::Target { proto: Proto::Tcp, ip: None, port: 443 };
+const WEB: ExitNeed = ExitNeed::Target {
+    proto: Proto::Tcp,
+    ip: None,
+    port: 443,
+};
 /// Unused frame buffers kept: 8 MiB.
 const POOL: usize = 2048;
 /// Memory for credits beyond each circuit's first 64, bytes.
@@ -190,7 +194,10 @@ impl Client {
     /// Circuits open now.
     pub fn circuits(&self) -> usize {
         let live = lock(&self.0.live);
-        live.iter().filter_map(Weak::upgrade).filter(|circuit| !circuit.is_closed()).count()
+        live.iter()
+            .filter_map(Weak::upgrade)
+            .filter(|circuit| !circuit.is_closed())
+            .count()
     }
 
     /// The circuit of an isolation key whose exit may reach `target` (`None`: datagrams to anywhere), built if there is none.
@@ -212,7 +219,10 @@ impl Client {
         let fits = |circuit: &Circuit| {
             circuit.is_usable(inner.config.dirty_after)
                 && circuit.may_reach(proto, target)
-                && !circuit.path().iter().any(|relay| avoid.contains(&relay.identity))
+                && !circuit
+                    .path()
+                    .iter()
+                    .any(|relay| avoid.contains(&relay.identity))
         };
         if let Some(circuit) = held.iter().find(|circuit| fits(circuit)) {
             return Ok(Arc::clone(circuit));
@@ -262,7 +272,10 @@ impl Client {
 
     /// Closes all circuits and links.
     pub fn close(&self) {
-        for circuit in lock(&self.0.live).drain(..).filter_map(|circuit| circuit.upgrade()) {
+        for circuit in lock(&self.0.live)
+            .drain(..)
+            .filter_map(|circuit| circuit.upgrade())
+        {
             circuit.close();
         }
         lock(&self.0.slots).clear();
@@ -299,7 +312,10 @@ impl Inner {
         let mut failure = None;
         let mut spare = None;
         for _ in 0..ATTEMPTS {
-            match self.try_build(exit, avoid, &mut spare, failure.is_none()).await {
+            match self
+                .try_build(exit, avoid, &mut spare, failure.is_none())
+                .await
+            {
                 Ok(circuit) => {
                     self.status.send_if_modified(|status| {
                         std::mem::replace(status, Status::Ready) != Status::Ready
@@ -334,7 +350,10 @@ impl Inner {
         }
         *last = Some(Instant::now());
         let guards = lock(&self.guards);
-        let listed = guards.guards().iter().filter(|guard| guard.unlisted_since.is_none());
+        let listed = guards
+            .guards()
+            .iter()
+            .filter(|guard| guard.unlisted_since.is_none());
         listed.take(PRIMARY_GUARDS).map(|guard| guard.id).collect()
     }
 
@@ -354,8 +373,11 @@ impl Inner {
         };
         let (list, rules) = (self.list(), &self.config.rules);
         let path = |guards: &[RelayId], failed: &[RelayId]| {
-            let needs =
-                PathNeeds { hops: self.config.hops, exit, avoid: [avoid, failed].concat() };
+            let needs = PathNeeds {
+                hops: self.config.hops,
+                exit,
+                avoid: [avoid, failed].concat(),
+            };
             choose(&list, guards, &needs, rules, &mut rand::rng())
         };
         let mut chosen = path(&guards, &failed);
@@ -370,7 +392,9 @@ impl Inner {
             chosen = path(spare, &failed).or(chosen);
         }
         let path = chosen?;
-        let Some(guard) = path.first() else { return Err(BuildError::GuardUnreachable) };
+        let Some(guard) = path.first() else {
+            return Err(BuildError::GuardUnreachable);
+        };
         let link = match self.links.get(guard).await {
             Ok(link) => link,
             Err(error) => {
@@ -381,7 +405,10 @@ impl Inner {
         };
         let specs = path
             .iter()
-            .map(|relay| HopSpec { id: relay.identity, peer: relay.hop_peer() })
+            .map(|relay| HopSpec {
+                id: relay.identity,
+                peer: relay.hop_peer(),
+            })
             .collect();
         let begun = Instant::now();
         let origin = Origin::new(begun, specs, &mut rand::rng()).map_err(|error| {
@@ -400,7 +427,11 @@ impl Inner {
                 let mut guards = lock(&self.guards);
                 guards.succeeded(&guard.identity, now);
                 self.save(&guards);
-                debug!(circuit = circuit.number(), ms = begun.elapsed().as_millis(), "circuit built");
+                debug!(
+                    circuit = circuit.number(),
+                    ms = begun.elapsed().as_millis(),
+                    "circuit built"
+                );
                 Ok(circuit)
             }
             Ok(Err(reason)) => {
@@ -428,7 +459,10 @@ impl Inner {
             CloseReason::HopTimeout { hop }
             | CloseReason::HandshakeFailed { hop }
             | CloseReason::ExtendFailed { hop, .. } => hop,
-            _ => return,
+            CloseReason::LayerFailed { .. }
+            | CloseReason::Protocol
+            | CloseReason::Destroyed(_)
+            | CloseReason::Local(_) => return,
         };
         match path.get(hop) {
             Some(relay) if hop == 0 => self.guard_failed(relay),
@@ -445,16 +479,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn unix_now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// Lets deadlines pass, and closes what nobody uses.
 async fn tick(client: Weak<Inner>) {
     loop {
         tokio::time::sleep(TICK).await;
-        let Some(client) = client.upgrade() else { return };
+        let Some(client) = client.upgrade() else {
+            return;
+        };
         let now = Instant::now();
-        let live: Vec<_> = lock(&client.live).iter().filter_map(Weak::upgrade).collect();
+        let live: Vec<_> = lock(&client.live)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
         for circuit in live {
             if circuit.deadline().is_some_and(|deadline| deadline <= now) {
                 circuit.expire(now);
@@ -466,7 +507,9 @@ async fn tick(client: Weak<Inner>) {
             if Arc::strong_count(slot) > 1 {
                 return true;
             }
-            let Ok(mut held) = slot.try_lock() else { return true };
+            let Ok(mut held) = slot.try_lock() else {
+                return true;
+            };
             held.retain(|circuit| {
                 !circuit.is_closed() && circuit.idle().is_none_or(|since| since < idle)
             });
@@ -485,8 +528,13 @@ async fn tick(client: Weak<Inner>) {
 async fn prebuild(client: Weak<Inner>) {
     let mut rest = PREBUILD_REST.0;
     loop {
-        let Some(inner) = client.upgrade() else { return };
-        let missing = inner.config.prebuilt.saturating_sub(lock(&inner.ready).len());
+        let Some(inner) = client.upgrade() else {
+            return;
+        };
+        let missing = inner
+            .config
+            .prebuilt
+            .saturating_sub(lock(&inner.ready).len());
         if missing == 0 {
             let refill = Arc::clone(&inner.refill);
             // Waiting must not keep a client alive that everybody else has dropped.

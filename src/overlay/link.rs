@@ -116,8 +116,12 @@ fn run(
 ) -> Arc<Link> {
     let wake = Arc::new(Notify::new());
     let notify = Arc::clone(&wake);
-    let (link, receiver, transmitter) =
-        Link::new(keys, initiator, config, Box::new(move || notify.notify_one()));
+    let (link, receiver, transmitter) = Link::new(
+        keys,
+        initiator,
+        config,
+        Box::new(move || notify.notify_one()),
+    );
     if let Some(auth) = auth {
         // A fresh link has room, and nothing can have been queued before it.
         let _ = link.send_auth(&auth);
@@ -160,7 +164,11 @@ async fn read(
     let mut buffer = Aligned::new(IDLE_BUFFER);
     let mut filled = 0;
     loop {
-        let rest = if buffer.len > IDLE_BUFFER { REST } else { SILENCE };
+        let rest = if buffer.len > IDLE_BUFFER {
+            REST
+        } else {
+            SILENCE
+        };
         let room = &mut buffer.bytes()[filled..];
         let capacity = room.len();
         let n = match timeout(rest, transport.read(room)).await {
@@ -219,7 +227,7 @@ async fn write(
 ) -> Result<(), Ended> {
     let mut batch: Vec<FrameBuf> = Vec::new();
     loop {
-        transmitter.fill(&mut batch)?;
+        transmitter.fill(Instant::now(), &mut batch)?;
         if batch.is_empty() {
             let idle = Duration::from_millis(rand::rng().random_range(10_000..20_000));
             if timeout(idle, wake.notified()).await.is_err() {
@@ -242,8 +250,10 @@ async fn write_all(
     transport: &mut (dyn AsyncWrite + Send + Unpin),
     frames: &[FrameBuf],
 ) -> io::Result<()> {
-    let mut slices: Vec<io::IoSlice<'_>> =
-        frames.iter().map(|frame| io::IoSlice::new(frame.bytes())).collect();
+    let mut slices: Vec<io::IoSlice<'_>> = frames
+        .iter()
+        .map(|frame| io::IoSlice::new(frame.bytes()))
+        .collect();
     let mut left = slices.as_mut_slice();
     while !left.is_empty() {
         let n = transport.write_vectored(left).await?;

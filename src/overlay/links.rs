@@ -34,7 +34,12 @@ impl Links {
         identity: Option<Arc<IdentityKey>>,
         config: LinkConfig,
     ) -> Arc<Self> {
-        let links = Arc::new(Self { dialer, identity, config, slots: Mutex::default() });
+        let links = Arc::new(Self {
+            dialer,
+            identity,
+            config,
+            slots: Mutex::default(),
+        });
         tokio::spawn(sweep(Arc::downgrade(&links)));
         links
     }
@@ -69,7 +74,14 @@ impl Links {
     ) -> Result<Arc<Link>, LinkFailure> {
         let transport = self.dialer.dial(addr).await?;
         let peer = relay.link_peer();
-        initiate(transport, &peer, self.identity.as_deref(), self.config.clone(), ()).await
+        initiate(
+            transport,
+            &peer,
+            self.identity.as_deref(),
+            self.config.clone(),
+            (),
+        )
+        .await
     }
 
     /// Closes all links.
@@ -103,8 +115,12 @@ async fn sweep(links: Weak<Links>) {
         let now = Instant::now();
         let mut seen = HashMap::new();
         links.lock().retain(|_, slot| {
-            let Ok(held) = slot.try_lock() else { return true };
-            let Some(link) = held.as_ref().filter(|link| !link.is_closed()) else { return false };
+            let Ok(held) = slot.try_lock() else {
+                return true;
+            };
+            let Some(link) = held.as_ref().filter(|link| !link.is_closed()) else {
+                return false;
+            };
             if link.circuits() > 0 {
                 return true;
             }

@@ -12,7 +12,7 @@ use hushswarm_circuits::target::Target;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::circuit::{Circuit, Side};
-use crate::route::{BoxFuture, Datagrams};
+use crate::net::{BoxFuture, Datagrams};
 
 /// A byte stream through a circuit. Dropping it resets what has not ended.
 pub struct CircuitStream {
@@ -25,7 +25,12 @@ pub struct CircuitStream {
 
 impl CircuitStream {
     pub(super) fn new(circuit: Arc<Circuit>, id: u32) -> Self {
-        Self { circuit, id, rest: None, finished: false }
+        Self {
+            circuit,
+            id,
+            rest: None,
+            finished: false,
+        }
     }
 
     /// Fills `buf` from what has come; gives how much, and how it stands then.
@@ -40,7 +45,7 @@ impl CircuitStream {
                     Some(cell) => cell,
                     None => match mux.recv(id) {
                         Recv::Data(cell) => cell,
-                        other => {
+                        other @ (Recv::Pending | Recv::Finished | Recv::Ended(_)) => {
                             state = other;
                             break;
                         }
@@ -192,7 +197,9 @@ impl Datagrams for CircuitDatagrams {
     }
 
     fn recv(&self) -> BoxFuture<'_, io::Result<(Target, Vec<u8>)>> {
-        Box::pin(std::future::poll_fn(|cx| Poll::Ready(ready!(self.poll_recv(cx)))))
+        Box::pin(std::future::poll_fn(|cx| {
+            Poll::Ready(ready!(self.poll_recv(cx)))
+        }))
     }
 }
 

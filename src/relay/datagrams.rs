@@ -27,7 +27,10 @@ pub(super) async fn run(
     stream: u32,
     signals: &Signals,
 ) -> Result<(), Ended> {
-    let sockets = node.permit().datagrams().map_err(|_| Ended::Refused(OpenStatus::Failed))?;
+    let sockets = node
+        .permit()
+        .datagrams()
+        .map_err(|_| Ended::Refused(OpenStatus::Failed))?;
     circuit.with(|mux| mux.answer_open(stream, OpenStatus::Open));
     tokio::select! {
         ended = to_targets(node, circuit, stream, &sockets, signals) => ended,
@@ -43,12 +46,13 @@ async fn to_targets(
     signals: &Signals,
 ) -> Result<(), Ended> {
     loop {
-        let (datagram, end) =
-            circuit.with(|mux| (mux.recv_datagram(stream), mux.recv(stream)));
+        let (datagram, end) = circuit.with(|mux| (mux.recv_datagram(stream), mux.recv(stream)));
         match (datagram, end) {
             (Some((target, payload)), _) => {
                 // What can't be sent is lost, as datagrams are; the origin's own retry is its answer.
-                let Ok(addrs) = addresses(node, Proto::Udp, &target).await else { continue };
+                let Ok(addrs) = addresses(node, Proto::Udp, &target).await else {
+                    continue;
+                };
                 if let Some(addr) = addrs.first()
                     && let Err(error) = sockets.send(*addr, &payload).await
                 {
@@ -78,8 +82,13 @@ async fn from_targets(
     let mut buf = vec![0; MAX_DATAGRAM];
     loop {
         // An unreachable target answers with an error here; the flow has others.
-        let Ok((len, from)) = sockets.recv(&mut buf).await else { continue };
-        if !node.policy().allows(Proto::Udp, from.ip().to_canonical(), from.port()) {
+        let Ok((len, from)) = sockets.recv(&mut buf).await else {
+            continue;
+        };
+        if !node
+            .policy()
+            .allows(Proto::Udp, from.ip().to_canonical(), from.port())
+        {
             continue;
         }
         // One that is too long for a cell, or a full queue: lost, as datagrams are.

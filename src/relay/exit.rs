@@ -87,7 +87,11 @@ pub(super) async fn addresses(
         .map(|ip| SocketAddr::new(ip, target.port))
         .take(MAX_ADDRESSES)
         .collect();
-    if allowed.is_empty() { Err(OpenStatus::Refused) } else { Ok(allowed) }
+    if allowed.is_empty() {
+        Err(OpenStatus::Refused)
+    } else {
+        Ok(allowed)
+    }
 }
 
 async fn connect(node: &Node, target: &Target) -> Result<ExitStream, OpenStatus> {
@@ -103,10 +107,12 @@ async fn connect(node: &Node, target: &Target) -> Result<ExitStream, OpenStatus>
         match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => return Ok(stream),
             Err(error) => {
-                status = match error.kind() {
-                    io::ErrorKind::ConnectionRefused => OpenStatus::ConnectionRefused,
-                    io::ErrorKind::TimedOut => OpenStatus::TimedOut,
-                    _ => OpenStatus::Unreachable,
+                status = if error.kind() == io::ErrorKind::ConnectionRefused {
+                    OpenStatus::ConnectionRefused
+                } else if error.kind() == io::ErrorKind::TimedOut {
+                    OpenStatus::TimedOut
+                } else {
+                    OpenStatus::Unreachable
                 };
             }
         }
@@ -126,7 +132,7 @@ async fn to_target(
             while cells.len() < WRITE_CELLS {
                 match mux.recv(stream) {
                     Recv::Data(payload) => cells.push(payload),
-                    other => return other,
+                    other @ (Recv::Pending | Recv::Finished | Recv::Ended(_)) => return other,
                 }
             }
             Recv::Pending
@@ -199,7 +205,11 @@ async fn from_target(
             circuit.with(|mux| mux.finish(stream));
             return Ok(());
         }
-        want = if n >= payload * want { READ_FRAMES } else { want };
+        want = if n >= payload * want {
+            READ_FRAMES
+        } else {
+            want
+        };
         let used = n.div_ceil(payload);
         let mut lens = n;
         let sent = circuit.with(|mux| {

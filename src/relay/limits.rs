@@ -171,7 +171,9 @@ impl Gatekeeper {
             creates: RateLimiter::direct(Quota::per_second(limits.creates)),
             creates_by_link: RateLimiter::keyed(Quota::per_second(limits.creates_per_client)),
             opens_by_circuit: RateLimiter::keyed(Quota::per_second(limits.opens_per_circuit)),
-            bytes: limits.bytes.map(|bytes| RateLimiter::direct(Quota::per_second(bytes))),
+            bytes: limits
+                .bytes
+                .map(|bytes| RateLimiter::direct(Quota::per_second(bytes))),
             refused: AtomicUsize::new(0),
             limits,
         }
@@ -200,8 +202,8 @@ impl Gatekeeper {
     /// Whether somebody may begin a link handshake; the place is for the whole life of the link.
     pub fn link(&self, from: IpAddr) -> Option<Place> {
         let key = source(from);
-        let in_rate = self.handshakes_by_source.check_key(&key).is_ok()
-            && self.handshakes.check().is_ok();
+        let in_rate =
+            self.handshakes_by_source.check_key(&key).is_ok() && self.handshakes.check().is_ok();
         let place = in_rate
             .then(|| {
                 claim(&self.links, self.limits.links)?.within(
@@ -231,7 +233,11 @@ impl Gatekeeper {
                 if listed {
                     return Some(place);
                 }
-                place.within(&self.shares, Owner::Link(link), self.limits.streams_per_client)
+                place.within(
+                    &self.shares,
+                    Owner::Link(link),
+                    self.limits.streams_per_client,
+                )
             });
         self.note(place)
     }
@@ -262,7 +268,10 @@ impl Gatekeeper {
 }
 
 fn claim(count: &Arc<AtomicUsize>, max: usize) -> Option<Place> {
-    let place = Place { total: Arc::clone(count), share: None };
+    let place = Place {
+        total: Arc::clone(count),
+        share: None,
+    };
     // Counted first and looked at then, so that two at once can't both take the last place; dropping gives it back.
     (count.fetch_add(1, Ordering::AcqRel) < max).then_some(place)
 }
@@ -276,7 +285,10 @@ pub struct Brake {
 
 impl crate::overlay::link::Meter for Brake {
     async fn read(&self, bytes: usize) {
-        for limiter in [self.own.as_deref(), self.keeper.bytes.as_ref()].into_iter().flatten() {
+        for limiter in [self.own.as_deref(), self.keeper.bytes.as_ref()]
+            .into_iter()
+            .flatten()
+        {
             slow(limiter, bytes).await;
         }
     }
@@ -336,7 +348,10 @@ mod tests {
 
     #[test]
     fn a_client_that_opens_circuits_too_fast_is_refused_and_a_relay_is_not() {
-        let keeper = Gatekeeper::new(Limits { creates_per_client: rate(5), ..Limits::default() });
+        let keeper = Gatekeeper::new(Limits {
+            creates_per_client: rate(5),
+            ..Limits::default()
+        });
         let made = (0..50).filter(|_| keeper.create(1, false, 0)).count();
         assert!((5..10).contains(&made), "{made}");
         assert!((0..50).all(|_| keeper.create(2, true, 0)));
@@ -344,17 +359,28 @@ mod tests {
 
     #[test]
     fn all_relays_together_cannot_make_more_circuits_than_the_relay_takes() {
-        let keeper = Gatekeeper::new(Limits { circuits: 10, ..Limits::default() });
+        let keeper = Gatekeeper::new(Limits {
+            circuits: 10,
+            ..Limits::default()
+        });
         assert!(keeper.create(1, true, 9));
         assert!(!keeper.create(1, true, 10));
     }
 
     #[test]
     fn one_client_cannot_take_all_streams_by_opening_circuits() {
-        let keeper = Gatekeeper::new(Limits { streams_per_client: 3, ..Limits::default() });
-        let held: Vec<_> = (0..5).map(|circuit| keeper.open(1, false, circuit)).collect();
+        let keeper = Gatekeeper::new(Limits {
+            streams_per_client: 3,
+            ..Limits::default()
+        });
+        let held: Vec<_> = (0..5)
+            .map(|circuit| keeper.open(1, false, circuit))
+            .collect();
         assert_eq!(held.iter().flatten().count(), 3);
-        assert!(keeper.open(2, false, 9).is_some(), "another client has its own share");
+        assert!(
+            keeper.open(2, false, 9).is_some(),
+            "another client has its own share"
+        );
         let of_a_relay: Vec<_> = (10..20).filter_map(|n| keeper.open(3, true, n)).collect();
         assert_eq!(of_a_relay.len(), 10);
         drop(held);

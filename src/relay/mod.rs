@@ -80,7 +80,10 @@ impl Relay {
     /// Begins to serve.
     pub fn start(options: Options, dialer: Arc<dyn RelayDialer>) -> Self {
         let listeners = options.listeners;
-        let addrs = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let addrs = listeners
+            .iter()
+            .filter_map(|listener| listener.local_addr().ok())
+            .collect();
         let permit = ExitPermit::for_relay(options.exit_source);
         let gatekeeper = Arc::new(Gatekeeper::new(options.limits));
         let node = Node::new(
@@ -97,7 +100,12 @@ impl Relay {
             tasks.spawn(listen(listener, Arc::clone(&node), stopped.clone()));
         }
         tasks.spawn(tick(Arc::clone(&node), stopped));
-        Self { node, addrs, stop, tasks }
+        Self {
+            node,
+            addrs,
+            stop,
+            tasks,
+        }
     }
 
     /// Where it listens.
@@ -143,7 +151,9 @@ async fn listen(listener: LinkListener, node: Arc<Node>, mut stopped: watch::Rec
 }
 
 async fn take_link(transport: Transport, from: IpAddr, node: Arc<Node>) {
-    let Some(place) = node.gatekeeper().link(from) else { return };
+    let Some(place) = node.gatekeeper().link(from) else {
+        return;
+    };
     // The reader of the link owns the brake, and with it the place: both end when the link does.
     let brake = node.gatekeeper().brake(place);
     let (secret, own) = node.link_identity();
@@ -160,7 +170,12 @@ async fn tick(node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
             _ = stopped.wait_for(|stop| *stop) => return,
         }
         node.tidy();
-        let Counters { links, circuits, streams, refused } = node.counters();
+        let Counters {
+            links,
+            circuits,
+            streams,
+            refused,
+        } = node.counters();
         info!(links, circuits, streams, refused, "relay");
     }
 }

@@ -153,7 +153,9 @@ impl Node {
         if self.is_draining() {
             return link.close(Instant::now());
         }
-        self.table().links.insert(link.number(), Arc::downgrade(link));
+        self.table()
+            .links
+            .insert(link.number(), Arc::downgrade(link));
     }
 
     /// Forgets who is gone. Call it every minute or so.
@@ -164,7 +166,8 @@ impl Node {
 
     /// Whether the neighbour is a relay of the list, and proved it. Anybody can prove to be *some* identity.
     fn is_listed(&self, link: &Link) -> bool {
-        link.relay().is_some_and(|relay| self.list().get(&relay).is_some())
+        link.relay()
+            .is_some_and(|relay| self.list().get(&relay).is_some())
     }
 
     fn is_draining(&self) -> bool {
@@ -173,7 +176,8 @@ impl Node {
 
     /// Refuses new circuits, waits until the present ones are gone, then closes what is left.
     pub(super) async fn drain(&self, grace: Duration) {
-        self.draining.store(true, std::sync::atomic::Ordering::Release);
+        self.draining
+            .store(true, std::sync::atomic::Ordering::Release);
         let deadline = tokio::time::Instant::now() + grace;
         while !self.table().circuits.is_empty() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(DRAIN_LOOK).await;
@@ -186,7 +190,9 @@ impl Node {
     }
 
     fn extend(&self, circuit: Arc<HopCircuit>, request: ExtendRequest) {
-        let Some(node) = self.this.upgrade() else { return };
+        let Some(node) = self.this.upgrade() else {
+            return;
+        };
         tokio::spawn(async move {
             let reached = tokio::time::timeout(EXTEND_TIMEOUT, node.reach(&circuit, &request));
             match reached.await.unwrap_or(Err(ExtendStatus::TimedOut)) {
@@ -222,17 +228,15 @@ impl Node {
             .map_err(|_| ExtendStatus::Unreachable)
     }
 
-    fn open(
-        &self,
-        circuit: &Arc<HopCircuit>,
-        stream: u32,
-        kind: OpenKind,
-        target: Option<Target>,
-    ) {
+    fn open(&self, circuit: &Arc<HopCircuit>, stream: u32, kind: OpenKind, target: Option<Target>) {
         let refuse = |status| circuit.with(|mux| mux.answer_open(stream, status));
-        let Some(node) = self.this.upgrade() else { return };
+        let Some(node) = self.this.upgrade() else {
+            return;
+        };
         let link = circuit.link();
-        let place = self.gatekeeper.open(link.number(), self.is_listed(link), circuit.number());
+        let place = self
+            .gatekeeper
+            .open(link.number(), self.is_listed(link), circuit.number());
         let Some(place) = place else {
             return refuse(OpenStatus::Limit);
         };
@@ -272,7 +276,13 @@ impl Node {
         });
         match table.circuits.get_mut(&circuit.number()) {
             Some(streams) => {
-                streams.insert(stream, Stream { signals, task: task.abort_handle() });
+                streams.insert(
+                    stream,
+                    Stream {
+                        signals,
+                        task: task.abort_handle(),
+                    },
+                );
             }
             // The circuit closed in between.
             None => task.abort(),
@@ -280,7 +290,12 @@ impl Node {
     }
 
     fn signal(&self, circuit: u64, stream: u32, wake: impl FnOnce(&Signals)) {
-        if let Some(stream) = self.table().circuits.get(&circuit).and_then(|c| c.get(&stream)) {
+        if let Some(stream) = self
+            .table()
+            .circuits
+            .get(&circuit)
+            .and_then(|c| c.get(&stream))
+        {
             wake(&stream.signals);
         }
     }
@@ -295,7 +310,10 @@ impl Handler for Proxy {
             return link.refuse(circuit, DestroyReason::ShuttingDown);
         }
         let circuits = node.table().circuits.len();
-        if !node.gatekeeper.create(link.number(), node.is_listed(link), circuits) {
+        if !node
+            .gatekeeper
+            .create(link.number(), node.is_listed(link), circuits)
+        {
             return link.refuse(circuit, DestroyReason::Limit);
         }
         let (link, message) = (Arc::clone(link), Box::new(*message));
@@ -329,12 +347,20 @@ impl Handler for Proxy {
     fn hop_event(&self, circuit: &Arc<HopCircuit>, event: MuxEvent) {
         let Some(node) = self.0.upgrade() else { return };
         match event {
-            MuxEvent::Open { stream, kind, target } => node.open(circuit, stream, kind, target),
+            MuxEvent::Open {
+                stream,
+                kind,
+                target,
+            } => node.open(circuit, stream, kind, target),
             MuxEvent::Readable { stream } => {
-                node.signal(circuit.number(), stream, |signals| signals.readable.notify_one());
+                node.signal(circuit.number(), stream, |signals| {
+                    signals.readable.notify_one()
+                });
             }
             MuxEvent::Writable { stream } => {
-                node.signal(circuit.number(), stream, |signals| signals.writable.notify_one());
+                node.signal(circuit.number(), stream, |signals| {
+                    signals.writable.notify_one()
+                });
             }
             MuxEvent::Extend(request) => node.extend(Arc::clone(circuit), request),
             MuxEvent::Opened { .. } | MuxEvent::Extended(..) => {
@@ -354,8 +380,9 @@ impl Handler for Proxy {
 
 /// What a stream's task tells the origin when it can't go on.
 pub(super) fn reset_reason(error: &std::io::Error) -> EndReason {
-    match error.kind() {
-        std::io::ErrorKind::TimedOut => EndReason::TimedOut,
-        _ => EndReason::Reset,
+    if error.kind() == std::io::ErrorKind::TimedOut {
+        EndReason::TimedOut
+    } else {
+        EndReason::Reset
     }
 }

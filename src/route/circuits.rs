@@ -53,7 +53,10 @@ impl Outside for CircuitRoute {
             let mut avoid: Vec<RelayId> = Vec::new();
             let mut last = RouteError::CircuitLost;
             for _ in 0..ATTEMPTS {
-                let built = self.0.circuit(isolation, Proto::Tcp, Some(target), &avoid).await;
+                let built = self
+                    .0
+                    .circuit(isolation, Proto::Tcp, Some(target), &avoid)
+                    .await;
                 let circuit = match built {
                     Ok(circuit) => circuit,
                     // An exit has refused, and there is no other: its refusal is what happened.
@@ -64,16 +67,14 @@ impl Outside for CircuitRoute {
                     Ok(stream) => return Ok(Box::new(stream) as BoxStream),
                     Err(failure) => {
                         last = route_error(failure);
-                        match last {
-                            RouteError::CircuitLost => circuit.retire(),
+                        let hangs = failure == StreamFailure::TimedOut;
+                        if last == RouteError::CircuitLost || hangs {
                             // An exit that works answers in time; what ours does not know is where it hangs.
-                            RouteError::TimedOut if failure == StreamFailure::TimedOut => {
-                                circuit.retire();
-                            }
-                            RouteError::Refused => {
-                                avoid.extend(circuit.path().last().map(|exit| exit.identity));
-                            }
-                            _ => return Err(last),
+                            circuit.retire();
+                        } else if last == RouteError::Refused {
+                            avoid.extend(circuit.path().last().map(|exit| exit.identity));
+                        } else {
+                            return Err(last);
                         }
                     }
                 }

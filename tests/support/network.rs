@@ -1,5 +1,11 @@
 //! A private network of relays that run as separate processes of the real program.
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::disallowed_types)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::disallowed_types
+)]
 
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -8,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use hushswarm::cli::demo::network::{PrivateNetwork, relay_ip};
+use hushswarm_circuits::path::PathRules;
 use hushswarm_circuits::relay_list::RelayList;
 
 /// One relay's state folder and what it is started with.
@@ -23,11 +30,19 @@ impl RelayDir {
     pub fn args(&self) -> Vec<String> {
         let ip: IpAddr = self.addr.ip();
         let text = |path: &Path| path.to_str().unwrap().to_owned();
-        ["relay", "--grace", "1", "--state", &text(&self.state), "--network", &text(&self.network)]
-            .map(str::to_owned)
-            .into_iter()
-            .chain(["--source".to_owned(), ip.to_string()])
-            .collect()
+        [
+            "relay",
+            "--grace",
+            "1",
+            "--state",
+            &text(&self.state),
+            "--network",
+            &text(&self.network),
+        ]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(["--source".to_owned(), ip.to_string()])
+        .collect()
     }
 }
 
@@ -42,12 +57,19 @@ impl Network {
     /// A network on loopback, each relay on an address of its own; the last one (two of more than three) is an exit.
     pub fn build(dir: &Path, count: usize) -> Self {
         let addrs: Vec<SocketAddr> = (0..count).map(|n| free_port(relay_ip(n))).collect();
-        Self::at(dir, &addrs, if count > 3 { 2 } else { 1 })
+        let exits = if count > 3 { 2 } else { 1 };
+        Self::at(dir, &addrs, count, exits, PathRules::default())
     }
 
-    /// A network at these addresses, with as many exits at the end.
-    pub fn at(dir: &Path, addrs: &[SocketAddr], exits: usize) -> Self {
-        let network = PrivateNetwork::new(addrs, exits).unwrap();
+    /// A network at these addresses, with so many guards at the front and exits at the end.
+    pub fn at(
+        dir: &Path,
+        addrs: &[SocketAddr],
+        guards: usize,
+        exits: usize,
+        rules: PathRules,
+    ) -> Self {
+        let network = PrivateNetwork::new(addrs, guards, exits, rules).unwrap();
         let file = network.write_to(dir).unwrap();
         let relays = network
             .relays
@@ -59,7 +81,11 @@ impl Network {
                 addr: *addr,
             })
             .collect();
-        Self { relays, file, list: network.list }
+        Self {
+            relays,
+            file,
+            list: network.list,
+        }
     }
 }
 

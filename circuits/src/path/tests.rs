@@ -500,12 +500,17 @@ fn a_guard_that_leaves_the_list_keeps_its_place_for_a_while() {
 }
 
 #[test]
-fn a_clock_that_was_wrong_locks_no_guard_out() {
-    let (mut sample, list, mut rng) = sampled(3);
+fn a_clock_that_was_wrong_neither_locks_guards_out_nor_keeps_them_for_longer() {
+    let (mut sample, list, mut rng) = (GuardSample::default(), guards_only(1..=3), rng());
     let future = NOW + 1000 * DAY;
+    sample.refresh(&list, future, &mut rng);
     ids(&sample).iter().for_each(|id| sample.failed(id, future));
     sample.refresh(&list, NOW, &mut rng);
+    assert_eq!(sample.guards().len(), 3);
     assert!(!sample.usable(NOW + MAX_BACKOFF).is_empty());
+    assert!(sample.guards().iter().all(|guard| guard.added_at == NOW));
+    sample.refresh(&list, NOW + GUARD_LIFE, &mut rng);
+    assert!(sample.guards().iter().all(|guard| guard.added_at > NOW));
 }
 
 #[test]

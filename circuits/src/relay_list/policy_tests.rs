@@ -183,6 +183,27 @@ fn mapped_addresses_are_judged_as_ipv4_under_any_policy() {
 }
 
 #[test]
+fn embedded_addresses_must_be_accepted_themselves_under_any_policy() {
+    let policy = policy(&["reject * 10.0.0.0/8:*", "accept * *:*"]);
+    // Ten dot one dot two dot three, then eight dot eight dot eight dot eight, in each way of wrapping.
+    for (inside, outside) in [
+        ("::10.1.2.3", "::8.8.8.8"),
+        ("::ffff:0:10.1.2.3", "::ffff:0:8.8.8.8"),
+        ("64:ff9b::10.1.2.3", "64:ff9b::8.8.8.8"),
+        ("2002:a01:203::1", "2002:808:808::1"),
+        (
+            "2001:0:808:808:0:0:f5fe:fdfc",
+            "2001:0:a01:203:0:0:f7f7:f7f7",
+        ),
+        ("2a00::5efe:10.1.2.3", "2a00::5efe:8.8.8.8"),
+        ("2a00::200:5efe:10.1.2.3", "2a00::200:5efe:8.8.8.8"),
+    ] {
+        assert!(!policy.allows(Proto::Tcp, ip(inside), 80), "{inside}");
+        assert!(policy.allows(Proto::Tcp, ip(outside), 80), "{outside}");
+    }
+}
+
+#[test]
 fn ports_for_names_follow_accepts_that_no_full_reject_precedes() {
     let narrow = policy(&["reject * 10.0.0.0/8:*", "accept tcp 127.0.0.0/8:1000-2000"]);
     assert!(narrow.may_allow_port(Proto::Tcp, 1000) && narrow.may_allow_port(Proto::Tcp, 2000));

@@ -1,197 +1,369 @@
 #![allow(clippy::unwrap_used)]
-use super::*;
+#![allow(clippy::disallowed_methods)] // tests choose when time starts
+
+use std::time::{Duration, Instant};
+
+use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::*;
+
 fn pool() -> Pool {
-    Pool::new(16)
+    Pool::new(64)
 }
 
-fn cell(pool: &Pool, class: Class) -> FrameBuf {
-    pool.take_zeroed(class)
+fn scheduler(circuits: impl IntoIterator<Item = u32>) -> Scheduler<u32> {
+    let mut scheduler = Scheduler::new();
+    for circuit in circuits {
+        scheduler.add(circuit, circuit * 100);
+    }
+    scheduler
 }
 
-fn fill(scheduler: &mut Scheduler<u32>, pool: &Pool, circuit: u32, cells: usize) {
-    for _ in 0..cells {
-        scheduler
-            .push_data(circuit, cell(pool, Class::Bulk))
-            .unwrap();
+fn push(scheduler: &mut Scheduler<u32>, circuit: u32, class: Class, frames: usize) {
+    for _ in 0..frames {
+        scheduler.push_data(circuit, pool().take(class)).unwrap();
     }
 }
 
-#[test]
-fn a_sparse_circuit_goes_before_busy_ones() {
-    let (pool, mut scheduler) = (pool(), Scheduler::new());
-    for circuit in 1..=11 {
-        scheduler.add(circuit, circuit);
-    }
-    for circuit in 1..=10 {
-        fill(&mut scheduler, &pool, circuit, 60);
-    }
-    for _ in 0..100 {
-        scheduler.pop(&pool).unwrap();
-    }
-    fill(&mut scheduler, &pool, 11, 1);
-    assert_eq!(scheduler.pop(&pool).unwrap().header.circuit, 11);
+/// Pops one frame; gives its header.
+fn pop(scheduler: &mut Scheduler<u32>) -> Option<Header> {
+    scheduler.pop(&pool()).map(|popped| popped.header)
 }
 
-#[test]
-fn busy_circuits_share_by_bytes() {
-    let (pool, mut scheduler) = (pool(), Scheduler::new());
-    scheduler.add(1, 1);
-    scheduler.add(2, 2);
-    let mut bytes = [0_usize; 3];
-    for _ in 0..40 {
-        for (circuit, class, cells) in [(1, Class::Bulk, 10), (2, Class::Small, 40)] {
-            scheduler.grant_received(circuit, 0).unwrap();
-            while scheduler.room(circuit) > 0 {
-                scheduler.push_data(circuit, cell(&pool, class)).unwrap();
-            }
-            let _ = cells;
-        }
-        for _ in 0..20 {
-            let Some(popped) = scheduler.pop(&pool) else {
-                break;
-            };
-            let (circuit, len) = (popped.header.circuit, popped.header.class.frame_len());
-            bytes[circuit as usize] += len;
-            scheduler.grant_received(circuit, 1).unwrap();
-        }
-    }
-    let ratio = bytes[1] as f64 / bytes[2] as f64;
-    assert!((0.8..1.25).contains(&ratio), "{bytes:?}");
+/// Pops everything; gives the circuits of DATA frames in order.
+fn order(scheduler: &mut Scheduler<u32>) -> Vec<u32> {
+    std::iter::from_fn(|| pop(scheduler))
+        .filter(|header| header.kind == FrameType::Data)
+        .map(|header| header.circuit)
+        .collect()
 }
 
-#[test]
-fn control_frames_go_first_and_are_bounded() {
-    let (pool, mut scheduler) = (pool(), Scheduler::new());
-    scheduler.add(1, 1);
-    fill(&mut scheduler, &pool, 1, 3);
-    let ping = Header {
-        circuit: 0,
-        kind: FrameType::Ping,
+fn header(circuit: u32, kind: FrameType) -> Header {
+    Header {
+        circuit,
+        kind,
         class: Class::Small,
         credit: 0,
-    };
+    }
+}
+
+#[test]
+fn data_leaves_in_order_as_far_as_there_is_credit() {
+    let mut scheduler = scheduler([7]);
+    for n in 0..FIRST_CREDIT as u8 + 2 {
+        let mut frame = pool().take_zeroed(Class::Small);
+        frame.body_mut()[0] = n;
+        scheduler.push_data(7, frame).unwrap();
+    }
+    for n in 0..FIRST_CREDIT as u8 {
+        let popped = scheduler.pop(&pool()).unwrap();
+        assert_eq!(
+            (popped.frame.body()[0], popped.owner, popped.was_data),
+            (n, Some(&700), true)
+        );
+    }
+    assert!(!scheduler.sendable() && !scheduler.is_empty());
+    assert_eq!(pop(&mut scheduler), None);
+    scheduler.grant_received(7, 1).unwrap();
+    assert!(scheduler.sendable());
+    assert_eq!(order(&mut scheduler), [7]);
+    assert_eq!((scheduler.queued(7), scheduler.credit(7)), (1, 0));
+}
+
+#[test]
+fn a_sparse_circuit_does_not_wait_for_a_bulk_one() {
+    let mut scheduler = scheduler([1, 2]);
+    push(&mut scheduler, 1, Class::Bulk, 60);
+    for _ in 0..10 {
+        pop(&mut scheduler);
+    }
+    push(&mut scheduler, 2, Class::Small, 1);
+    assert_eq!(pop(&mut scheduler).unwrap().circuit, 2);
+}
+
+#[test]
+fn a_circuit_that_always_has_one_more_frame_is_not_sparse() {
+    let mut scheduler = scheduler([1, 2]);
+    push(&mut scheduler, 1, Class::Bulk, 64);
+    for _ in 0..10 {
+        pop(&mut scheduler);
+    }
+    let mut sent = [0; 3];
+    push(&mut scheduler, 2, Class::Bulk, 1);
+    for _ in 0..48 {
+        let circuit = pop(&mut scheduler).unwrap().circuit;
+        sent[circuit as usize] += 1;
+        if circuit == 2 {
+            push(&mut scheduler, 2, Class::Bulk, 1);
+        }
+    }
+    assert!(sent[1] >= 16, "the other circuit got its turns: {sent:?}");
+}
+
+#[test]
+fn busy_circuits_share_by_bytes_not_by_frames() {
+    let mut scheduler = scheduler([1, 2]);
+    scheduler.grant_received(2, 500).unwrap();
+    push(&mut scheduler, 1, Class::Bulk, 60);
+    push(&mut scheduler, 2, Class::Small, 500);
+    let mut bytes = [0usize; 3];
+    for _ in 0..150 {
+        let header = pop(&mut scheduler).unwrap();
+        bytes[header.circuit as usize] += header.class.frame_len();
+        assert!(
+            bytes[1].abs_diff(bytes[2]) <= 2 * QUANTUM + BULK_LEN,
+            "{bytes:?}"
+        );
+    }
+}
+
+#[test]
+fn control_goes_first_and_is_bounded() {
+    let mut scheduler = scheduler([1]);
+    push(&mut scheduler, 1, Class::Bulk, 1);
+    let ping = || (header(0, FrameType::Ping), pool().take_zeroed(Class::Small));
     for _ in 0..MAX_CONTROL {
-        scheduler
-            .push_control(ping, cell(&pool, Class::Small))
-            .unwrap();
+        let (header, frame) = ping();
+        scheduler.push_control(header, frame).unwrap();
+    }
+    let (header, frame) = ping();
+    assert_eq!(scheduler.push_control(header, frame), Err(Full));
+    for _ in MAX_CONTROL..MAX_WAITING {
+        scheduler.push_destroy(9, DestroyReason::LinkLost).unwrap();
     }
     assert_eq!(
-        scheduler.push_control(ping, cell(&pool, Class::Small)),
+        scheduler.push_destroy(9, DestroyReason::LinkLost),
         Err(Full)
     );
-    assert_eq!(scheduler.pop(&pool).unwrap().header.kind, FrameType::Ping);
-}
-
-#[test]
-fn without_credit_nothing_leaves_and_with_credit_it_goes_on() {
-    let (pool, mut scheduler) = (pool(), Scheduler::new());
-    scheduler.add(1, 1);
-    fill(&mut scheduler, &pool, 1, 100);
-    for _ in 0..FIRST_CREDIT {
-        scheduler.pop(&pool).unwrap();
+    for _ in 0..MAX_CONTROL {
+        assert_eq!(pop(&mut scheduler).unwrap().kind, FrameType::Ping);
     }
-    assert!(scheduler.pop(&pool).is_none() && scheduler.is_empty());
-    scheduler.grant_received(1, 2).unwrap();
-    assert!(scheduler.pop(&pool).is_some() && scheduler.pop(&pool).is_some());
-    assert!(scheduler.pop(&pool).is_none());
-    assert_eq!(scheduler.grant_received(1, 1025), Err(CreditOverflow));
-}
-
-#[test]
-fn a_removed_circuit_that_comes_back_starts_afresh() {
-    let (pool, mut scheduler) = (pool(), Scheduler::new());
-    scheduler.add(1, 1);
-    fill(&mut scheduler, &pool, 1, 10);
-    assert_eq!(scheduler.remove(1), Some(1));
-    assert!(scheduler.pop(&pool).is_none());
+    let popped = scheduler.pop(&pool()).unwrap();
     assert_eq!(
-        scheduler.push_data(1, cell(&pool, Class::Bulk)),
-        Err(PushError::Unknown)
+        (popped.header.kind, popped.header.circuit),
+        (FrameType::Destroy, 9)
     );
-    scheduler.add(1, 7);
-    fill(&mut scheduler, &pool, 1, 2);
-    assert_eq!(scheduler.pop(&pool).unwrap().owner, Some(&7));
-    assert!(scheduler.pop(&pool).is_some());
-    assert!(scheduler.pop(&pool).is_none());
+    assert_eq!(
+        (popped.frame.body()[0], popped.owner),
+        (DestroyReason::LinkLost as u8, None)
+    );
 }
 
 #[test]
-fn a_gate_grows_while_it_drains_and_shrinks_when_it_does_not_and_pays_back() {
-    let budget = CreditBudget::new(2000 * BULK_LEN);
-    let mut gate = CreditGate::new(budget.clone());
-    for _ in 0..5000 {
-        gate.take().unwrap();
-        gate.returned(1);
-    }
-    assert_eq!(gate.window, MAX_CREDIT);
-    while gate.take().is_ok() {}
-    for _ in 0..MAX_CREDIT {
-        gate.returned(1);
-    }
-    assert!(gate.window < MAX_CREDIT);
-    drop(gate);
-    assert_eq!(budget.0.load(Ordering::Relaxed), 2000);
+fn data_of_one_circuit_is_bounded() {
+    let mut scheduler = scheduler([1]);
+    push(&mut scheduler, 1, Class::Small, OUT_QUEUE - 1);
+    assert_eq!(scheduler.room(1), 1);
+    push(
+        &mut scheduler,
+        1,
+        Class::Small,
+        MAX_CREDIT as usize - OUT_QUEUE + 1,
+    );
+    assert_eq!(scheduler.room(1), 0);
+    let frame = || pool().take(Class::Small);
+    assert_eq!(scheduler.push_data(1, frame()), Err(PushError::Full));
+    assert_eq!(
+        scheduler.push_data(2, frame()),
+        Err(PushError::UnknownCircuit)
+    );
 }
 
 #[test]
-fn an_empty_budget_leaves_the_first_credits() {
+fn credit_beyond_the_maximum_is_refused() {
+    let mut scheduler = scheduler([1]);
+    assert_eq!(
+        scheduler.grant_received(1, (MAX_CREDIT - FIRST_CREDIT) as u16),
+        Ok(())
+    );
+    assert_eq!(scheduler.grant_received(1, 1), Err(CreditOverflow));
+    assert_eq!(
+        scheduler.grant_received(2, u16::MAX),
+        Ok(()),
+        "a circuit that is gone"
+    );
+}
+
+#[test]
+fn owed_credit_leaves_with_data_or_on_its_own_in_batches() {
+    let mut scheduler = scheduler([1]);
+    scheduler.owe(1, CREDIT_BATCH - 1);
+    assert!(!scheduler.sendable());
+    push(&mut scheduler, 1, Class::Bulk, 1);
+    assert_eq!(
+        u32::from(pop(&mut scheduler).unwrap().credit),
+        CREDIT_BATCH - 1
+    );
+    scheduler.owe(1, CREDIT_BATCH);
+    let credit = pop(&mut scheduler).unwrap();
+    assert_eq!(
+        (credit.kind, u32::from(credit.credit)),
+        (FrameType::Credit, CREDIT_BATCH)
+    );
+    assert!(scheduler.is_empty());
+}
+
+#[test]
+fn credit_is_owed_even_while_our_own_frames_wait_for_credit() {
+    let mut scheduler = scheduler([1]);
+    push(&mut scheduler, 1, Class::Bulk, FIRST_CREDIT as usize + 1);
+    assert_eq!(order(&mut scheduler).len(), FIRST_CREDIT as usize);
+    scheduler.owe(1, CREDIT_BATCH);
+    assert_eq!(pop(&mut scheduler).unwrap().kind, FrameType::Credit);
+}
+
+#[test]
+fn control_frames_take_owed_credit_along_but_destroy_does_not() {
+    let mut scheduler = scheduler([1]);
+    scheduler.owe(1, 3);
+    scheduler.push_destroy(1, DestroyReason::Finished).unwrap();
+    let created = header(1, FrameType::Created);
+    scheduler
+        .push_control(created, pool().take_zeroed(Class::Bulk))
+        .unwrap();
+    assert_eq!(pop(&mut scheduler).unwrap().credit, 0);
+    let popped = scheduler.pop(&pool()).unwrap();
+    assert_eq!(
+        (popped.header.credit, popped.owner, popped.was_data),
+        (3, Some(&100), false)
+    );
+}
+
+#[test]
+fn a_removed_circuit_leaves_nothing_behind() {
+    let mut scheduler = scheduler([1, 2]);
+    push(&mut scheduler, 1, Class::Bulk, 5);
+    scheduler.owe(2, CREDIT_BATCH);
+    assert_eq!(
+        (scheduler.remove(1), scheduler.remove(2)),
+        (Some(100), Some(200))
+    );
+    assert_eq!(scheduler.remove(1), None);
+    assert!(scheduler.is_empty() && pop(&mut scheduler).is_none());
+    scheduler.add(1, 5);
+    assert_eq!(
+        (scheduler.owner(1), scheduler.queued(1), scheduler.credit(1)),
+        (Some(&5), 0, 64)
+    );
+}
+
+#[test]
+fn a_gate_lets_pass_what_was_granted() {
     let mut gate = CreditGate::new(CreditBudget::new(0));
-    for _ in 0..1000 {
+    for _ in 0..FIRST_CREDIT {
         gate.take().unwrap();
-        assert_eq!(gate.returned(1), 1);
     }
+    assert_eq!(gate.take(), Err(CreditOverrun));
+    assert_eq!(gate.departed(Instant::now()), 1);
+    assert_eq!(gate.take(), Ok(()));
+    assert_eq!(gate.take(), Err(CreditOverrun));
+}
+
+/// Passes whole limits through the gate, each in `millis`.
+fn pass(gate: &mut CreditGate, limits: usize, millis: u64) {
+    let mut now = Instant::now();
+    for _ in 0..limits {
+        for n in 0..gate.limit() {
+            gate.take().unwrap();
+            if n == 1 {
+                now += Duration::from_millis(millis);
+            }
+            gate.departed(now);
+        }
+    }
+}
+
+#[test]
+fn a_gate_grows_while_its_circuit_drains_quickly_and_gives_the_budget_back() {
+    let whole = (MAX_CREDIT - FIRST_CREDIT) as usize * BULK_LEN;
+    let budget = CreditBudget::new(whole + BULK_LEN);
+    let mut gate = CreditGate::new(budget.clone());
+    pass(&mut gate, 3, 501);
+    assert_eq!(gate.limit(), FIRST_CREDIT, "slow circuits need no more");
+    pass(&mut gate, 6, 500);
+    assert_eq!((gate.limit(), gate.open()), (MAX_CREDIT, MAX_CREDIT));
+    assert_eq!(budget.left(), BULK_LEN);
+    let mut other = CreditGate::new(budget.clone());
+    pass(&mut other, 3, 0);
+    assert_eq!(other.limit(), FIRST_CREDIT, "the budget is spent");
+    drop((gate, other));
+    assert_eq!(budget.left(), whole + BULK_LEN);
+}
+
+#[test]
+fn a_gate_does_not_grow_while_the_next_link_is_the_slow_one() {
+    let (now, mut gate) = (Instant::now(), CreditGate::new(CreditBudget::new(1 << 30)));
+    for _ in 0..FIRST_CREDIT {
+        gate.take().unwrap();
+    }
+    for _ in 0..500 {
+        assert_eq!(gate.departed(now), 1);
+        gate.take().unwrap();
+    }
+    assert_eq!(gate.limit(), FIRST_CREDIT);
 }
 
 proptest! {
-    /// Two ends of one direction of a circuit, with frames and grants in flight: the sender never sends without credit as
-    /// the receiver counts it, no credit is lost, and everything arrives.
+    /// The lists and counters against a model that looks at every circuit.
     #[test]
-    fn no_credit_is_lost_and_none_is_overrun(steps in prop::collection::vec(0_u8..5, 1..600)) {
-        let pool = pool();
-        let (mut sender, mut receiver) = (Scheduler::new(), Scheduler::new());
-        sender.add(1, ());
-        receiver.add(1, ());
-        let mut gate = CreditGate::new(CreditBudget::new(1 << 30));
-        let (mut data, mut grants) = (VecDeque::new(), VecDeque::new());
-        let (mut pushed, mut arrived, mut held) = (0_u32, 0_u32, 0_u32);
-        let drain = steps.iter().copied().chain([0, 1, 2, 3, 4].into_iter().cycle().take(20_000));
-        for (n, step) in drain.enumerate() {
+    fn nothing_is_lost_reordered_or_sent_without_credit(
+        steps in vec((0u8..8, 1u32..5, 1u32..40), 0..400),
+    ) {
+        let mut scheduler = scheduler(1..5);
+        // Per circuit: queued sequence numbers, credit, owed.
+        let mut model: HashMap<u32, (VecDeque<u16>, u32, u32)> =
+            (1..5).map(|circuit| (circuit, (VecDeque::new(), FIRST_CREDIT, 0))).collect();
+        let (mut next, pool) = (0u16, pool());
+        for (step, circuit, amount) in steps {
             match step {
-                0 if n < steps.len() && sender.room(1) > 0 => {
-                    sender.push_data(1, cell(&pool, Class::Small)).unwrap();
-                    pushed += 1;
+                0 | 1 => for _ in 0..amount {
+                    let mut frame = pool.take_zeroed(if next % 3 == 0 { Class::Bulk } else { Class::Small });
+                    frame.body_mut()[..2].copy_from_slice(&next.to_be_bytes());
+                    let pushed = scheduler.push_data(circuit, frame);
+                    prop_assert_eq!(pushed.is_ok(), model.contains_key(&circuit));
+                    if let Some((queue, ..)) = model.get_mut(&circuit) { queue.push_back(next); }
+                    next = next.wrapping_add(1);
+                },
+                2 => if let Some((_, credit, _)) = model.get_mut(&circuit) && *credit + amount <= MAX_CREDIT {
+                    *credit += amount;
+                    scheduler.grant_received(circuit, amount as u16).unwrap();
+                },
+                3 => {
+                    scheduler.owe(circuit, amount);
+                    if let Some((.., owed)) = model.get_mut(&circuit) { *owed += amount; }
                 }
-                1 => {
-                    if let Some(popped) = sender.pop(&pool) {
-                        data.push_back(popped.header);
+                4 if amount < 4 => {
+                    prop_assert_eq!(scheduler.remove(circuit).is_some(), model.remove(&circuit).is_some());
+                    if amount == 1 {
+                        scheduler.add(circuit, 0);
+                        model.insert(circuit, (VecDeque::new(), FIRST_CREDIT, 0));
                     }
                 }
-                2 => {
-                    if data.pop_front().is_some() {
-                        prop_assert!(gate.take().is_ok(), "sent without credit");
-                        arrived += 1;
-                        held += 1;
+                _ => for _ in 0..amount {
+                    let could = model.values().any(|(queue, credit, owed)| {
+                        (!queue.is_empty() && *credit > 0) || *owed >= CREDIT_BATCH
+                    });
+                    prop_assert_eq!(scheduler.sendable(), could);
+                    let Some(popped) = scheduler.pop(&pool) else {
+                        prop_assert!(!could);
+                        break;
+                    };
+                    let (queue, credit, owed) = model.get_mut(&popped.header.circuit).unwrap();
+                    prop_assert_eq!(u32::from(popped.header.credit), *owed);
+                    *owed = 0;
+                    prop_assert_eq!(popped.was_data, popped.header.kind == FrameType::Data);
+                    if popped.was_data {
+                        let number = u16::from_be_bytes([popped.frame.body()[0], popped.frame.body()[1]]);
+                        prop_assert_eq!(Some(number), queue.pop_front());
+                        prop_assert!(*credit > 0);
+                        *credit -= 1;
                     }
-                }
-                3 if held > 0 => {
-                    held -= 1;
-                    receiver.owe(1, gate.returned(1));
-                    if let Some(popped) = receiver.pop(&pool) {
-                        grants.push_back(popped.header.credit);
-                    }
-                }
-                4 => {
-                    if let Some(credit) = grants.pop_front() {
-                        prop_assert!(sender.grant_received(1, credit).is_ok());
-                    }
-                }
-                _ => {}
+                },
             }
         }
-        prop_assert_eq!(arrived, pushed);
-        let owed = receiver.circuits[&1].owed;
-        prop_assert_eq!(sender.circuits[&1].credit + owed, gate.left);
+        prop_assert_eq!(scheduler.circuits(), model.len());
+        let waiting = model.values().any(|(queue, _, owed)| !queue.is_empty() || *owed >= CREDIT_BATCH);
+        prop_assert_eq!(scheduler.is_empty(), !waiting);
     }
 }

@@ -178,7 +178,7 @@ impl HopCircuit {
             self.settle(end);
             handled.map_err(|_| DestroyReason::Protocol)?;
             // What an end point takes in is bounded by its streams' windows, so the credit goes back at once.
-            self.link.give_back(self.id, &self.origin_gate, 1);
+            self.link.give_back(now, self.id, &self.origin_gate, 1);
             return Ok(());
         }
         match &forward.next {
@@ -214,11 +214,11 @@ impl HopCircuit {
     }
 
     /// Frames of this circuit, `owed` of them relayed ones, were taken from the queue of the link in this direction.
-    pub(super) fn left(self: &Arc<Self>, direction: Direction, owed: u32) {
+    pub(super) fn left(self: &Arc<Self>, now: Instant, direction: Direction, owed: u32) {
         match direction {
             Direction::Onward => {
                 if owed > 0 {
-                    self.link.give_back(self.id, &self.origin_gate, owed);
+                    self.link.give_back(now, self.id, &self.origin_gate, owed);
                 }
             }
             Direction::Origin => {
@@ -228,7 +228,7 @@ impl HopCircuit {
                         Next::None | Next::Creating(..) | Next::Gone => None,
                     };
                     if let Some((link, id)) = next {
-                        link.give_back(id, &self.onward_gate, owed);
+                        link.give_back(now, id, &self.onward_gate, owed);
                     }
                 }
                 if self.starved.swap(false, Ordering::SeqCst) {

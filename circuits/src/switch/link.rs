@@ -382,12 +382,7 @@ impl Link {
         self.push_control(kind, circuit, frame)
     }
 
-    fn short(
-        &self,
-        kind: FrameType,
-        circuit: u32,
-        body: [u8; SHORT_LEN],
-    ) -> Result<(), OpenError> {
+    fn short(&self, kind: FrameType, circuit: u32, body: [u8; SHORT_LEN]) -> Result<(), OpenError> {
         let header = Header {
             circuit,
             kind,
@@ -447,8 +442,17 @@ impl Link {
     }
 
     /// Gives credits back to the neighbour for frames of this circuit that have left us.
-    pub(super) fn give_back(&self, circuit: u32, gate: &Mutex<CreditGate>, frames: u32) {
-        let grant = lock(gate).returned(frames);
+    pub(super) fn give_back(
+        &self,
+        now: Instant,
+        circuit: u32,
+        gate: &Mutex<CreditGate>,
+        frames: u32,
+    ) {
+        let grant: u32 = {
+            let mut gate = lock(gate);
+            (0..frames).map(|_| gate.departed(now)).sum()
+        };
         if grant == 0 {
             return;
         }
@@ -646,7 +650,7 @@ impl Transmitter {
     ///
     /// # Errors
     /// The link is closed: close the transport.
-    pub fn fill(&mut self, batch: &mut Vec<FrameBuf>) -> Result<bool, LinkClosed> {
+    pub fn fill(&mut self, now: Instant, batch: &mut Vec<FrameBuf>) -> Result<bool, LinkClosed> {
         let begin = batch.len();
         let mut left: Vec<(Owner, u32)> = Vec::new();
         let more;
@@ -676,8 +680,8 @@ impl Transmitter {
         }
         for (owner, frames) in left {
             match owner {
-                Entry::Hop(hop) => hop.left(Direction::Origin, frames),
-                Entry::Onward(hop) => hop.left(Direction::Onward, frames),
+                Entry::Hop(hop) => hop.left(now, Direction::Origin, frames),
+                Entry::Onward(hop) => hop.left(now, Direction::Onward, frames),
                 Entry::Origin(origin) => origin.left(),
             }
         }

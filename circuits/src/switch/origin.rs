@@ -103,7 +103,7 @@ impl OriginCircuit {
         let cell = copy_cell(self.link.pool(), class, frame);
         self.with(|state| state.handle_cell(now, cell));
         // What a circuit takes in is bounded by its streams' windows, so the credit goes back at once.
-        self.link.give_back(self.id, &self.gate, 1);
+        self.link.give_back(now, self.id, &self.gate, 1);
     }
 
     /// Frames of this circuit were taken from the link's queue.

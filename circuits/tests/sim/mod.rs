@@ -504,7 +504,7 @@ impl Sim {
             return false;
         }
         let mut batch = Vec::new();
-        let Ok(more) = end.transmitter.fill(&mut batch) else {
+        let Ok(more) = end.transmitter.fill(self.base + now, &mut batch) else {
             return false;
         };
         if batch.is_empty() {

@@ -43,6 +43,7 @@ pub struct PrivateNetwork {
     /// The signed list.
     pub list: Arc<RelayList>,
     authorities: Vec<RelayId>,
+    rules: PathRules,
 }
 
 /// The loopback address of the `n`th relay: each in a network (/16) of its own, as path choice wants it.
@@ -55,18 +56,27 @@ fn bug(what: &str) -> impl Fn(&dyn std::error::Error) -> Error + '_ {
 }
 
 impl PrivateNetwork {
-    /// Makes keys and documents for relays at these addresses. All are guards and serve the list; the last `exits` of them
-    /// are exits, to loopback and private addresses too.
+    /// Makes keys and documents for relays at these addresses. All serve the list, the first `guards` of them are guards,
+    /// and the last `exits` are exits, to loopback and private addresses too.
     ///
     /// # Errors
     /// None but by mistakes of this program.
-    pub fn new(addrs: &[SocketAddr], exits: usize) -> Result<Self, Error> {
+    pub fn new(
+        addrs: &[SocketAddr],
+        guards: usize,
+        exits: usize,
+        rules: PathRules,
+    ) -> Result<Self, Error> {
         let (now, rng) = (unix_now(), &mut rand::rng());
         let mut relays = Vec::new();
         for (n, addr) in addrs.iter().enumerate() {
             let exit = n + exits >= addrs.len();
             let mut config = RelayConfig::new(format!("relay{}", n + 1), vec![*addr]);
-            config.roles = Roles { guard: true, exit, list: true };
+            config.roles = Roles {
+                guard: n < guards,
+                exit,
+                list: true,
+            };
             config.bandwidth = 100_000;
             if exit {
                 config.policy = ExitPolicy::from_texts(&["accept * *:1-65535"])
@@ -76,12 +86,18 @@ impl PrivateNetwork {
             let descriptor = keys
                 .describe(&config, now - SLACK)
                 .map_err(|error| bug("descriptor")(&error))?;
-            relays.push(Plan { config, keys, descriptor });
+            relays.push(Plan {
+                config,
+                keys,
+                descriptor,
+            });
         }
         let descriptors = relays.iter().map(|plan| plan.descriptor.clone()).collect();
         let mut draft = Draft::new(NAME, now - SLACK, now + LIST_LIFE, descriptors)
             .map_err(|error| bug("relay list")(&error))?;
-        let keys: Vec<_> = (0..AUTHORITIES.0).map(|_| IdentityKey::generate(rng)).collect();
+        let keys: Vec<_> = (0..AUTHORITIES.0)
+            .map(|_| IdentityKey::generate(rng))
+            .collect();
         for key in keys.iter().take(AUTHORITIES.1) {
             draft.sign(key);
         }
@@ -95,7 +111,12 @@ impl PrivateNetwork {
         // Checked as everybody else checks it.
         let list = RelayList::decode_verified(&bytes, &trust, now)
             .map_err(|error| bug("relay list")(&error))?;
-        Ok(Self { relays, list: Arc::new(list), authorities })
+        Ok(Self {
+            relays,
+            list: Arc::new(list),
+            authorities,
+            rules,
+        })
     }
 
     /// Writes a network file, the list and one state folder for each relay (`relay1`, `relay2`, ...) below `dir`.
@@ -110,7 +131,7 @@ impl PrivateNetwork {
             authorities: self.authorities.clone(),
             threshold: AUTHORITIES.1,
             list: PathBuf::from("relay.list"),
-            rules: PathRules::default(),
+            rules: self.rules,
         };
         let path = dir.join("network.toml");
         crate::state::write_public(&path, network.to_toml()?.as_bytes())?;
@@ -142,8 +163,9 @@ pub fn start(count: usize) -> Result<Running, Error> {
     let mut listeners = Vec::new();
     for n in 0..count {
         let listener = LinkListener::bind(SocketAddr::new(relay_ip(n), 0)).map_err(|source| {
-            Error::local(format!("can't listen on {}: {source}", relay_ip(n)))
-                .with_hint("the demo needs the addresses 127.10.0.1 and on, which Linux has from the start")
+            Error::local(format!("can't listen on {}: {source}", relay_ip(n))).with_hint(
+                "the demo needs the addresses 127.10.0.1 and on, which Linux has from the start",
+            )
         })?;
         listeners.push(listener);
     }
@@ -152,7 +174,7 @@ pub fn start(count: usize) -> Result<Running, Error> {
         .map(LinkListener::local_addr)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| Error::local("can't listen").with_source(source))?;
-    let network = PrivateNetwork::new(&addrs, 2)?;
+    let network = PrivateNetwork::new(&addrs, count, 2, PathRules::default())?;
     let list = network.list;
     let relays = network
         .relays
@@ -175,5 +197,9 @@ pub fn start(count: usize) -> Result<Running, Error> {
             Relay::start(options, Arc::new(OsDialer::new(Some(addr.ip()))))
         })
         .collect();
-    Ok(Running { relays, ips: addrs.iter().map(SocketAddr::ip).collect(), list })
+    Ok(Running {
+        relays,
+        ips: addrs.iter().map(SocketAddr::ip).collect(),
+        list,
+    })
 }

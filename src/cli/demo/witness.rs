@@ -23,7 +23,10 @@ impl Sightings {
     /// Adds what a table shows; only loopback addresses other than 127.0.0.1 are hosts of the demo.
     fn add(&mut self, table: &str) {
         for (local, remote) in table.lines().skip(1).filter_map(connection) {
-            self.0.entry(local.into()).or_default().insert(remote.into());
+            self.0
+                .entry(local.into())
+                .or_default()
+                .insert(remote.into());
         }
     }
 }
@@ -90,7 +93,10 @@ mod tests {
              3: junk\n",
         );
         let relay = IpAddr::from([127, 1, 0, 1]);
-        assert_eq!(sightings.of(relay).collect::<Vec<_>>(), [IpAddr::from([127, 0, 0, 1])]);
+        assert_eq!(
+            sightings.of(relay).collect::<Vec<_>>(),
+            [IpAddr::from([127, 0, 0, 1])]
+        );
         assert_eq!(sightings.0.len(), 1);
     }
 }

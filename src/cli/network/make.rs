@@ -118,7 +118,7 @@ fn load_descriptor(path: &Path, now: u64) -> Result<Descriptor, Error> {
         return Err(refuse("its relay did not sign it"));
     }
     if now >= descriptor.expires {
-        let hint = "its operator renews it with \"hushswarm relay init\"";
+        let hint = "its operator renews it with \"hushswarm network relay-keys\"";
         return Err(refuse("it has expired").with_hint(hint));
     }
     Ok(descriptor)

@@ -1,4 +1,4 @@
-//! `hushswarm network`: makes, signs and shows the documents of a network (PROTOCOL.md §7), and `relay init`.
+//! `hushswarm network`: makes, signs and shows the documents of a network (PROTOCOL.md §7).
 //!
 //! A network starts with `new-authority` (once for each authority), `relay-keys` (on each relay), `sign` and `cosign`
 //! (by the authorities, for the descriptors that relays sent them) and `file` (what users are given with the list).
@@ -34,7 +34,7 @@ pub struct NetworkArgs {
 enum Command {
     /// Make the key of a new authority and print its public half
     NewAuthority(NewAuthorityArgs),
-    /// Make a relay's keys and descriptor, or renew its descriptor (the same as "relay init")
+    /// Make a relay's keys and descriptor, or renew its descriptor
     RelayKeys(RelayInitArgs),
     /// Make a relay list of descriptors and sign it
     Sign(SignArgs),
@@ -57,7 +57,7 @@ struct NewAuthorityArgs {
     state: PathBuf,
 }
 
-/// Arguments of `hushswarm relay init`.
+/// Arguments of `hushswarm network relay-keys`.
 #[derive(Args)]
 pub struct RelayInitArgs {
     /// Folder for keys, configuration and descriptor [default: where hushswarm keeps its state]

@@ -1,4 +1,4 @@
-//! `hushswarm relay init`: keys, configuration and descriptor of a relay.
+//! `hushswarm network relay-keys`: keys, configuration and descriptor of a relay.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -139,7 +139,7 @@ fn summary(
         );
     }
     text.push_str(
-        "Send the descriptor to the network's authorities; then start: hushswarm relay run\n",
+        "Send the descriptor to the network's authorities; then start: hushswarm relay --state DIR --network FILE\n",
     );
     Ok(text)
 }

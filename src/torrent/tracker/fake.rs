@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::target::Target;
+use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
@@ -43,6 +44,8 @@ pub(super) struct World {
     on_datagram: Arc<OnDatagram>,
     tls: Option<TlsAcceptor>,
     pub(super) asked: Asked,
+    /// How each TLS connection began.
+    pub(super) handshakes: Arc<Mutex<Vec<HandshakeKind>>>,
 }
 
 impl World {
@@ -54,6 +57,7 @@ impl World {
             on_datagram: Arc::new(|_, _| Vec::new()),
             tls: None,
             asked: Asked::default(),
+            handshakes: Arc::default(),
         }
     }
 
@@ -137,10 +141,16 @@ impl Outside for World {
         let (near, far) = tokio::io::duplex(16 << 10);
         let (target, on_request) = (target.clone(), self.on_request.clone());
         let (asked, tls) = (self.asked.clone(), self.tls.clone());
+        let handshakes = self.handshakes.clone();
         tokio::spawn(async move {
             match tls {
                 None => serve(far, target, on_request, asked).await,
-                Some(tls) => serve(tls.accept(far).await?, target, on_request, asked).await,
+                Some(tls) => {
+                    let stream = tls.accept(far).await?;
+                    let kind = stream.get_ref().1.handshake_kind().unwrap();
+                    handshakes.lock().unwrap().push(kind);
+                    serve(stream, target, on_request, asked).await
+                }
             }
         });
         Box::pin(async { Ok(Box::new(near) as BoxStream) })

@@ -20,7 +20,7 @@ use super::announce::{AnnounceError, AnnounceRequest, AnnounceResponse};
 use super::endpoint::{Endpoint, Scheme};
 use crate::route::{BoxStream, ByteStream, Outside};
 
-/// Largest body, bytes: a thousand peers in the longest form take a tenth of it.
+/// Largest body, bytes: ten thousand peers in the longest form fit.
 pub const MAX_BODY: usize = 2 << 20;
 /// Most redirects followed.
 pub const MAX_REDIRECTS: usize = 3;

@@ -16,7 +16,7 @@ pub const MAX_HEAD: usize = 8 << 10;
 pub const MAX_SWARMS: usize = 1024;
 /// Most peers of a torrent.
 pub const MAX_SWARM_PEERS: usize = 1000;
-/// Most peers in an answer: one datagram's worth, and twice what clients ask for.
+/// Most peers in an answer: those beyond come with the next announce.
 pub const MAX_NUMWANT: usize = 100;
 /// Peers in an answer where the client does not say.
 const DEFAULT_NUMWANT: usize = 50;

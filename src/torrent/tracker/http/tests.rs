@@ -256,6 +256,26 @@ async fn https_trackers_prove_who_they_are() {
 }
 
 #[tokio::test]
+async fn no_tls_session_is_resumed_on_another_circuit() {
+    let world = secure_world(|| ok(GOOD));
+    let client = TrackerClient::with_roots(&[root()], false);
+    let url = "https://tracker.example/announce";
+    for lane in 0..3 {
+        let isolation = Isolation::new("tracker", b"test", lane);
+        client
+            .announce(&world, isolation, url, &request())
+            .await
+            .unwrap();
+    }
+    let handshakes = world.handshakes.lock().unwrap();
+    assert!(
+        !handshakes.contains(&rustls::HandshakeKind::Resumed),
+        "{handshakes:?}"
+    );
+    assert_eq!(handshakes.len(), 3);
+}
+
+#[tokio::test]
 async fn https_is_not_given_up_for_http() {
     let world = secure_world(|| redirect("http://tracker.example/announce"));
     let client = TrackerClient::with_roots(&[root()], false);

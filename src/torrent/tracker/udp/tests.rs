@@ -3,6 +3,7 @@ use super::super::TrackerClient;
 use super::super::announce::{Event, MAX_INTERVAL, MIN_INTERVAL, NO_PORT};
 use super::super::fake::{World, isolation, request, target};
 use super::*;
+use crate::route::BoxFuture;
 use proptest::prelude::*;
 
 const CONNECTION: u64 = 0x1122_3344_5566_7788;
@@ -273,6 +274,31 @@ async fn lost_datagrams_are_sent_again() {
             .is_ok()
     );
     assert_eq!(world.targets().len(), 4);
+}
+
+/// Always has a datagram, each half a second after the one before.
+struct Flood(std::sync::atomic::AtomicUsize);
+
+impl Datagrams for Flood {
+    fn send(&self, _: &Target, _: &[u8]) -> std::io::Result<()> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn recv(&self) -> BoxFuture<'_, std::io::Result<(Target, Vec<u8>)>> {
+        Box::pin(async {
+            tokio::time::advance(Duration::from_millis(500)).await;
+            Ok((target(ADDRESS, 1337), vec![0; 20]))
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_datagrams_does_not_hold_an_announce_open() {
+    let flood = Flood(0.into());
+    let result = announce(&flood, target(ADDRESS, 1337), "/", &request()).await;
+    assert_eq!(result, Err(AnnounceError::TimedOut));
+    assert_eq!(flood.0.into_inner(), 4);
 }
 
 proptest! {

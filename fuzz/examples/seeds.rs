@@ -1,0 +1,379 @@
+//! Writes the seed corpora: `cargo run --example seeds` in `fuzz/`. A target gets good input to start from; the fuzzer
+//! finds the bad.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use hushswarm::config::{NetworkFile, RelayConfig};
+use hushswarm::torrent::bencode;
+use hushswarm::torrent::extension::{self, MetadataMessage};
+use hushswarm::torrent::infohash::InfoHash;
+use hushswarm::torrent::metainfo::Builder;
+use hushswarm::torrent::wire::{BlockRef, Handshake, MessageRef};
+use hushswarm_circuits::body::{
+    ExtendRequest, ExtendStatus, Extended, OpenKind, OpenRequest, put_record,
+};
+use hushswarm_circuits::frame::{Class, FrameType, Header};
+use hushswarm_circuits::keys::{IdentityKey, Suite};
+use hushswarm_circuits::path::PathRules;
+use hushswarm_circuits::relay_list::{Descriptor, Draft, ExitPolicy, RelayInfo, Roles};
+use hushswarm_circuits::target::Target;
+use hushswarm_fuzz::targets::{HASH, NOW, authority};
+
+const DAY: u64 = 86_400;
+
+fn main() -> std::io::Result<()> {
+    for (target, seeds) in all() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("corpus")
+            .join(target);
+        fs::create_dir_all(&folder)?;
+        for (name, bytes) in seeds {
+            fs::write(folder.join(name), bytes)?;
+        }
+    }
+    Ok(())
+}
+
+type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+fn all() -> Vec<(&'static str, Seeds)> {
+    let identity = IdentityKey::from_seed([5; 32]);
+    let descriptor = relay(&identity);
+    let mut draft =
+        Draft::new("test", NOW - DAY, NOW + DAY, vec![descriptor.clone()]).expect("a good list");
+    draft.sign(&authority());
+    let list = draft.encode().expect("a signed list");
+    // One count byte, one authority, one signature: what the target adds itself.
+    let unsigned = list[..list.len() - 97].to_vec();
+    let policy =
+        "accept tcp 127.0.0.0/8:1-65535\nreject * [2001:db8::]/32:*\nreject * *:25\npublic";
+    vec![
+        ("bencode", bencodes()),
+        ("descriptor", vec![("relay", descriptor.bytes().to_vec())]),
+        (
+            "exit_policy",
+            vec![("public", b"public".to_vec()), ("rules", policy.into())],
+        ),
+        ("extension", extensions()),
+        ("frame_header", headers()),
+        ("hop_handshake", handshakes()),
+        ("http_tracker", announces()),
+        ("layers", disturbances()),
+        ("link_frame", disturbances()),
+        ("link_handshake", handshakes()),
+        ("magnet", magnets()),
+        ("metainfo", torrents()),
+        ("mux_body", bodies()),
+        (
+            "network_file",
+            vec![("network", network_file().into_bytes())],
+        ),
+        ("origin", answers()),
+        ("peer", vec![("messages", [&[3][..], &messages()].concat())]),
+        ("relay_config", vec![("relay", relay_config().into_bytes())]),
+        ("relay_list", vec![("signed", list), ("unsigned", unsigned)]),
+        ("target", targets()),
+        ("tracker_server", requests()),
+        ("udp_tracker", vec![("exchange", udp_exchange())]),
+        (
+            "wire",
+            vec![("messages", [&[15][..], &messages()].concat())],
+        ),
+    ]
+}
+
+fn relay(identity: &IdentityKey) -> Descriptor {
+    let info = RelayInfo {
+        identity: identity.public(),
+        onion: [1; 32],
+        link: [2; 32],
+        suite: Suite::Aes256Gcm,
+        roles: Roles {
+            guard: true,
+            exit: true,
+            list: true,
+        },
+        bandwidth: 1000,
+        nickname: "relay-1".to_owned(),
+        family: "family".to_owned(),
+        addresses: vec![SocketAddr::from(([11, 0, 0, 1], 4443))],
+        policy: ExitPolicy::public(),
+        published: NOW - DAY,
+        expires: NOW + DAY,
+    };
+    info.sign(identity).expect("a good descriptor")
+}
+
+fn network_file() -> String {
+    let file = NetworkFile {
+        name: "test".to_owned(),
+        authorities: vec![authority().public()],
+        threshold: 1,
+        list: "relays.list".into(),
+        rules: PathRules::default(),
+    };
+    file.to_toml().expect("a good file")
+}
+
+fn relay_config() -> String {
+    let config = RelayConfig::new(
+        "relay-1".to_owned(),
+        vec![SocketAddr::from(([11, 0, 0, 1], 4443))],
+    );
+    config.to_toml().expect("a good configuration")
+}
+
+fn headers() -> Seeds {
+    let header = |kind, class, circuit| {
+        Header {
+            circuit,
+            kind,
+            class,
+            credit: 0,
+        }
+        .encode()
+        .to_vec()
+    };
+    vec![
+        ("data", header(FrameType::Data, Class::Bulk, 7)),
+        ("ping", header(FrameType::Ping, Class::Small, 0)),
+        ("create", header(FrameType::Create, Class::Bulk, 1)),
+    ]
+}
+
+fn targets() -> Seeds {
+    let encoded = |host: &str| {
+        let mut out = Vec::new();
+        Target::parse(host, 443)
+            .expect("a good host")
+            .encode(&mut out);
+        out
+    };
+    vec![
+        ("v4", encoded("192.0.2.1")),
+        ("v6", encoded("2001:db8::1")),
+        ("name", encoded("tracker.example")),
+        ("text", b"[2001:db8::1]".to_vec()),
+    ]
+}
+
+fn handshakes() -> Seeds {
+    vec![
+        ("intact", vec![0, 0, 0]),
+        ("answer", vec![1, 0, 1]),
+        ("garbage", vec![2, 1, 2, 3]),
+    ]
+}
+
+fn disturbances() -> Seeds {
+    vec![
+        ("intact", vec![0x14, 0]),
+        ("header", vec![0x14, 1]),
+        ("slot", [vec![0x2c], vec![0; 40], vec![1]].concat()),
+        ("backward", [vec![0x94], vec![0; 60], vec![1]].concat()),
+    ]
+}
+
+fn bodies() -> Seeds {
+    let step = |command: u8, stream: u8, payload: &[u8]| {
+        // Lengths go in steps of 16, so payloads are padded.
+        let blocks = payload.len().div_ceil(16);
+        let mut out = vec![
+            command,
+            stream,
+            u8::try_from(blocks).expect("a short payload"),
+        ];
+        out.extend_from_slice(payload);
+        out.resize(3 + blocks * 16, 0);
+        out
+    };
+    let web = Target::parse("192.0.2.1", 80).expect("a good host");
+    let open = OpenRequest {
+        kind: OpenKind::Tcp,
+        target: Some(web.clone()),
+    }
+    .encode();
+    let extend = ExtendRequest {
+        identity: [1; 32],
+        digest: [2; 32],
+        message: vec![3; 64],
+    }
+    .encode();
+    let extended = Extended {
+        status: ExtendStatus::Done,
+        answer: vec![4; 64],
+    }
+    .encode();
+    let mut record = Vec::new();
+    put_record(&mut record, &web, b"datagram").expect("a short datagram");
+    let hop: Vec<u8> = (0..12)
+        .flat_map(|command| step(command | 0x80, 1, &open))
+        .collect();
+    let origin: Vec<u8> = (0..12)
+        .flat_map(|command| step(command | 0x80, 1, &[0]))
+        .collect();
+    vec![
+        ("hop", [vec![1], hop].concat()),
+        ("origin", [vec![0], origin].concat()),
+        ("open", [vec![1], open].concat()),
+        ("extend", [vec![1], extend].concat()),
+        ("extended", [vec![0], extended].concat()),
+        ("record", [vec![0], record].concat()),
+    ]
+}
+
+fn answers() -> Seeds {
+    let honest = [0, 0, 0, 0];
+    let extended = [2, 7, 0, 3, 0, 0, 0];
+    let data = [2, 2, 1, 1, 9];
+    vec![
+        ("extended", [&honest[..], &extended].concat()),
+        ("early", [&data[..], &honest].concat()),
+        ("silent", [&honest[..], &[5, 0, 0, 0]].concat()),
+        ("destroyed", [&honest[..], &[4, 1, 0, 0], &honest].concat()),
+    ]
+}
+
+fn bencodes() -> Seeds {
+    vec![
+        ("nested", b"d1:ad1:bli1ei-2ee4:spam0:eee".to_vec()),
+        ("list", b"li0e3:abcle".to_vec()),
+        ("negative", b"i-9223372036854775808e".to_vec()),
+    ]
+}
+
+fn torrents() -> Seeds {
+    let files = vec![
+        (vec!["a".to_owned()], 40_000),
+        (vec!["b".to_owned(), "c".to_owned()], 5),
+    ];
+    let mut builder = Builder::new("folder".to_owned(), files);
+    builder.piece_len = 32768;
+    let (metainfo, file) = builder.finish(vec![[9; 20]; 2]).expect("a good torrent");
+    let evil = b"d4:infod5:filesld6:lengthi1e4:pathl2:..1:xeee4:name1:n12:piece lengthi16384e6:pieces20:aaaaaaaaaaaaaaaaaaaaee";
+    vec![
+        ("folder", file),
+        ("info", metainfo.info.bytes.to_vec()),
+        ("parent", evil.to_vec()),
+    ]
+}
+
+fn magnets() -> Seeds {
+    let hex = "5a".repeat(20);
+    vec![
+        ("plain", format!("magnet:?xt=urn:btih:{hex}").into_bytes()),
+        (
+            "full",
+            format!(
+                "magnet:?xt=urn:btih:{hex}&dn=a%20name&tr=udp%3A%2F%2Ft.example%3A80&x.pe=192.0.2.1:6881&so=0,2-4"
+            )
+            .into_bytes(),
+        ),
+        ("base32", b"magnet:?xt=urn:btih:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_vec()),
+    ]
+}
+
+fn messages() -> Vec<u8> {
+    let mut out = Vec::new();
+    let block = BlockRef {
+        index: 0,
+        begin: 0,
+        len: 16384,
+    };
+    let handshake = extension::handshake(Some(20_000));
+    for message in [
+        MessageRef::Bitfield(&[0xf0]),
+        MessageRef::Extended {
+            id: 0,
+            payload: &handshake,
+        },
+        MessageRef::Unchoke,
+        MessageRef::Interested,
+        MessageRef::Have(2),
+        MessageRef::Request(block),
+        MessageRef::Cancel(block),
+        MessageRef::KeepAlive,
+        MessageRef::Piece {
+            index: 0,
+            begin: 0,
+            data: &[1; 64],
+        },
+        MessageRef::Choke,
+    ] {
+        message.encode(&mut out);
+    }
+    out
+}
+
+fn extensions() -> Seeds {
+    let mut entries = Vec::new();
+    bencode::put_dict(&mut entries, |dict| bencode::put_int(dict.key("piece"), 1));
+    vec![
+        ("handshake", extension::handshake(Some(20_000))),
+        ("request", MetadataMessage::Request(1).encode()),
+        (
+            "data",
+            MetadataMessage::Data {
+                piece: 0,
+                total_size: 4,
+                data: b"data",
+            }
+            .encode(),
+        ),
+        ("entries", entries),
+        (
+            "wire",
+            Handshake::new(InfoHash(HASH), [2; 20]).encode().to_vec(),
+        ),
+    ]
+}
+
+fn announces() -> Seeds {
+    let mut compact = b"d8:completei1e8:intervali1800e5:peers12:".to_vec();
+    compact.extend_from_slice(&[192, 0, 2, 1, 26, 225, 198, 51, 100, 2, 26, 225]);
+    compact.extend_from_slice(b"6:peers618:");
+    compact.extend_from_slice(&[
+        0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 26, 225, b'e',
+    ]);
+    vec![
+        ("compact", compact),
+        (
+            "listed",
+            b"d8:intervali60e5:peersld2:ip9:192.0.2.14:porti6881eeee".to_vec(),
+        ),
+        ("failure", b"d14:failure reason4:gonee".to_vec()),
+    ]
+}
+
+fn requests() -> Seeds {
+    let announce = format!(
+        "GET /announce?info_hash={}&peer_id={}&port=6881&uploaded=0&downloaded=0&left=0&compact=1 HTTP/1.1\r\nHost: t\r\n\r\n",
+        "%5A".repeat(20),
+        "a".repeat(20)
+    );
+    vec![
+        ("announce", announce.clone().into_bytes()),
+        (
+            "twice",
+            [announce.as_bytes(), b"\0", announce.as_bytes()].concat(),
+        ),
+    ]
+}
+
+fn udp_exchange() -> Vec<u8> {
+    let step = |action: u32, payload: &[u8]| {
+        let mut out = vec![u8::try_from(8 + payload.len()).expect("a short datagram")];
+        out.extend_from_slice(&action.to_be_bytes());
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(payload);
+        out
+    };
+    let mut answer = Vec::new();
+    for number in [1800_u32, 1, 1] {
+        answer.extend_from_slice(&number.to_be_bytes());
+    }
+    answer.extend_from_slice(&[192, 0, 2, 1, 26, 225]);
+    [step(0, &[7; 8]), step(1, &answer)].concat()
+}

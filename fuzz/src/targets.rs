@@ -1,0 +1,732 @@
+//! What every target does with its input: one function per parser or state machine that reads bytes from outside.
+//!
+//! A target asserts what must hold for any input, beyond not panicking: what decodes encodes to the same bytes, what
+//! was changed on the way does not open. `tests/fuzz_corpus.rs` of the package runs them over the committed corpus.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hushswarm::config::{NetworkFile, RelayConfig};
+use hushswarm::torrent::bencode::Value;
+use hushswarm::torrent::extension::{MetadataMessage, PeerExtensions};
+use hushswarm::torrent::infohash::InfoHash;
+use hushswarm::torrent::magnet::Magnet;
+use hushswarm::torrent::metainfo::{Info, Metainfo};
+use hushswarm::torrent::peer::Peer;
+use hushswarm::torrent::picker::{Bits, Geometry};
+use hushswarm::torrent::tracker::server::Tracker;
+use hushswarm::torrent::tracker::udp::{Exchange, Step};
+use hushswarm::torrent::tracker::{AnnounceRequest, AnnounceResponse, NO_PORT};
+use hushswarm::torrent::wire::{self, Decoder, MessageRef};
+use hushswarm_circuits::body::{
+    BodyHeader, ExtendRequest, Extended, OpenKind, OpenRequest, OpenStatus, PAYLOAD_OFFSET,
+    Records, counted, put_record,
+};
+use hushswarm_circuits::circuit::mux::{End, MAX_STREAMS, Mux, MuxEvent, Recv};
+use hushswarm_circuits::circuit::origin::{HopSpec, Origin, OriginEvent};
+use hushswarm_circuits::frame::{
+    BODY_OFFSET, CELL_OFFSET, Class, FrameType, HEADER_LEN, Header, Pool, SLOTS_LEN,
+};
+use hushswarm_circuits::handshake::{CREATE_LEN, HopInitiator, HopKeys, HopPeer, hop_respond};
+use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, RelayId, Suite};
+use hushswarm_circuits::layers::{BackwardHop, ForwardHop, LayerKeys, OriginLayers};
+use hushswarm_circuits::link::{HANDSHAKE_LEN, LinkInitiator, LinkPeer, respond, verify_auth};
+use hushswarm_circuits::relay_list::{Descriptor, Draft, ExitPolicy, RelayList, Trust};
+use hushswarm_circuits::target::Target;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+/// A target: it panics where its input breaks something.
+pub type Run = fn(&[u8]);
+
+/// All targets by name; `fuzz_targets/NAME.rs` and `corpus/NAME/` belong to each.
+pub const TARGETS: &[(&str, Run)] = &[
+    ("bencode", bencode),
+    ("descriptor", descriptor),
+    ("exit_policy", exit_policy),
+    ("extension", extension),
+    ("frame_header", frame_header),
+    ("hop_handshake", hop_handshake),
+    ("http_tracker", http_tracker),
+    ("layers", layers),
+    ("link_frame", link_frame),
+    ("link_handshake", link_handshake),
+    ("magnet", magnet),
+    ("metainfo", metainfo),
+    ("mux_body", mux_body),
+    ("network_file", network_file),
+    ("origin", origin),
+    ("peer", peer),
+    ("relay_config", relay_config),
+    ("relay_list", relay_list),
+    ("target", target),
+    ("tracker_server", tracker_server),
+    ("udp_tracker", udp_tracker),
+    ("wire", wire_messages),
+];
+
+/// Time at which lists and files are read, seconds since 1970.
+pub const NOW: u64 = 1_800_000_000;
+/// Infohash that [`peer`] serves.
+pub const HASH: [u8; 20] = [0x5a; 20];
+
+/// Randomness that is the same in each run.
+pub fn rng() -> StdRng {
+    StdRng::seed_from_u64(7)
+}
+
+/// The authority that [`relay_list`] trusts.
+pub fn authority() -> IdentityKey {
+    IdentityKey::from_seed([0xaa; 32])
+}
+
+/// Changes `bytes` by exclusive or with the input; says whether anything changed.
+fn disturb(bytes: &mut [u8], input: &[u8]) -> bool {
+    bytes
+        .iter_mut()
+        .zip(input)
+        .for_each(|(byte, change)| *byte ^= change);
+    input.iter().take(bytes.len()).any(|change| *change != 0)
+}
+
+/// A peer or tracker somewhere.
+fn somebody() -> Target {
+    Target::ip(SocketAddr::from(([192, 0, 2, 1], 80)))
+}
+
+/// Splits off the first byte.
+fn first(input: &[u8]) -> (u8, &[u8]) {
+    input
+        .split_first()
+        .map_or((0, input), |(first, rest)| (*first, rest))
+}
+
+/// Frame headers (PROTOCOL.md §2.1).
+pub fn frame_header(input: &[u8]) {
+    if let Some(bytes) = input.first_chunk::<HEADER_LEN>()
+        && let Ok(header) = Header::decode(bytes)
+    {
+        assert_eq!(header.encode(), *bytes);
+    }
+}
+
+/// Targets of streams and datagrams (§5.1).
+pub fn target(input: &[u8]) {
+    if let Ok((Some(target), rest)) = Target::decode(input) {
+        let mut out = Vec::new();
+        target.encode(&mut out);
+        assert_eq!(out, input[..input.len() - rest.len()]);
+        assert_eq!(out.len(), target.encoded_len());
+    }
+    if let Ok(text) = std::str::from_utf8(input)
+        && let Ok(target) = Target::parse(text, 1)
+    {
+        let mut out = Vec::new();
+        target.encode(&mut out);
+        assert!(matches!(Target::decode(&out), Ok((Some(again), [])) if again == target));
+    }
+}
+
+fn link_peer(secret: &DhSecret) -> LinkPeer {
+    LinkPeer {
+        link_key: secret.public(),
+        suite: Suite::ChaCha20Poly1305,
+        digest: [3; 32],
+        psk: None,
+    }
+}
+
+/// Link handshakes (§2.2): garbage, and real messages changed by the input.
+pub fn link_handshake(input: &[u8]) {
+    let (which, input) = first(input);
+    let mut rng = rng();
+    let secret = DhSecret::from_bytes([1; 32]);
+    let peer = link_peer(&secret);
+    if which & 2 != 0 {
+        let mut message = [0; HANDSHAKE_LEN];
+        disturb(&mut message, input);
+        assert!(respond(&secret, &peer, &message, &mut rng).is_err());
+        return;
+    }
+    let (initiator, mut message) = LinkInitiator::start(&peer, &mut rng).unwrap();
+    let changed = which & 1 == 0 && disturb(&mut message, input);
+    let answered = respond(&secret, &peer, &message, &mut rng);
+    assert_eq!(answered.is_err(), changed);
+    if let Ok((mut answer, keys)) = answered {
+        let changed = disturb(&mut answer, input);
+        let finished = initiator.finish(&answer);
+        assert_eq!(finished.is_err(), changed);
+        assert!(finished.is_err() || finished.is_ok_and(|ours| ours.hash == keys.hash));
+        assert!(verify_auth(input, &keys.hash).is_err());
+    }
+}
+
+/// Frames of a link (§2.3): real ones changed by the input.
+pub fn link_frame(input: &[u8]) {
+    let (which, input) = first(input);
+    let mut rng = rng();
+    let secret = DhSecret::from_bytes([1; 32]);
+    let peer = link_peer(&secret);
+    let (initiator, message) = LinkInitiator::start(&peer, &mut rng).unwrap();
+    let (answer, theirs) = respond(&secret, &peer, &message, &mut rng).unwrap();
+    let (mut sealer, mut opener) = (initiator.finish(&answer).unwrap().sealer, theirs.opener);
+    let class = if which & 1 == 0 {
+        Class::Bulk
+    } else {
+        Class::Small
+    };
+    let header = Header {
+        circuit: 9,
+        kind: FrameType::Data,
+        class,
+        credit: 3,
+    };
+    let mut frame = vec![0x11; class.frame_len()];
+    for _ in 0..which >> 6 {
+        sealer.seal(header, &mut frame).unwrap();
+        assert_eq!(opener.open(&mut frame).unwrap(), header);
+    }
+    sealer.seal(header, &mut frame).unwrap();
+    if which & 2 != 0 {
+        frame.truncate(input.len());
+    }
+    let changed = disturb(&mut frame, input) || frame.len() != class.frame_len();
+    if let Some(head) = frame.first_chunk::<HEADER_LEN>() {
+        let _ = opener.peek(head);
+    }
+    let opened = opener.open(&mut frame);
+    assert_eq!(opened.is_err(), changed);
+    if changed {
+        assert!(
+            frame.iter().all(|byte| *byte == 0),
+            "what did not open was left to be read"
+        );
+        assert!(opener.open(&mut frame).is_err(), "a broken link goes on");
+    }
+}
+
+/// Hop handshakes (§3.1): garbage, and real messages changed by the input.
+pub fn hop_handshake(input: &[u8]) {
+    let (which, input) = first(input);
+    let mut rng = rng();
+    let secret = DhSecret::from_bytes([1; 32]);
+    let peer = HopPeer {
+        onion_key: secret.public(),
+        suite: Suite::ChaCha20Poly1305,
+        digest: [4; 32],
+    };
+    if which & 2 != 0 {
+        let mut message = [0; CREATE_LEN];
+        disturb(&mut message, input);
+        assert!(hop_respond(&secret, &peer, &message, &mut rng).is_err());
+        return;
+    }
+    let (initiator, mut message) = HopInitiator::start(&peer, &mut rng).unwrap();
+    let changed = which & 1 == 0 && disturb(&mut message, input);
+    let answered = hop_respond(&secret, &peer, &message, &mut rng);
+    assert_eq!(answered.is_err(), changed);
+    if let Ok((mut answer, _)) = answered {
+        let changed = disturb(&mut answer, input);
+        assert_eq!(initiator.finish(&answer).is_err(), changed);
+    }
+}
+
+/// Onion layers (§4): a cell changed by the input, at any hop of a circuit of three, opens nowhere behind it.
+pub fn layers(input: &[u8]) {
+    let (which, input) = first(input);
+    let mut rng = rng();
+    let class = if which & 1 == 0 {
+        Class::Bulk
+    } else {
+        Class::Small
+    };
+    let (to, at) = (usize::from(which >> 1) % 3, usize::from(which >> 3) % 3);
+    let mut origin = OriginLayers::new();
+    let mut hops = Vec::new();
+    for number in 0..3 {
+        let keys = |part: u8| {
+            let key = |which: u8| Key32::from([16 * number + 4 * part + which; 32]);
+            LayerKeys::new(Suite::ChaCha20Poly1305, key(1), key(2))
+        };
+        let of_hop = HopKeys {
+            forward: keys(1),
+            backward: keys(2),
+        };
+        origin.push_hop(of_hop).unwrap();
+        hops.push((ForwardHop::new(keys(1)), BackwardHop::new(keys(2))));
+    }
+    let mut cell = vec![0; class.frame_len() - CELL_OFFSET];
+    if which & 0x80 == 0 {
+        origin.seal(to, &mut cell, &mut rng).unwrap();
+        let mut changed = false;
+        for (number, (hop, _)) in hops.iter_mut().enumerate().take(to + 1) {
+            changed |= number == at && disturb(&mut cell, input);
+            let opened = hop.open(&mut cell);
+            assert_eq!(opened.is_err(), changed, "hop {number}, disturbed at {at}");
+            if changed {
+                return;
+            }
+            assert_eq!(opened.is_ok_and(|here| here), number == to);
+        }
+    } else {
+        hops[to].1.originate(&mut cell).unwrap();
+        let mut changed = to == at && disturb(&mut cell, input);
+        for (number, (_, hop)) in hops.iter_mut().enumerate().take(to).rev() {
+            hop.relay(&mut cell).unwrap();
+            changed |= number == at && disturb(&mut cell, input);
+        }
+        let opened = origin.open(&mut cell);
+        assert!(changed || opened.is_ok());
+        if let Ok(hop) = opened {
+            // A slot that nobody reads any more may have changed: it carries nothing.
+            assert_eq!(hop, to);
+            assert!(
+                cell[SLOTS_LEN..].iter().all(|byte| *byte == 0),
+                "another body was delivered"
+            );
+        }
+    }
+}
+
+/// Bodies and the stream multiplexer (§5): any sequence of bodies, at either end, between an application's own acts.
+pub fn mux_body(input: &[u8]) {
+    let (which, mut rest) = first(input);
+    body_parts(rest);
+    let pool = Pool::new(4);
+    let start = Instant::now();
+    let mut mux = Mux::new(if which & 1 == 0 {
+        End::Origin
+    } else {
+        End::Hop
+    });
+    if which & 1 == 0 {
+        mux.open(OpenKind::Tcp, Some(somebody())).unwrap();
+        mux.open(OpenKind::Datagrams, None).unwrap();
+    }
+    // Each step: command, stream, payload length / 16, payload.
+    while let Some((&[command, stream, len], after)) = rest.split_first_chunk::<3>() {
+        let (payload, after) = after
+            .split_at_checked(usize::from(len) * 16)
+            .unwrap_or((after, &[]));
+        rest = after;
+        let mut frame = pool.take_zeroed(Class::Bulk);
+        let Some(room) = frame.bytes_mut().get_mut(PAYLOAD_OFFSET..) else {
+            return;
+        };
+        let len = room.len().min(payload.len());
+        room[..len].copy_from_slice(&payload[..len]);
+        let header = &mut frame.bytes_mut()[BODY_OFFSET + 8..PAYLOAD_OFFSET];
+        header[0] = command & 0x7f;
+        header[2..4].copy_from_slice(&u16::try_from(len).unwrap_or(0).to_be_bytes());
+        header[7] = stream;
+        if mux.handle(start, frame).is_err() {
+            return;
+        }
+        assert!(mux.streams() <= MAX_STREAMS);
+        if command & 0x80 != 0 {
+            live(&mut mux, &pool, start);
+        }
+    }
+    live(&mut mux, &pool, start);
+}
+
+/// The application's side of a multiplexer: answers, reads, writes, sends.
+fn live(mux: &mut Mux, pool: &Pool, now: Instant) {
+    while let Some(event) = mux.poll_event() {
+        match event {
+            MuxEvent::Open { stream, .. } => mux.answer_open(stream, OpenStatus::Open),
+            MuxEvent::Readable { stream } => {
+                while let Recv::Data(data) = mux.recv(stream) {
+                    mux.consumed(now, stream, data.len());
+                }
+                while mux.recv_datagram(stream).is_some() {}
+            }
+            MuxEvent::Writable { stream } => {
+                mux.send_bytes(pool, stream, b"answer");
+            }
+            MuxEvent::Opened { stream, .. } => mux.finish(stream),
+            MuxEvent::Extend(_) | MuxEvent::Extended(_) => {}
+        }
+    }
+    while let Some(frame) = mux.poll_cell(pool) {
+        assert!(
+            BodyHeader::decode(frame.body()).is_ok(),
+            "we broke the protocol ourselves"
+        );
+    }
+}
+
+/// The parts of a body, each read from the whole input.
+fn body_parts(input: &[u8]) {
+    let _ = BodyHeader::decode(input);
+    if let Ok(open) = OpenRequest::decode(input) {
+        assert_eq!(open.encode(), input);
+    }
+    if let Ok(extend) = ExtendRequest::decode(input) {
+        assert_eq!(extend.encode(), input);
+    }
+    if let Ok(extended) = Extended::decode(input) {
+        assert_eq!(extended.encode(), input);
+    }
+    let mut out = Vec::new();
+    let mut whole = true;
+    for record in Records::new(input) {
+        match record {
+            Ok((target, payload)) => whole &= put_record(&mut out, &target, payload).is_ok(),
+            Err(_) => whole = false,
+        }
+    }
+    assert!(!whole || out == input);
+}
+
+/// A circuit at its origin (§3.4, §5.5): the first hop answers, or lies, as the input says.
+pub fn origin(input: &[u8]) {
+    let mut rng = rng();
+    let pool = Pool::new(4);
+    let mut now = Instant::now();
+    let secret = DhSecret::from_bytes([1; 32]);
+    let path: Vec<HopSpec> = (0..2)
+        .map(|number| HopSpec {
+            id: RelayId([number; 32]),
+            peer: HopPeer {
+                onion_key: secret.public(),
+                suite: Suite::ChaCha20Poly1305,
+                digest: [number; 32],
+            },
+        })
+        .collect();
+    let peer = path[0].peer;
+    let mut origin = Origin::new(now, path, &mut rng).unwrap();
+    origin.mux().open(OpenKind::Tcp, Some(somebody())).unwrap();
+    let (_, create) = origin.poll_transmit(&pool).unwrap();
+    let message = counted(create.body())
+        .and_then(|(message, _)| message.try_into().ok())
+        .unwrap();
+    let (answer, keys) = hop_respond(&secret, &peer, message, &mut rng).unwrap();
+    let mut hop = BackwardHop::new(keys.backward);
+    let mut closed = false;
+    // Each step: act, command, stream, payload length, payload.
+    let mut rest = input;
+    while let Some((&[act, command, stream, len], after)) = rest.split_first_chunk::<4>() {
+        let (payload, after) = after
+            .split_at_checked(usize::from(len))
+            .unwrap_or((after, &[]));
+        rest = after;
+        match act % 6 {
+            0 => {
+                let length = u16::try_from(answer.len()).unwrap().to_be_bytes();
+                origin.handle_created(now, &[&length[..], &answer].concat());
+            }
+            1 => origin.handle_created(now, payload),
+            2 => {
+                let mut frame = pool.take_zeroed(Class::Small);
+                let body = frame.body_mut();
+                body[8] = command;
+                body[11] = len;
+                body[15] = stream;
+                body[16..16 + payload.len()].copy_from_slice(payload);
+                hop.originate(frame.cell_mut()).unwrap();
+                origin.handle_cell(now, frame);
+            }
+            3 => {
+                let mut frame = pool.take_zeroed(Class::Bulk);
+                disturb(frame.bytes_mut(), payload);
+                origin.handle_cell(now, frame);
+            }
+            4 => origin.handle_destroy(now, command),
+            _ => {
+                now = origin.poll_timeout().unwrap_or(now);
+                origin.handle_timeout(now);
+            }
+        }
+        while let Some(event) = origin.poll_event() {
+            assert!(!closed, "an event after the last one");
+            assert!(
+                !matches!(event, OriginEvent::Ready { .. }),
+                "the second hop never answered"
+            );
+            closed = matches!(event, OriginEvent::Closed(_));
+        }
+        while let Some((kind, _)) = origin.poll_transmit(&pool) {
+            assert!(!closed || kind == FrameType::Destroy);
+        }
+        assert_eq!(closed, origin.is_closed());
+    }
+}
+
+/// Relay descriptors (§7.1).
+pub fn descriptor(input: &[u8]) {
+    if let Ok(descriptor) = Descriptor::decode(input) {
+        assert_eq!(descriptor.bytes(), input);
+        descriptor.verify();
+        let rules = descriptor.info().policy.to_texts();
+        assert_eq!(
+            ExitPolicy::from_texts(&rules).as_ref(),
+            Ok(&descriptor.info().policy)
+        );
+    }
+}
+
+/// Relay lists (§7.2): what our authority signed, and as it comes.
+pub fn relay_list(input: &[u8]) {
+    let authority = authority();
+    let authorities = vec![authority.public()];
+    let trust = Trust {
+        network: "test".to_owned(),
+        authorities,
+        threshold: 1,
+    };
+    let signature = authority.sign(&[b"hushswarm v1 relay list", input]);
+    let signed = [input, &[1], &authority.public().0, &signature].concat();
+    for bytes in [input, &signed] {
+        if let Ok(draft) = Draft::decode(bytes) {
+            assert_eq!(draft.encode().as_deref(), Ok(bytes));
+        }
+        if let Ok(list) = RelayList::decode_verified(bytes, &trust, NOW) {
+            assert!(list.signed_by() == 1 && list.is_valid(NOW));
+            assert_eq!(bytes, &**list.bytes());
+        }
+    }
+}
+
+/// Exit policies as text.
+pub fn exit_policy(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    let rules: Vec<&str> = text.lines().collect();
+    if let Ok(policy) = ExitPolicy::from_texts(&rules) {
+        policy.summary();
+        assert_eq!(ExitPolicy::from_texts(&policy.to_texts()), Ok(policy));
+    }
+}
+
+/// Network files.
+pub fn network_file(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    if let Ok(file) = NetworkFile::parse(text, Path::new("network.toml")) {
+        file.trust();
+        let again = file
+            .to_toml()
+            .map(|text| NetworkFile::parse(&text, Path::new("x")).is_ok());
+        assert!(matches!(again, Ok(true)));
+    }
+}
+
+/// A relay's configuration.
+pub fn relay_config(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    if let Ok(config) = RelayConfig::parse(text, Path::new("relay.toml")) {
+        let again = config
+            .to_toml()
+            .map(|text| RelayConfig::parse(&text, Path::new("x")).is_ok());
+        assert!(matches!(again, Ok(true)));
+    }
+}
+
+/// Bencode (BEP 3).
+pub fn bencode(input: &[u8]) {
+    fn walk(value: Value<'_>, budget: &mut usize) {
+        *budget = budget.saturating_sub(1);
+        if *budget == 0 {
+            return;
+        }
+        if let Some(list) = value.as_list() {
+            list.for_each(|item| walk(item, budget));
+        }
+        if let Some(entries) = value.as_dict() {
+            entries.for_each(|(_, item)| walk(item, budget));
+        }
+    }
+    if let Ok((value, rest)) = Value::parse_prefix(input) {
+        assert_eq!(value.raw().len() + rest.len(), input.len());
+        assert_eq!(Value::parse(input).is_ok(), rest.is_empty());
+        value.keys_sorted();
+        walk(value, &mut 10_000);
+    }
+}
+
+/// Torrent files and info dictionaries (BEP 3).
+pub fn metainfo(input: &[u8]) {
+    if let Ok(info) = Info::parse(input) {
+        check_info(&info);
+    }
+    if let Ok(metainfo) = Metainfo::parse(input) {
+        check_info(&metainfo.info);
+        let again = Metainfo::parse(&metainfo.encode()).unwrap();
+        assert_eq!(again.info.bytes, metainfo.info.bytes);
+        assert_eq!(again.trackers, metainfo.trackers);
+    }
+}
+
+fn check_info(info: &Info) {
+    let sizes: u64 = (0..info.piece_count())
+        .map(|piece| u64::from(info.piece_size(piece)))
+        .sum();
+    assert_eq!(sizes, info.total);
+    for file in &info.files {
+        for part in &file.path {
+            let plain =
+                !part.is_empty() && part != "." && part != ".." && !part.contains(['/', '\0']);
+            assert!(plain, "a path leaves its folder");
+        }
+    }
+}
+
+/// Magnet links (BEP 9).
+pub fn magnet(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    if let Ok(magnet) = Magnet::parse(text) {
+        assert!(Magnet::parse(&magnet.to_string()).is_ok_and(|again| again == magnet));
+    }
+}
+
+/// Peer wire messages (BEP 3), fed in pieces.
+pub fn wire_messages(input: &[u8]) {
+    let (size, input) = first(input);
+    let mut decoder = Decoder::new();
+    let mut out = Vec::new();
+    for part in input.chunks(usize::from(size) + 1) {
+        decoder.feed(part);
+        loop {
+            match decoder.next() {
+                // Its payload is gone, so what follows can't be compared.
+                Ok(Some(MessageRef::Unknown(_))) => return,
+                Ok(Some(message)) => message.encode(&mut out),
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+    }
+    assert_eq!(
+        out.len() + decoder.buffered(),
+        input.len(),
+        "bytes were lost or invented"
+    );
+    assert!(
+        input.starts_with(&out),
+        "what decodes encodes to the same bytes"
+    );
+}
+
+/// Extension messages (BEP 9, 10).
+pub fn extension(input: &[u8]) {
+    let _ = PeerExtensions::parse(input);
+    if let Ok(Some(message)) = MetadataMessage::parse(input) {
+        assert_eq!(MetadataMessage::parse(&message.encode()), Ok(Some(message)));
+    }
+    if let Some(bytes) = input.first_chunk::<{ wire::HANDSHAKE_LEN }>() {
+        let _ = wire::Handshake::decode(bytes);
+    }
+}
+
+/// A whole connection (BEP 3, 9, 10): after a good handshake, anything.
+pub fn peer(input: &[u8]) {
+    let (which, input) = first(input);
+    let now = Instant::now();
+    let mut peer = Peer::new(now, InfoHash(HASH), [1; 20], which & 1 == 0, rng());
+    peer.feed(now, &wire::Handshake::new(InfoHash(HASH), [2; 20]).encode());
+    if which & 2 != 0 {
+        let geometry = Geometry {
+            piece_len: 32768,
+            total: 100_000,
+            pieces: 4,
+        };
+        if peer
+            .set_torrent(geometry, Bits::full(4), Some(20_000))
+            .is_err()
+        {
+            return;
+        }
+        peer.set_interested(true);
+        peer.request(now, &[geometry.block(0, 0), geometry.block(3, 0)]);
+    }
+    let mut out = Vec::new();
+    for part in input.chunks(usize::from(which >> 2) * 16 + 1) {
+        peer.feed(now, part);
+        loop {
+            match peer.poll(now) {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+        out.clear();
+        peer.transmit(now, &mut out);
+        peer.take_uploads(65536);
+    }
+    let due = peer.poll_timeout();
+    let _ = peer.handle_timeout(due);
+}
+
+/// Answers of HTTP trackers (BEP 3, 7, 23).
+pub fn http_tracker(input: &[u8]) {
+    if let Ok(response) = AnnounceResponse::parse(input) {
+        let shown = format!("{response:?}");
+        let hidden = response
+            .peers
+            .iter()
+            .all(|peer| !shown.contains(&peer.ip().to_string()));
+        assert!(hidden, "an address shows in a log");
+    }
+}
+
+/// Datagrams of UDP trackers (BEP 15).
+pub fn udp_tracker(input: &[u8]) {
+    let tracker = somebody();
+    let request = AnnounceRequest {
+        hash: InfoHash(HASH),
+        peer_id: [1; 20],
+        event: None,
+        uploaded: 0,
+        downloaded: 0,
+        left: 1,
+        key: 1,
+        numwant: 50,
+        port: NO_PORT,
+    };
+    let mut now = Instant::now();
+    let mut exchange = Exchange::new(now, tracker.clone(), "/announce", request, rng());
+    // Each step: length, then a datagram that is right about the transaction unless its first bit says so.
+    let mut rest = input;
+    while let Some((&len, after)) = rest.split_first() {
+        let (body, after) = after
+            .split_at_checked(usize::from(len))
+            .unwrap_or((after, &[]));
+        rest = after;
+        let mut datagram = body.to_vec();
+        let sent = exchange.datagram();
+        if let (Some(place), Some(transaction)) = (datagram.get_mut(4..8), sent.get(12..16))
+            && len & 1 == 0
+        {
+            place.copy_from_slice(transaction);
+        }
+        match exchange.handle_datagram(now, &tracker, &datagram) {
+            Ok(Step::Send | Step::Wait) => {}
+            Ok(Step::Done(_)) | Err(_) => return,
+        }
+        if datagram.is_empty() {
+            now = exchange.deadline();
+            if exchange.handle_timeout(now).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Requests to our own tracker.
+pub fn tracker_server(input: &[u8]) {
+    let mut tracker = Tracker::new(Duration::from_secs(60));
+    let from = SocketAddr::from(([192, 0, 2, 7], 4000));
+    for head in input.split(|byte| *byte == 0) {
+        let answer = tracker.handle(Instant::now(), from, head);
+        assert!(answer.starts_with(b"HTTP/1.1 "));
+    }
+}

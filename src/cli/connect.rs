@@ -1,0 +1,94 @@
+//! What commands that use the overlay have in common: the network file, the state folder, the client.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::{NetworkFile, unix_now};
+use crate::error::{Error, Exit, Kind};
+use crate::net::os::OsDialer;
+use crate::overlay::client::{Client, ClientConfig};
+use crate::overlay::guards::GuardFile;
+use crate::state::{StateDir, StateLock};
+
+/// Name of the network file in the configuration folder.
+const NETWORK_FILE: &str = "network.toml";
+
+/// Options of commands that use the overlay.
+#[derive(Clone, Debug, clap::Args)]
+pub struct OverlayArgs {
+    /// Network file, which names the relay list and who signs it [default: ~/.config/hushswarm/network.toml]
+    #[arg(long, value_name = "FILE")]
+    pub network: Option<PathBuf>,
+    /// Relays between you and the world; with 1, that relay knows both you and your peers
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=3))]
+    pub hops: u8,
+    /// Folder for guards and resume records [default: ~/.local/state/hushswarm]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
+
+/// The overlay, ready to be used, and the folder that this process holds.
+pub struct Connected {
+    /// Builds circuits.
+    pub client: Client,
+    /// The state folder.
+    pub state: Arc<StateDir>,
+    /// Held for as long as the folder is used.
+    pub lock: StateLock,
+}
+
+impl OverlayArgs {
+    /// Opens the state folder, reads the network file and its relay list, and makes a client. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// What is missing or wrong, and what to do. There is no way to go on without circuits.
+    pub fn connect(&self) -> Result<Connected, Error> {
+        let file = match &self.network {
+            Some(file) => file.clone(),
+            None => default_network()
+                .filter(|file| file.exists())
+                .ok_or_else(no_network)?,
+        };
+        let (network, list) = NetworkFile::load(&file, unix_now())?;
+        let path = match &self.state {
+            Some(path) => path.clone(),
+            None => StateDir::default_path()?,
+        };
+        let state = Arc::new(StateDir::open(&path)?);
+        let lock = state.lock()?;
+        let (guards, store) = GuardFile::open(StateDir::open(&path)?, &network.name)?;
+        let config = ClientConfig {
+            hops: usize::from(self.hops),
+            rules: network.rules,
+            ..ClientConfig::default()
+        };
+        let dialer = Arc::new(OsDialer::new(None));
+        let client = Client::new(
+            Arc::new(list),
+            guards,
+            Some(Box::new(store)),
+            dialer,
+            config,
+        );
+        client.prebuild();
+        Ok(Connected {
+            client,
+            state,
+            lock,
+        })
+    }
+}
+
+fn default_network() -> Option<PathBuf> {
+    let config = match std::env::var_os("XDG_CONFIG_HOME").filter(|dir| !dir.is_empty()) {
+        Some(dir) => PathBuf::from(dir),
+        None => PathBuf::from(std::env::var_os("HOME")?).join(".config"),
+    };
+    Some(config.join("hushswarm").join(NETWORK_FILE))
+}
+
+fn no_network() -> Error {
+    Error::new(Kind::Policy, "no relay list, so there is no circuit, and nothing is sent any other way")
+        .with_exit(Exit::NoNetwork)
+        .with_hint("pass --network FILE, or put the file that your network's operators gave you at ~/.config/hushswarm/network.toml; \"hushswarm demo\" shows everything on this computer alone")
+}

@@ -1,0 +1,183 @@
+//! `hushswarm get`: downloads a torrent through circuits.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use indicatif::BinaryBytes;
+use serde::Serialize;
+
+use super::connect::{Connected, OverlayArgs};
+use super::progress::{Progress as Display, duration, json_line};
+use super::transfer::follow;
+use crate::error::{Error, Exit, Kind};
+use crate::overlay::client::Client;
+use crate::route::circuits::CircuitRoute;
+use crate::state::StateDir;
+use crate::torrent::engine::{Engine, Job, Options, Source, State};
+use crate::torrent::magnet::Magnet;
+use crate::torrent::metainfo::{MAX_TORRENT, Metainfo};
+
+/// Arguments of `hushswarm get`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Magnet link or .torrent file; "-" reads a magnet link from standard input, where no other user of this computer
+    /// sees it in the list of processes
+    #[arg(value_name = "MAGNET-OR-FILE")]
+    source: String,
+    /// Folder to download to
+    #[arg(long, short, value_name = "DIR", default_value = ".")]
+    output: PathBuf,
+    /// Go on sharing after the download until interrupted
+    #[arg(long)]
+    seed: bool,
+    /// Overwrite files of the same name that are not this torrent's
+    #[arg(long)]
+    overwrite: bool,
+    /// Use trackers and peers at private addresses: for a network of your own, on computers of your own
+    #[arg(long)]
+    allow_private: bool,
+    /// Write progress as JSON lines to standard output
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    overlay: OverlayArgs,
+}
+
+/// Runs the download.
+///
+/// # Errors
+/// What went wrong and what to do.
+pub async fn run(args: Args) -> Result<(), Error> {
+    let source = read_source(&args.source)?;
+    let Connected {
+        client,
+        state,
+        lock: _lock,
+    } = args.overlay.connect()?;
+    let mut display = Display::new(args.json);
+    if args.overlay.hops == 1 {
+        display.say("with one hop, that relay sees both your address and whom you download from");
+    }
+    let work = Work {
+        source,
+        output: args.output,
+        seed: args.seed,
+        overwrite: args.overwrite,
+        allow_private: args.allow_private,
+    };
+    let done = download(work, &client, &state, &mut display).await?;
+    if args.json {
+        json_line("done", &done);
+    } else {
+        display.say(&format!("{}: {}", done.path.display(), done.summary()));
+    }
+    Ok(())
+}
+
+/// What is to be downloaded, and where to.
+pub struct Work {
+    /// The torrent.
+    pub source: Source,
+    /// Folder to download to.
+    pub output: PathBuf,
+    /// Whether to go on sharing.
+    pub seed: bool,
+    /// Whether files that stand in the way may be overwritten.
+    pub overwrite: bool,
+    /// Whether trackers and peers at private addresses are used: in networks on one computer only.
+    pub allow_private: bool,
+}
+
+/// A download that is complete; what `--json` says at the end.
+#[derive(Debug, Serialize)]
+pub struct Done {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// Its verified bytes.
+    pub bytes: u64,
+    /// Bytes that came over the network this time.
+    pub received: u64,
+    /// How long it took this time.
+    pub seconds: f64,
+}
+
+impl Done {
+    /// `64.00 MiB verified in 2 s, 32.00 MiB/s`.
+    pub fn summary(&self) -> String {
+        let rate = BinaryBytes((self.received as f64 / self.seconds.max(0.001)) as u64);
+        let (bytes, time) = (
+            BinaryBytes(self.bytes),
+            duration(self.seconds.round() as u64),
+        );
+        format!("{bytes} verified in {time}, {rate}/s")
+    }
+}
+
+/// Downloads a torrent.
+///
+/// # Errors
+/// What went wrong and what to do.
+pub async fn download(
+    work: Work,
+    client: &Client,
+    state: &Arc<StateDir>,
+    display: &mut Display,
+) -> Result<Done, Error> {
+    let begun = std::time::Instant::now();
+    let job = Job {
+        source: work.source,
+        output: work.output.clone(),
+        seed_after: work.seed,
+        overwrite: work.overwrite,
+    };
+    let mut options = Options::new(state.path().to_owned());
+    options.allow_private = work.allow_private;
+    let outside = Arc::new(CircuitRoute::new(client.clone()));
+    let handle = Engine::new(outside, options).download(job);
+    let seeding = work.seed;
+    let ended = follow(handle, client, display, |progress| {
+        !seeding && matches!(progress.state, State::Done | State::Seeding)
+    })
+    .await;
+    client.close();
+    let last = ended?;
+    let name = last.name.as_ref().map(|name| name.expose().clone());
+    let path = work.output.join(name.unwrap_or_default());
+    Ok(Done {
+        path,
+        bytes: last.total,
+        received: last.downloaded,
+        seconds: begun.elapsed().as_secs_f64(),
+    })
+}
+
+/// Reads a magnet link or a torrent file.
+///
+/// # Errors
+/// It is neither: tell the user.
+pub fn read_source(text: &str) -> Result<Source, Error> {
+    let bad = |message: String| Error::new(Kind::Local, message).with_exit(Exit::BadTorrent);
+    let mut line = String::new();
+    let text = if text == "-" {
+        std::io::stdin()
+            .read_line(&mut line)
+            .map_err(|source| Error::local("can't read standard input").with_source(source))?;
+        line.trim()
+    } else {
+        text
+    };
+    if text
+        .get(..7)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("magnet:"))
+    {
+        let magnet = Magnet::parse(text).map_err(|error| bad(error.to_string()))?;
+        return Ok(Source::Magnet(magnet));
+    }
+    let bytes = crate::config::read_file(Path::new(text), MAX_TORRENT).map_err(|error| {
+        bad("that is no magnet link, and no torrent file that can be read".to_owned())
+            .with_source(error)
+            .with_hint("quote the magnet link, since \"&\" means something to the shell: hushswarm get \"magnet:?xt=...\"")
+    })?;
+    let metainfo = Metainfo::parse(&bytes).map_err(|error| bad(error.to_string()))?;
+    Ok(Source::Metainfo(metainfo))
+}

@@ -1,0 +1,130 @@
+//! Making a torrent of files on disk.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use crate::torrent::metainfo::{Builder, MAX_FILES, Metainfo, MetainfoError};
+use crate::torrent::storage::{StorageError, hash_files};
+use crate::torrent::swarm::threads;
+
+/// Deepest folder that is looked into, against loops of mounts.
+const MAX_DEPTH: usize = 64;
+
+/// A torrent that was made.
+#[derive(Clone, Debug)]
+pub struct Created {
+    /// The torrent.
+    pub metainfo: Metainfo,
+    /// Its torrent file.
+    pub file: Vec<u8>,
+    /// The folder that holds its content: for [`super::Engine::seed`].
+    pub folder: PathBuf,
+}
+
+/// Why no torrent could be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// The path has no name, such as `/` or `..`.
+    #[error("the path has no name of its own")]
+    NoName,
+    /// A name that is not UTF-8.
+    #[error("a file name is not UTF-8")]
+    NotUtf8,
+    /// Too many files, or folders too deep.
+    #[error("there are more than {MAX_FILES} files, or folders are nested deeper than {MAX_DEPTH}")]
+    TooMany,
+    /// Neither a file nor a folder.
+    #[error("not a file or folder")]
+    NotAFile,
+    /// A file can't be read.
+    #[error("{0}")]
+    Storage(#[from] StorageError),
+    /// The result would not be a usable torrent.
+    #[error("{0}")]
+    Metainfo(#[from] MetainfoError),
+}
+
+/// Makes a torrent of a file or of a folder with all files in it. Links are left out. Hashes on all processors;
+/// `hashed` counts pieces.
+///
+/// # Errors
+/// Tell the user.
+pub async fn create(
+    path: PathBuf,
+    trackers: Vec<Vec<String>>,
+    hashed: Arc<AtomicU32>,
+) -> Result<Created, CreateError> {
+    let work = move || create_blocking(&path, trackers, &hashed);
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // It panicked, or the runtime ends.
+        Err(_) => Err(CreateError::Storage(StorageError::Io(
+            std::io::ErrorKind::Other,
+        ))),
+    }
+}
+
+fn create_blocking(
+    path: &Path,
+    trackers: Vec<Vec<String>>,
+    hashed: &AtomicU32,
+) -> Result<Created, CreateError> {
+    let io = |e: std::io::Error| CreateError::Storage(StorageError::from_io(&e));
+    // The path itself may be a link: the user named it. Its target gives the name.
+    let path = path.canonicalize().map_err(io)?;
+    let name = path.file_name().ok_or(CreateError::NoName)?;
+    let name = name.to_str().ok_or(CreateError::NotUtf8)?.to_owned();
+    let folder = path.parent().ok_or(CreateError::NoName)?.to_owned();
+    let meta = path.metadata().map_err(io)?;
+    let mut files = Vec::new();
+    if meta.is_file() {
+        files.push((Vec::new(), meta.len()));
+    } else if meta.is_dir() {
+        walk(&path, &mut Vec::new(), &mut files)?;
+    } else {
+        return Err(CreateError::NotAFile);
+    }
+    let mut builder = Builder::new(name.clone(), files);
+    builder.trackers = trackers;
+    let on_disk: Vec<(Vec<String>, u64)> = builder
+        .files
+        .iter()
+        .map(|(below, len)| (std::iter::once(&name).chain(below).cloned().collect(), *len))
+        .collect();
+    let hashes = hash_files(&folder, &on_disk, builder.piece_len, threads(), hashed)?;
+    let (metainfo, file) = builder.finish(hashes)?;
+    Ok(Created {
+        metainfo,
+        file,
+        folder,
+    })
+}
+
+fn walk(
+    dir: &Path,
+    below: &mut Vec<String>,
+    files: &mut Vec<(Vec<String>, u64)>,
+) -> Result<(), CreateError> {
+    let io = |e: std::io::Error| CreateError::Storage(StorageError::from_io(&e));
+    for entry in std::fs::read_dir(dir).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        let kind = entry.file_type().map_err(io)?;
+        let name = entry
+            .file_name()
+            .into_string()
+            .map_err(|_| CreateError::NotUtf8)?;
+        if files.len() >= MAX_FILES || below.len() >= MAX_DEPTH {
+            return Err(CreateError::TooMany);
+        }
+        below.push(name);
+        if kind.is_dir() {
+            walk(&entry.path(), below, files)?;
+        } else if kind.is_file() {
+            files.push((below.clone(), entry.metadata().map_err(io)?.len()));
+        }
+        below.pop();
+    }
+    Ok(())
+}

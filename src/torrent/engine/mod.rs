@@ -1,0 +1,234 @@
+//! The engine's front: starts downloads and seeds, hands out [`Handle`]s.
+//!
+//! Everything reaches the world through the [`Outside`] that the engine is given; nothing here can open a socket.
+
+mod create;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+pub use create::{CreateError, Created, create};
+
+use super::magnet::Magnet;
+use super::metainfo::Metainfo;
+use super::storage::{DEFAULT_BUDGET, StorageOptions};
+use super::swarm::{Command, Driver, Setup};
+pub use super::swarm::{Failure, Progress, State};
+use super::tracker::TrackerClient;
+use crate::route::{BoxStream, Outside};
+
+/// Circuits over which a swarm's peers are spread.
+const DEFAULT_LANES: u16 = 4;
+
+/// Commands that wait for a torrent; streams that come faster are refused.
+const MAX_COMMANDS: usize = 64;
+
+/// What the engine needs to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where resume records lie.
+    pub state_dir: PathBuf,
+    /// Circuits over which a swarm's peers are spread.
+    pub lanes: u16,
+    /// Memory for blocks that are not yet on disk, bytes, for each torrent.
+    pub write_budget: usize,
+    /// Trackers and peers may be at private addresses: for test networks only (leaks L49).
+    pub allow_private: bool,
+}
+
+impl Options {
+    /// The usual options.
+    pub fn new(state_dir: PathBuf) -> Self {
+        Self {
+            state_dir,
+            lanes: DEFAULT_LANES,
+            write_budget: DEFAULT_BUDGET,
+            allow_private: false,
+        }
+    }
+}
+
+/// Which torrent.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// By its infohash; peers give the rest.
+    Magnet(Magnet),
+    /// By a torrent file.
+    Metainfo(Metainfo),
+}
+
+/// A download.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Which torrent.
+    pub source: Source,
+    /// The folder that takes its file or folder.
+    pub output: PathBuf,
+    /// Go on giving when everything has come.
+    pub seed_after: bool,
+    /// Files that stand in the way and are not this torrent's may be overwritten.
+    pub overwrite: bool,
+}
+
+/// Starts torrents.
+#[derive(Clone)]
+pub struct Engine {
+    outside: Arc<dyn Outside>,
+    options: Options,
+    tracker: TrackerClient,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// An engine that reaches the world through `outside`.
+    pub fn new(outside: Arc<dyn Outside>, options: Options) -> Self {
+        let tracker = TrackerClient::new(options.allow_private);
+        Self {
+            outside,
+            options,
+            tracker,
+        }
+    }
+
+    /// Starts a download. Call within a tokio runtime; a torrent and folder that are in use already wait.
+    pub fn download(&self, job: Job) -> Handle {
+        let (hash, info, trackers, peers) = match job.source {
+            Source::Magnet(magnet) => {
+                let tiers = magnet.trackers.into_iter().map(|url| vec![url]).collect();
+                (magnet.hash, None, tiers, magnet.peers)
+            }
+            Source::Metainfo(metainfo) => {
+                let hash = metainfo.info.hash;
+                (
+                    hash,
+                    Some(Arc::new(metainfo.info)),
+                    metainfo.trackers,
+                    Vec::new(),
+                )
+            }
+        };
+        self.start(Setup {
+            hash,
+            info,
+            trackers,
+            peers,
+            storage: self.storage(job.output, true),
+            state_dir: self.options.state_dir.clone(),
+            overwrite: job.overwrite,
+            seed_after: job.seed_after,
+            lanes: self.options.lanes,
+            tracker: self.tracker.clone(),
+            allow_private: self.options.allow_private,
+            outside: Arc::clone(&self.outside),
+        })
+    }
+
+    /// Gives what lies in `folder` under the torrent's name. It is checked first, and never written.
+    pub fn seed(&self, metainfo: Metainfo, folder: PathBuf) -> Handle {
+        self.start(Setup {
+            hash: metainfo.info.hash,
+            info: Some(Arc::new(metainfo.info)),
+            trackers: metainfo.trackers,
+            peers: Vec::new(),
+            storage: self.storage(folder, false),
+            state_dir: self.options.state_dir.clone(),
+            overwrite: false,
+            seed_after: true,
+            lanes: self.options.lanes,
+            tracker: self.tracker.clone(),
+            allow_private: self.options.allow_private,
+            outside: Arc::clone(&self.outside),
+        })
+    }
+
+    fn storage(&self, root: PathBuf, write: bool) -> StorageOptions {
+        StorageOptions {
+            root,
+            budget: self.options.write_budget,
+            write,
+        }
+    }
+
+    fn start(&self, setup: Setup) -> Handle {
+        let first = if setup.info.is_some() {
+            State::Checking
+        } else {
+            State::FetchingMetadata
+        };
+        let (sender, progress) = watch::channel(Progress::new(first));
+        let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
+        let task = tokio::spawn(Driver::new(setup, sender).run(receiver));
+        Handle {
+            progress,
+            commands,
+            task,
+        }
+    }
+}
+
+/// A running torrent. Dropping it ends the torrent at once, as a kill would; [`Handle::stop`] ends it in good order.
+#[derive(Debug)]
+pub struct Handle {
+    progress: watch::Receiver<Progress>,
+    commands: mpsc::Sender<Command>,
+    task: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Command")
+    }
+}
+
+impl Handle {
+    /// Snapshots of the progress, at least once a second while anything changes.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    /// Hands in a stream that a peer opened to us. Dropped when too many wait.
+    pub fn accept(&self, stream: BoxStream) {
+        let _ = self.commands.try_send(Command::Accept(stream));
+    }
+
+    /// Tries again now, after the disk refused.
+    pub fn retry(&self) {
+        let _ = self.commands.try_send(Command::Retry);
+    }
+
+    /// Waits until the torrent is over: done, failed or stopped.
+    pub async fn finished(&self) -> Progress {
+        let mut progress = self.progress.clone();
+        // An error means that the task is gone; what it said last stands.
+        let _ = progress.wait_for(Progress::is_over).await;
+        progress.borrow().clone()
+    }
+
+    /// Writes what has come, records it, and ends.
+    pub async fn stop(mut self) -> Progress {
+        let (sender, done) = oneshot::channel();
+        if self.commands.send(Command::Stop(sender)).await.is_ok() {
+            let _ = done.await;
+        }
+        let _ = (&mut self.task).await;
+        self.progress.borrow().clone()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

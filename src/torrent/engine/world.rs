@@ -1,0 +1,255 @@
+//! A world for tests: peers and a tracker behind in-memory streams, honest and hostile ones, and a record of who was
+//! called.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hushswarm_circuits::isolation::Isolation;
+use hushswarm_circuits::target::{Host, Target};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+
+use super::Handle;
+use crate::route::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
+use crate::torrent::metainfo::Info;
+use crate::torrent::peer::{Event, Peer};
+use crate::torrent::picker::{Bits, Geometry};
+use crate::torrent::swarm::Command;
+use crate::torrent::wire::piece_header;
+
+/// The tracker of the world.
+pub(super) const TRACKER: &str = "http://tracker.test/announce";
+
+type Listener = Box<dyn Fn(BoxStream) + Send + Sync>;
+
+/// What was called: the peer (none for the tracker), and on which circuit.
+type Call = (Option<SocketAddr>, Isolation);
+
+#[derive(Default)]
+pub(super) struct World {
+    listeners: Mutex<BTreeMap<SocketAddr, Listener>>,
+    pub(super) calls: Mutex<Vec<Call>>,
+    /// Heads of announces.
+    pub(super) announces: Mutex<Vec<String>>,
+    /// No circuit can be built.
+    pub(super) down: AtomicBool,
+    /// Every second call loses its circuit.
+    pub(super) flaky: AtomicBool,
+}
+
+impl World {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// Streams to `addr` are handed to an engine's torrent.
+    pub(super) fn listen(&self, addr: &str, handle: &Handle) {
+        let commands = handle.commands.clone();
+        let listener = move |stream| {
+            let _ = commands.try_send(Command::Accept(stream));
+        };
+        self.listeners
+            .lock()
+            .unwrap()
+            .insert(addr.parse().unwrap(), Box::new(listener));
+    }
+
+    /// A scripted peer listens at `addr`.
+    pub(super) fn script(&self, addr: &str, script: Script) {
+        let script = Arc::new(script);
+        let listener = move |stream| {
+            tokio::spawn(Arc::clone(&script).run(stream));
+        };
+        self.listeners
+            .lock()
+            .unwrap()
+            .insert(addr.parse().unwrap(), Box::new(listener));
+    }
+
+    pub(super) fn calls_to(&self, addr: &str) -> usize {
+        let addr: SocketAddr = addr.parse().unwrap();
+        self.calls
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|(to, _)| *to == Some(addr))
+            .count()
+    }
+
+    fn tracker(self: &Arc<Self>, mut stream: tokio::io::DuplexStream) {
+        let peers: Vec<u8> = self
+            .listeners
+            .lock()
+            .unwrap()
+            .keys()
+            .flat_map(|addr| {
+                let SocketAddr::V4(addr) = addr else { panic!() };
+                [&addr.ip().octets()[..], &addr.port().to_be_bytes()].concat()
+            })
+            .collect();
+        let world = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = stream.read_u8().await else {
+                    return;
+                };
+                head.push(byte);
+            }
+            world
+                .announces
+                .lock()
+                .unwrap()
+                .push(String::from_utf8(head).unwrap());
+            let mut answer = b"HTTP/1.1 200 OK\r\n\r\nd8:intervali600e5:peers".to_vec();
+            answer.extend_from_slice(format!("{}:", peers.len()).as_bytes());
+            answer.extend_from_slice(&peers);
+            answer.push(b'e');
+            let _ = stream.write_all(&answer).await;
+        });
+    }
+}
+
+/// The world as an engine sees it.
+pub(super) struct View(pub(super) Arc<World>);
+
+impl Outside for View {
+    fn connect<'a>(
+        &'a self,
+        target: &'a Target,
+        isolation: Isolation,
+    ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
+        Box::pin(async move {
+            // A round trip, so that time passes.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if self.0.down.load(Ordering::Relaxed) {
+                return Err(RouteError::NoCircuit("no relay answers".into()));
+            }
+            let count = {
+                let mut calls = self.0.calls.lock().unwrap();
+                calls.push((target.socket_addr(), isolation));
+                calls.len()
+            };
+            if self.0.flaky.load(Ordering::Relaxed) && count % 2 == 0 {
+                return Err(RouteError::CircuitLost);
+            }
+            let (near, far) = tokio::io::duplex(64 << 10);
+            match &target.host {
+                Host::Name(_) => self.0.tracker(far),
+                Host::Ip(_) => {
+                    let listeners = self.0.listeners.lock().unwrap();
+                    let listener = target.socket_addr().and_then(|addr| listeners.get(&addr));
+                    listener.ok_or(RouteError::ConnectionRefused)?(Box::new(far));
+                }
+            }
+            Ok(Box::new(near) as BoxStream)
+        })
+    }
+
+    fn datagrams(&self, _: Isolation) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>> {
+        Box::pin(async { Err(RouteError::Refused) })
+    }
+}
+
+/// A peer that has everything and behaves as told.
+#[derive(Clone)]
+pub(super) struct Script {
+    pub(super) info: Info,
+    pub(super) content: Vec<u8>,
+    /// Blocks of these pieces are wrong.
+    pub(super) lies_in: BTreeSet<u32>,
+    /// Metadata is wrong.
+    pub(super) lies_about_metadata: bool,
+    /// Takes requests and never answers.
+    pub(super) silent: bool,
+    /// Waits before each batch of blocks.
+    pub(super) delay: Duration,
+    /// Bytes of a batch.
+    pub(super) batch: u32,
+    /// Bytes of blocks given.
+    pub(super) given: Arc<AtomicU64>,
+}
+
+impl Script {
+    pub(super) fn honest(info: &Info, content: &[u8]) -> Self {
+        Self {
+            info: info.clone(),
+            content: content.to_vec(),
+            lies_in: BTreeSet::new(),
+            lies_about_metadata: false,
+            silent: false,
+            delay: Duration::ZERO,
+            batch: 256 << 10,
+            given: Arc::default(),
+        }
+    }
+
+    async fn run(self: Arc<Self>, mut stream: BoxStream) {
+        let now = || Instant::now().into_std();
+        let geometry = Geometry::of(&self.info);
+        let size = self.info.bytes.len() as u32;
+        let rng = StdRng::seed_from_u64(3);
+        let mut peer = Peer::new(now(), self.info.hash, [5; 20], false, rng);
+        peer.set_torrent(geometry, Bits::full(geometry.pieces), Some(size))
+            .unwrap();
+        loop {
+            let mut out = Vec::new();
+            peer.transmit(now(), &mut out);
+            let blocks = if self.silent {
+                Vec::new()
+            } else {
+                peer.take_uploads(self.batch)
+            };
+            if !blocks.is_empty() {
+                tokio::time::sleep(self.delay).await;
+            }
+            for block in blocks {
+                out.extend_from_slice(&piece_header(block.index, block.begin, block.len));
+                self.given
+                    .fetch_add(u64::from(block.len), Ordering::Relaxed);
+                let start = (block.index * self.info.piece_len + block.begin) as usize;
+                let at = out.len();
+                out.extend_from_slice(&self.content[start..start + block.len as usize]);
+                if self.lies_in.contains(&block.index) {
+                    out[at] ^= 1;
+                }
+            }
+            if stream.write_all(&out).await.is_err() {
+                return;
+            }
+            if peer.has_uploads() && !self.silent {
+                continue;
+            }
+            let Ok(len) = stream.read(peer.space()).await else {
+                return;
+            };
+            if len == 0 {
+                return;
+            }
+            peer.filled(now(), len);
+            loop {
+                let wanted = match peer.poll(now()) {
+                    Ok(Some(Event::MetadataWanted(piece))) => piece,
+                    Ok(Some(Event::Ready)) => {
+                        peer.set_choking(false);
+                        continue;
+                    }
+                    Ok(Some(_)) => continue,
+                    Ok(None) => break,
+                    Err(_) => return,
+                };
+                let mut metadata = self.info.bytes.to_vec();
+                if self.lies_about_metadata {
+                    metadata[20] ^= 1;
+                }
+                peer.give_metadata(wanted, Some(&metadata));
+            }
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! The files of one torrent under its output folder: opened step by step without following links, kept open up to a bound.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{StorageError, lock};
+use crate::torrent::metainfo::Info;
+use crate::torrent::picker::Geometry;
+
+/// Most files of a torrent that are open at once: well below the usual 1,024 of a process.
+const MAX_OPEN: usize = 64;
+
+/// One file of a torrent.
+#[derive(Clone, Debug)]
+struct Entry {
+    path: Vec<String>,
+    start: u64,
+    len: u64,
+    /// Alignment only (BEP 47): never on disk, reads as zeros.
+    pad: bool,
+}
+
+/// Where a torrent's bytes lie.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) geometry: Geometry,
+    pub(crate) hashes: Vec<[u8; 20]>,
+    entries: Vec<Entry>,
+}
+
+/// What a file looked like, to see later whether it was touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileMark {
+    /// Length, bytes.
+    pub len: u64,
+    /// Time of the last change, nanoseconds since 1970.
+    pub mtime: i128,
+}
+
+impl Layout {
+    /// Lays out a torrent: one file under its name, or a folder of that name.
+    ///
+    /// # Errors
+    /// [`StorageError::UnsafePath`]: refuse the torrent.
+    pub(crate) fn new(info: &Info) -> Result<Self, StorageError> {
+        let geometry = Geometry::of(info);
+        let mut entries = Vec::with_capacity(info.files.len());
+        let mut start = 0_u64;
+        for file in &info.files {
+            // The parser of torrents checks this too; a slip there must not become a file elsewhere.
+            let safe = |part: &String| {
+                !part.is_empty() && part != "." && part != ".." && !part.contains(['/', '\0'])
+            };
+            let path = file.path.clone();
+            if !file.pad && (path.is_empty() || !path.iter().all(safe)) {
+                return Err(StorageError::UnsafePath);
+            }
+            entries.push(Entry {
+                path,
+                start,
+                len: file.len,
+                pad: file.pad,
+            });
+            start = start
+                .checked_add(file.len)
+                .ok_or(StorageError::UnsafePath)?;
+        }
+        if start != geometry.total || info.pieces.len() != geometry.pieces as usize {
+            return Err(StorageError::UnsafePath);
+        }
+        Ok(Self {
+            geometry,
+            hashes: info.pieces.clone(),
+            entries,
+        })
+    }
+
+    /// Lays out files to be hashed, before their torrent exists.
+    pub(crate) fn unhashed(files: &[(Vec<String>, u64)], piece_len: u32) -> Self {
+        let mut total = 0;
+        let mut entries = Vec::with_capacity(files.len());
+        for (path, len) in files {
+            entries.push(Entry {
+                path: path.clone(),
+                start: total,
+                len: *len,
+                pad: false,
+            });
+            total += len;
+        }
+        // The parser of torrents bounds the number of pieces.
+        let pieces = total.div_ceil(u64::from(piece_len.max(1)));
+        let pieces = u32::try_from(pieces).unwrap_or(u32::MAX);
+        Self {
+            geometry: Geometry {
+                piece_len,
+                total,
+                pieces,
+            },
+            hashes: Vec::new(),
+            entries,
+        }
+    }
+
+    /// First byte of a piece in the torrent.
+    pub(crate) fn start_of(&self, piece: u32) -> u64 {
+        u64::from(piece) * u64::from(self.geometry.piece_len)
+    }
+
+    /// The parts of files that hold `len` bytes from `at`: index, offset in the file, length.
+    fn spans(&self, at: u64, len: u64) -> impl Iterator<Item = (usize, u64, u64)> + '_ {
+        let end = at.saturating_add(len);
+        let first = self.entries.partition_point(|e| e.start + e.len <= at);
+        self.entries[first..]
+            .iter()
+            .enumerate()
+            .take_while(move |(_, e)| e.start < end)
+            .filter(|(_, e)| e.len > 0)
+            .map(move |(index, e)| {
+                let from = at.max(e.start);
+                let to = end.min(e.start + e.len);
+                (first + index, from - e.start, to - from)
+            })
+    }
+
+    /// The pieces that hold a part of file `index`.
+    fn pieces_of(&self, index: usize) -> std::ops::Range<u32> {
+        let Some(entry) = self.entries.get(index).filter(|e| e.len > 0) else {
+            return 0..0;
+        };
+        let piece_len = u64::from(self.geometry.piece_len.max(1));
+        let first = entry.start / piece_len;
+        let last = (entry.start + entry.len - 1) / piece_len;
+        // Both are below the number of pieces, which is a u32.
+        first as u32..last as u32 + 1
+    }
+}
+
+/// Output folders in which every write fails.
+#[cfg(test)]
+pub(crate) static FAULTS: Mutex<std::collections::BTreeMap<std::path::PathBuf, StorageError>> =
+    Mutex::new(std::collections::BTreeMap::new());
+
+struct Open {
+    index: usize,
+    file: Arc<File>,
+    writable: bool,
+    used: u64,
+}
+
+#[derive(Default)]
+struct OpenFiles {
+    files: Vec<Open>,
+    clock: u64,
+}
+
+/// The files of one torrent. Every method blocks: call it on a thread for that.
+pub(crate) struct Files {
+    root: OwnedFd,
+    pub(crate) layout: Layout,
+    open: Mutex<OpenFiles>,
+    /// Written since the last sync.
+    dirty: Mutex<BTreeSet<usize>>,
+    #[cfg(test)]
+    path: std::path::PathBuf,
+}
+
+impl Files {
+    /// Opens the output folder, which is created when `create` is set. It may itself be reached through a link: the user
+    /// named it. Nothing below it may.
+    pub(crate) fn new(root: &Path, layout: Layout, create: bool) -> Result<Self, StorageError> {
+        if create {
+            std::fs::create_dir_all(root).map_err(|e| StorageError::from_io(&e))?;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(StorageError::from_errno)?;
+        Ok(Self {
+            root: fd,
+            layout,
+            open: Mutex::default(),
+            dirty: Mutex::default(),
+            #[cfg(test)]
+            path: root.to_owned(),
+        })
+    }
+
+    /// Fills `buf` from the torrent's byte `at` on.
+    pub(crate) fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<(), StorageError> {
+        let mut rest = buf;
+        for (index, offset, len) in self.layout.spans(at, rest.len() as u64) {
+            let (part, more) = rest
+                .split_at_mut_checked(len as usize)
+                .ok_or(StorageError::Missing)?;
+            rest = more;
+            if self.is_pad(index) {
+                part.fill(0);
+            } else {
+                let file = self.get(index, false)?;
+                file.read_exact_at(part, offset)
+                    .map_err(|e| StorageError::from_io(&e))?;
+            }
+        }
+        if rest.is_empty() {
+            Ok(())
+        } else {
+            Err(StorageError::Missing)
+        }
+    }
+
+    /// Writes `data` from the torrent's byte `at` on.
+    pub(crate) fn write_at(&self, at: u64, data: &[u8]) -> Result<(), StorageError> {
+        #[cfg(test)]
+        if let Some(fault) = lock(&FAULTS).get(&self.path) {
+            return Err(*fault);
+        }
+        let mut rest = data;
+        for (index, offset, len) in self.layout.spans(at, data.len() as u64) {
+            let (part, more) = rest
+                .split_at_checked(len as usize)
+                .ok_or(StorageError::Missing)?;
+            rest = more;
+            if !self.is_pad(index) {
+                let file = self.get(index, true)?;
+                file.write_all_at(part, offset)
+                    .map_err(|e| StorageError::from_io(&e))?;
+                lock(&self.dirty).insert(index);
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates empty files, which no piece brings, and cuts files that are too long. They must be known to be ours.
+    pub(crate) fn prepare(&self) -> Result<(), StorageError> {
+        for (index, entry) in self.layout.entries.iter().enumerate() {
+            if entry.pad {
+                continue;
+            }
+            let len = self.mark_of(index)?.map(|mark| mark.len);
+            match len {
+                None if entry.len == 0 => drop(self.get(index, true)?),
+                Some(len) if len > entry.len => {
+                    let file = self.get(index, true)?;
+                    file.set_len(entry.len)
+                        .map_err(|e| StorageError::from_io(&e))?;
+                }
+                Some(_) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds a file that is somebody else's: longer than the torrent's, or with content of which no piece verified.
+    pub(crate) fn has_foreign(&self, verified: impl Fn(u32) -> bool) -> Result<bool, StorageError> {
+        for (index, entry) in self.layout.entries.iter().enumerate() {
+            if entry.pad {
+                continue;
+            }
+            let Some(mark) = self.mark_of(index)? else {
+                continue;
+            };
+            let foreign = mark.len > 0 && !self.layout.pieces_of(index).any(&verified);
+            if foreign || mark.len > entry.len {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Tells whether any file with content exists.
+    pub(crate) fn any_exists(&self) -> Result<bool, StorageError> {
+        self.has_foreign(|_| false)
+    }
+
+    /// What every file looks like now; `None` where there is none. Pads count as missing.
+    pub(crate) fn marks(&self) -> Result<Vec<Option<FileMark>>, StorageError> {
+        (0..self.layout.entries.len())
+            .map(|index| {
+                if self.is_pad(index) {
+                    Ok(None)
+                } else {
+                    self.mark_of(index)
+                }
+            })
+            .collect()
+    }
+
+    /// Makes everything written so far survive a power cut.
+    pub(crate) fn sync(&self) -> Result<(), StorageError> {
+        let dirty = std::mem::take(&mut *lock(&self.dirty));
+        for (done, &index) in dirty.iter().enumerate() {
+            let synced = self
+                .get(index, true)
+                .and_then(|file| file.sync_data().map_err(|e| StorageError::from_io(&e)));
+            if let Err(error) = synced {
+                lock(&self.dirty).extend(dirty.iter().skip(done));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_pad(&self, index: usize) -> bool {
+        self.layout.entries.get(index).is_some_and(|e| e.pad)
+    }
+
+    fn mark_of(&self, index: usize) -> Result<Option<FileMark>, StorageError> {
+        match self.get(index, false) {
+            Ok(file) => {
+                let meta = file.metadata().map_err(|e| StorageError::from_io(&e))?;
+                let mtime =
+                    i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
+                Ok(Some(FileMark {
+                    len: meta.len(),
+                    mtime,
+                }))
+            }
+            Err(StorageError::Missing) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn get(&self, index: usize, write: bool) -> Result<Arc<File>, StorageError> {
+        let mut open = lock(&self.open);
+        open.clock += 1;
+        let clock = open.clock;
+        let usable = |o: &&mut Open| o.index == index && (o.writable || !write);
+        if let Some(found) = open.files.iter_mut().find(usable) {
+            found.used = clock;
+            return Ok(Arc::clone(&found.file));
+        }
+        open.files.retain(|o| o.index != index);
+        if open.files.len() >= MAX_OPEN {
+            let oldest = open
+                .files
+                .iter()
+                .enumerate()
+                .min_by_key(|(_, o)| o.used)
+                .map(|(at, _)| at);
+            if let Some(at) = oldest {
+                open.files.swap_remove(at);
+            }
+        }
+        let file = Arc::new(self.open_file(index, write)?);
+        let entry = Open {
+            index,
+            file: Arc::clone(&file),
+            writable: write,
+            used: clock,
+        };
+        open.files.push(entry);
+        Ok(file)
+    }
+
+    /// Walks down from the output folder, one component at a time.
+    fn open_file(&self, index: usize, write: bool) -> Result<File, StorageError> {
+        let entry = self
+            .layout
+            .entries
+            .get(index)
+            .ok_or(StorageError::Missing)?;
+        let (name, folders) = entry.path.split_last().ok_or(StorageError::UnsafePath)?;
+        let mut here: Option<OwnedFd> = None;
+        for folder in folders {
+            let parent = here.as_ref().unwrap_or(&self.root);
+            if write {
+                match rustix::fs::mkdirat(parent, folder.as_str(), Mode::from_raw_mode(0o755)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(StorageError::from_errno(errno)),
+                }
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let next = rustix::fs::openat(parent, folder.as_str(), flags, Mode::empty())
+                .map_err(|errno| blame(parent, folder, errno))?;
+            here = Some(next);
+        }
+        let parent = here.as_ref().unwrap_or(&self.root);
+        // NONBLOCK: a planted FIFO must not hold a thread.
+        let common = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let flags = if write {
+            OFlags::RDWR | OFlags::CREATE
+        } else {
+            OFlags::RDONLY
+        };
+        let fd = rustix::fs::openat(
+            parent,
+            name.as_str(),
+            flags | common,
+            Mode::from_raw_mode(0o644),
+        )
+        .map_err(|errno| blame(parent, name, errno))?;
+        let stat = rustix::fs::fstat(&fd).map_err(StorageError::from_errno)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(StorageError::NotAFile);
+        }
+        Ok(File::from(fd))
+    }
+}
+
+/// A link that may not be followed shows as ENOTDIR or ELOOP: says which it was.
+fn blame(parent: &OwnedFd, name: &str, errno: Errno) -> StorageError {
+    let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
+    let is_link = stat.is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Symlink);
+    if is_link {
+        StorageError::Symlink
+    } else {
+        StorageError::from_errno(errno)
+    }
+}

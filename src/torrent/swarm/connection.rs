@@ -1,0 +1,559 @@
+//! The task of one connection: moves bytes between a stream and a [`Peer`], blocks to storage, requests from the picker.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::metadata::Outcome;
+use super::{Order, Seat, Shared, Torrent};
+use crate::route::BoxStream;
+use crate::torrent::extension::{MAX_METADATA, random_peer_id};
+use crate::torrent::peer::{CloseReason, Event, Peer};
+use crate::torrent::picker::{PeerKey, Received};
+use crate::torrent::storage::{StorageError, lock};
+use crate::torrent::wire::{BlockRef, piece_header};
+
+/// Deadlines are looked at, and idle requests tried again, this often.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Blocks read and sent at a time, bytes: makes a trip to another thread worth it.
+const UPLOAD_BATCH: u32 = 256 << 10;
+
+/// A connection of which not a byte of output was taken for so long is stuck.
+const WRITE_TIME: Duration = Duration::from_secs(120);
+
+/// What a connection tells the driver.
+#[derive(Debug)]
+pub(super) enum News {
+    /// The handshakes are exchanged.
+    Ready(PeerKey),
+    /// The peer wants something.
+    Interested(PeerKey),
+    /// The metadata came, with the right hash.
+    Metadata(Vec<u8>),
+    /// This peer lied.
+    Liar(PeerKey),
+}
+
+type Upload = JoinHandle<(Vec<u8>, u64, Result<(), StorageError>)>;
+
+/// One connection at work.
+pub(super) struct Connection {
+    shared: Arc<Shared>,
+    key: PeerKey,
+    seat: Arc<Seat>,
+    peer: Peer,
+    news: mpsc::Sender<News>,
+    torrent: Option<Torrent>,
+    /// The picker counts the peer's pieces.
+    counted: bool,
+    /// The picker had nothing for the peer; asked again at the next tick.
+    dry: bool,
+    /// The peer does not give metadata.
+    refused: bool,
+    /// Was interested when last looked at.
+    interested: bool,
+    read_first: bool,
+    /// Being written.
+    out: Vec<u8>,
+    written: usize,
+    last_write: Instant,
+    /// Blocks that were read and wait for `out`.
+    ready: Vec<u8>,
+    /// Their payload, bytes.
+    ready_bytes: u64,
+    spare: Vec<u8>,
+    picked: Vec<BlockRef>,
+}
+
+enum Io {
+    Read(usize),
+    Wrote(usize),
+    Broken,
+}
+
+impl Connection {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        key: PeerKey,
+        outgoing: bool,
+        news: mpsc::Sender<News>,
+    ) -> Self {
+        let seat = Arc::new(Seat::default());
+        lock(&shared.work).seats.insert(key, Arc::clone(&seat));
+        // Should the torrent become known from here on, the order finds the seat; before, this does.
+        seat.order(Order::Torrent);
+        let mut rng = StdRng::from_rng(&mut rand::rng());
+        let id = random_peer_id(&mut rng);
+        let now = Instant::now();
+        let peer = Peer::new(now.into_std(), shared.hash, id, outgoing, rng);
+        Self {
+            shared,
+            key,
+            seat,
+            peer,
+            news,
+            torrent: None,
+            counted: false,
+            dry: false,
+            refused: false,
+            interested: false,
+            read_first: false,
+            out: Vec::new(),
+            written: 0,
+            last_write: now,
+            ready: Vec::new(),
+            ready_bytes: 0,
+            spare: Vec::new(),
+            picked: Vec::new(),
+        }
+    }
+
+    /// Runs the connection to its end.
+    pub(super) async fn run(mut self, mut stream: BoxStream) -> CloseReason {
+        match self.work(&mut stream).await {
+            Ok(never) => match never {},
+            Err(reason) => reason,
+        }
+    }
+
+    async fn work(
+        &mut self,
+        stream: &mut BoxStream,
+    ) -> Result<std::convert::Infallible, CloseReason> {
+        let seat = Arc::clone(&self.seat);
+        let mut upload: Option<Upload> = None;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.obey()?;
+            self.ask();
+            self.ask_metadata();
+            self.read_uploads(&mut upload);
+            self.load_output(&mut upload);
+            let storage = self
+                .torrent
+                .as_ref()
+                .map(|torrent| Arc::clone(&torrent.storage));
+            let may_read = storage.as_ref().is_none_or(|storage| storage.has_room());
+            tokio::select! {
+                io = poll_fn(|cx| self.poll_io(cx, stream, may_read)) => match io {
+                    Io::Read(len) => {
+                        self.peer.filled(now(), len);
+                        self.take_events().await?;
+                    }
+                    Io::Wrote(len) => {
+                        self.written += len;
+                        self.last_write = Instant::now();
+                    }
+                    Io::Broken => return Err(CloseReason::StreamEnded),
+                },
+                () = seat.notify.notified() => {}
+                done = join(&mut upload), if upload.is_some() => {
+                    upload = None;
+                    self.uploaded(done)?;
+                }
+                () = ready(storage.as_ref()), if !may_read => {}
+                _ = tick.tick() => self.tick()?,
+            }
+        }
+    }
+
+    /// Writes and reads in one poll, by turns first, so that neither waits for the other.
+    fn poll_io(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut BoxStream,
+        may_read: bool,
+    ) -> Poll<Io> {
+        self.read_first = !self.read_first;
+        if self.read_first {
+            if let Poll::Ready(io) = self.poll_read(cx, stream, may_read) {
+                return Poll::Ready(io);
+            }
+            return self.poll_write(cx, stream);
+        }
+        if let Poll::Ready(io) = self.poll_write(cx, stream) {
+            return Poll::Ready(io);
+        }
+        self.poll_read(cx, stream, may_read)
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, stream: &mut BoxStream) -> Poll<Io> {
+        let rest = self.out.get(self.written..).unwrap_or(&[]);
+        if rest.is_empty() {
+            return match Pin::new(stream).poll_flush(cx) {
+                Poll::Ready(Err(_)) => Poll::Ready(Io::Broken),
+                Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+            };
+        }
+        match Pin::new(stream).poll_write(cx, rest) {
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Io::Broken),
+            Poll::Ready(Ok(len)) => Poll::Ready(Io::Wrote(len)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut BoxStream,
+        may_read: bool,
+    ) -> Poll<Io> {
+        if !may_read {
+            return Poll::Pending;
+        }
+        let mut buf = ReadBuf::new(self.peer.space());
+        match Pin::new(stream).poll_read(cx, &mut buf) {
+            Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                Poll::Ready(Io::Read(buf.filled().len()))
+            }
+            Poll::Ready(_) => Poll::Ready(Io::Broken),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    async fn take_events(&mut self) -> Result<(), CloseReason> {
+        let now = now();
+        let mut news = None;
+        let mut gained = false;
+        while let Some(event) = self.peer.poll(now)? {
+            match event {
+                Event::Nothing => {}
+                Event::Ready => {
+                    self.seat.ready.store(true, Ordering::Relaxed);
+                    news = Some(News::Ready(self.key));
+                }
+                Event::Block(block, data) => {
+                    self.seat
+                        .downloaded
+                        .fetch_add(data.len() as u64, Ordering::Relaxed);
+                    self.shared
+                        .downloaded
+                        .fetch_add(data.len() as u64, Ordering::Relaxed);
+                    take_block(&self.shared, self.torrent.as_ref(), self.key, block, data);
+                }
+                Event::Pieces => gained = true,
+                Event::Have(piece) => {
+                    let work = &mut *lock(&self.shared.work);
+                    if let (Some(picker), Some(have), true) =
+                        (&mut work.picker, self.peer.pieces(), self.counted)
+                    {
+                        picker.add_piece(have, piece);
+                        if picker.needs(piece) {
+                            self.peer.set_interested(true);
+                            self.dry = false;
+                        }
+                    }
+                }
+                Event::Released(blocks) => {
+                    if let Some(picker) = &mut lock(&self.shared.work).picker {
+                        picker.release(self.key, blocks);
+                    }
+                }
+                Event::Unchoked | Event::Extensions => self.dry = false,
+                Event::Metadata { piece, total, data } => {
+                    let mut work = lock(&self.shared.work);
+                    let outcome = work
+                        .fetch
+                        .as_mut()
+                        .map(|fetch| fetch.received(self.key, piece, total, data));
+                    drop(work);
+                    match outcome {
+                        Some(Outcome::Done(bytes)) => news = Some(News::Metadata(bytes)),
+                        Some(Outcome::Liar(key)) => news = Some(News::Liar(key)),
+                        Some(Outcome::More) | None => {}
+                    }
+                }
+                Event::MetadataRejected => {
+                    if let Some(fetch) = &mut lock(&self.shared.work).fetch {
+                        fetch.gone(self.key);
+                    }
+                    self.refused = true;
+                }
+                Event::MetadataWanted(piece) => {
+                    let metadata = self
+                        .torrent
+                        .as_ref()
+                        .filter(|t| !t.info.private)
+                        .map(|t| &*t.info.bytes);
+                    self.peer.give_metadata(piece, metadata);
+                }
+            }
+            if let Some(news) = news.take() {
+                // The driver always takes news, unless it has ended.
+                if self.news.send(news).await.is_err() {
+                    return Err(CloseReason::ByUs);
+                }
+            }
+        }
+        if gained {
+            self.count();
+        }
+        let interested = self.peer.is_interested();
+        self.seat.interested.store(interested, Ordering::Relaxed);
+        self.seat
+            .snubbing
+            .store(self.peer.is_snubbing(), Ordering::Relaxed);
+        if interested && !self.interested {
+            // A free place need not wait for the next round.
+            let _ = self.news.send(News::Interested(self.key)).await;
+        }
+        self.interested = interested;
+        Ok(())
+    }
+
+    /// Lets the picker count the peer's pieces and looks whether any is needed.
+    fn count(&mut self) {
+        let work = &mut *lock(&self.shared.work);
+        if let (Some(picker), Some(have)) = (&mut work.picker, self.peer.pieces()) {
+            // Counted before, the set was empty: a bitfield comes first.
+            picker.add_peer(have);
+            self.counted = true;
+            self.dry = false;
+            let interested = picker.is_interesting(have);
+            self.peer.set_interested(interested);
+        }
+    }
+
+    fn obey(&mut self) -> Result<(), CloseReason> {
+        for order in self.seat.take_orders() {
+            match order {
+                Order::Torrent => self.learn()?,
+                Order::Have(piece) => self.peer.have(piece)?,
+                Order::Cancel(block) => self.peer.cancel(block),
+                Order::Choke(choke) => self.peer.set_choking(choke),
+                Order::Pause => {
+                    let blocks = self.peer.cancel_all();
+                    if let Some(picker) = &mut lock(&self.shared.work).picker {
+                        picker.release(self.key, blocks);
+                    }
+                }
+                Order::Ban => return Err(CloseReason::Lied),
+            }
+        }
+        Ok(())
+    }
+
+    /// Learns of the torrent, once there is one.
+    fn learn(&mut self) -> Result<(), CloseReason> {
+        let Some(torrent) = self.shared.torrent.get().filter(|_| self.torrent.is_none()) else {
+            return Ok(());
+        };
+        self.torrent = Some(torrent.clone());
+        let size = u32::try_from(torrent.info.bytes.len()).ok();
+        let size = size.filter(|&size| size <= MAX_METADATA && !torrent.info.private);
+        // Under one lock with the HAVE orders: a piece verified meanwhile is either in the set or in an order.
+        let had = lock(&self.shared.work)
+            .picker
+            .as_ref()
+            .map(|picker| picker.had().clone());
+        if let Some(had) = had {
+            self.peer
+                .set_torrent(torrent.storage.geometry(), had, size)?;
+            self.count();
+        }
+        Ok(())
+    }
+
+    /// Fills the pipeline.
+    fn ask(&mut self) {
+        let want = self.peer.wants();
+        if want == 0 || self.dry {
+            return;
+        }
+        self.picked.clear();
+        {
+            let work = &mut *lock(&self.shared.work);
+            if let (Some(picker), Some(have), false) =
+                (&mut work.picker, self.peer.pieces(), work.paused)
+            {
+                let busy = self.peer.outstanding();
+                picker.pick(self.key, have, busy, want, &mut self.picked);
+            }
+        }
+        self.dry = self.picked.is_empty();
+        self.peer.request(now(), &self.picked);
+    }
+
+    fn ask_metadata(&mut self) {
+        if self.refused || self.torrent.is_some() {
+            return;
+        }
+        let extensions = self.peer.extensions();
+        let (Some(_), Some(size)) = (extensions.ut_metadata, extensions.metadata_size) else {
+            return;
+        };
+        let mut work = lock(&self.shared.work);
+        while let Some(piece) = work
+            .fetch
+            .as_mut()
+            .and_then(|fetch| fetch.next(now(), self.key, size))
+        {
+            self.peer.ask_metadata(piece);
+        }
+    }
+
+    /// Starts to read blocks for the peer, one batch ahead of what is being sent.
+    fn read_uploads(&mut self, upload: &mut Option<Upload>) {
+        if upload.is_some() || !self.ready.is_empty() || !self.peer.has_uploads() {
+            return;
+        }
+        let Some(storage) = self.torrent.as_ref().map(|t| Arc::clone(&t.storage)) else {
+            return;
+        };
+        let blocks = self.peer.take_uploads(UPLOAD_BATCH);
+        let mut out = std::mem::take(&mut self.spare);
+        *upload = Some(tokio::task::spawn_blocking(move || {
+            out.clear();
+            let mut bytes = 0;
+            for block in blocks {
+                let start = out.len();
+                out.extend_from_slice(&piece_header(block.index, block.begin, block.len));
+                if let Err(error) = storage.read(block, &mut out) {
+                    out.truncate(start);
+                    return (out, bytes, Err(error));
+                }
+                bytes += u64::from(block.len);
+            }
+            (out, bytes, Ok(()))
+        }));
+    }
+
+    fn uploaded(
+        &mut self,
+        done: Option<(Vec<u8>, u64, Result<(), StorageError>)>,
+    ) -> Result<(), CloseReason> {
+        let Some((out, bytes, result)) = done else {
+            return Err(CloseReason::ByUs);
+        };
+        self.ready = out;
+        self.ready_bytes = bytes;
+        if let Err(error) = result {
+            tracing::debug!(peer = self.key.0, %error, "can't serve a block");
+            // Our files are gone: the peer must not wait for what will not come.
+            return Err(CloseReason::ByUs);
+        }
+        Ok(())
+    }
+
+    /// Gets the next bytes to write: messages first, then blocks.
+    fn load_output(&mut self, upload: &mut Option<Upload>) {
+        if self.written < self.out.len() {
+            return;
+        }
+        if self.out.capacity() > self.spare.capacity() {
+            std::mem::swap(&mut self.out, &mut self.spare);
+        }
+        self.out.clear();
+        self.written = 0;
+        self.peer.transmit(now(), &mut self.out);
+        if self.out.is_empty() && !self.ready.is_empty() {
+            std::mem::swap(&mut self.out, &mut self.ready);
+            self.ready.clear();
+            self.seat
+                .uploaded
+                .fetch_add(self.ready_bytes, Ordering::Relaxed);
+            self.shared
+                .uploaded
+                .fetch_add(self.ready_bytes, Ordering::Relaxed);
+            self.peer.sent_blocks(now());
+            // The next batch is read while this one is sent.
+            self.read_uploads(upload);
+        }
+        self.last_write = Instant::now();
+    }
+
+    fn tick(&mut self) -> Result<(), CloseReason> {
+        self.dry = false;
+        if self.written < self.out.len() && self.last_write.elapsed() >= WRITE_TIME {
+            return Err(CloseReason::Stuck);
+        }
+        if self.peer.poll_timeout() <= now() {
+            let released = self.peer.handle_timeout(now())?;
+            if let Some(picker) = &mut lock(&self.shared.work).picker {
+                picker.release(self.key, released);
+            }
+        }
+        self.seat
+            .snubbing
+            .store(self.peer.is_snubbing(), Ordering::Relaxed);
+        let work = lock(&self.shared.work);
+        if let (Some(picker), Some(have)) = (&work.picker, self.peer.pieces()) {
+            let interested = picker.is_interesting(have);
+            drop(work);
+            self.peer.set_interested(interested);
+        }
+        Ok(())
+    }
+}
+
+/// Gives back what the peer was asked for and what it has, however the task ended.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut work = lock(&self.shared.work);
+        let work = &mut *work;
+        work.seats.remove(&self.key);
+        if let Some(picker) = &mut work.picker {
+            picker.release(self.key, self.peer.outstanding_blocks());
+            if let Some(have) = self.peer.pieces().filter(|_| self.counted) {
+                picker.remove_peer(have);
+            }
+        }
+        if let Some(fetch) = &mut work.fetch {
+            fetch.gone(self.key);
+        }
+    }
+}
+
+/// Stores a block if the picker needs it, and takes it back from others.
+fn take_block(
+    shared: &Shared,
+    torrent: Option<&Torrent>,
+    key: PeerKey,
+    block: BlockRef,
+    data: &[u8],
+) {
+    let Some(torrent) = torrent else { return };
+    let mut work = lock(&shared.work);
+    let received = work
+        .picker
+        .as_mut()
+        .map(|picker| picker.received(key, block));
+    let Some(Received::Taken { cancel }) = received else {
+        return;
+    };
+    for seat in cancel.iter().filter_map(|other| work.seats.get(other)) {
+        seat.order(Order::Cancel(block));
+    }
+    drop(work);
+    torrent.storage.put(block, data);
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+async fn join(upload: &mut Option<Upload>) -> Option<(Vec<u8>, u64, Result<(), StorageError>)> {
+    match upload {
+        Some(handle) => handle.await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+async fn ready(storage: Option<&Arc<crate::torrent::storage::Storage>>) {
+    match storage {
+        Some(storage) => storage.ready().await,
+        None => std::future::pending().await,
+    }
+}

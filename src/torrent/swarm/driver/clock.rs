@@ -1,0 +1,204 @@
+//! The half of the driver that goes by the clock: rates, choking, records, snapshots.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Driver, Phase};
+use crate::redact::Redacted;
+use crate::torrent::picker::PeerKey;
+use crate::torrent::resume::Record;
+use crate::torrent::storage::{Storage, StorageError, lock};
+use crate::torrent::swarm::announce::Counters;
+use crate::torrent::swarm::choker::Candidate;
+use crate::torrent::swarm::progress::{Progress, State};
+use crate::torrent::swarm::{Order, Seat};
+
+/// Seconds between rounds of the choker (BEP 3).
+const CHOKE_EVERY: u64 = 10;
+
+/// Seconds between records of what is verified, where anything is new.
+const RECORD_EVERY: u64 = 5;
+
+impl Driver {
+    pub(super) fn tick(&mut self) {
+        self.seconds += 1;
+        let downloaded = self.shared.downloaded.load(Ordering::Relaxed);
+        let uploaded = self.shared.uploaded.load(Ordering::Relaxed);
+        self.rates = (self.down.tick(downloaded), self.up.tick(uploaded));
+        if self.seconds.is_multiple_of(CHOKE_EVERY) {
+            self.choke();
+        }
+        if self.unrecorded && self.seconds >= self.recorded_at + RECORD_EVERY {
+            self.record();
+        }
+        let now = Instant::now();
+        if self.paused.is_some_and(|(_, until)| until <= now) {
+            self.retry();
+        }
+        let work = lock(&self.shared.work);
+        let left = match (&self.info, &work.picker) {
+            (Some(info), Some(picker)) => info.total.saturating_sub(picker.had_bytes()),
+            (Some(_) | None, None) | (None, Some(_)) => 1,
+        };
+        drop(work);
+        self.counters.send_replace(Counters {
+            uploaded,
+            downloaded,
+            left,
+        });
+    }
+
+    fn choke(&mut self) {
+        let complete = self.is_complete();
+        let seats: Vec<(PeerKey, Arc<Seat>)> = {
+            let work = lock(&self.shared.work);
+            work.seats
+                .iter()
+                .map(|(key, seat)| (*key, Arc::clone(seat)))
+                .collect()
+        };
+        let mut candidates = Vec::new();
+        for (key, seat) in &seats {
+            let counter = if complete {
+                &seat.uploaded
+            } else {
+                &seat.downloaded
+            };
+            let total = counter.load(Ordering::Relaxed);
+            let before = self.merits.insert(*key, total).unwrap_or(0);
+            candidates.push(Candidate {
+                key: *key,
+                eligible: seat.ready.load(Ordering::Relaxed)
+                    && seat.interested.load(Ordering::Relaxed)
+                    && !seat.snubbing.load(Ordering::Relaxed),
+                merit: total.saturating_sub(before),
+            });
+        }
+        let chosen: BTreeSet<PeerKey> = self
+            .choker
+            .round(&candidates, &mut self.rng)
+            .into_iter()
+            .collect();
+        for (key, seat) in &seats {
+            let unchoke = chosen.contains(key);
+            if unchoke != self.unchoked.contains(key) {
+                seat.order(Order::Choke(!unchoke));
+            }
+        }
+        self.unchoked = chosen;
+    }
+
+    /// Begins to record what is verified now; what comes meanwhile waits for the next.
+    fn record(&mut self) {
+        let Phase::Active { storage } = &self.phase else {
+            return;
+        };
+        if self.recording.is_some() || !self.setup.storage.write {
+            return;
+        }
+        let Some(save) = self.saver(Arc::clone(storage)) else {
+            return;
+        };
+        self.unrecorded = false;
+        self.recorded_at = self.seconds;
+        self.recording = Some(tokio::task::spawn_blocking(save));
+    }
+
+    pub(super) fn saver(
+        &self,
+        storage: Arc<Storage>,
+    ) -> Option<impl FnOnce() -> Result<(), StorageError> + Send + 'static> {
+        let had = lock(&self.shared.work)
+            .picker
+            .as_ref()
+            .map(|picker| picker.had().clone())?;
+        let info = Arc::clone(&self.info.as_ref()?.bytes);
+        let store = Arc::clone(&self.store);
+        Some(move || {
+            // Only what survives a power cut may be claimed.
+            storage.sync()?;
+            let marks = storage.marks()?;
+            store.save(&Record { info, had, marks })
+        })
+    }
+
+    pub(super) fn recorded(&mut self, result: Option<Result<(), StorageError>>) {
+        self.recording = None;
+        if let Some(Err(error)) = result {
+            // The old record stays true. Said to the user, since a kill would now cost a check of all files.
+            tracing::warn!(%error, "can't record the progress: {}", error.hint());
+            self.unrecorded = true;
+        }
+    }
+
+    fn state(&self) -> State {
+        match (&self.phase, self.paused) {
+            (Phase::Waiting | Phase::Active { .. }, Some((error, _))) => State::Paused(error),
+            (Phase::Starting(_) | Phase::Checking(_) | Phase::Waiting, _) => State::Checking,
+            (Phase::Active { .. }, None) if self.is_complete() => State::Seeding,
+            (Phase::Metadata | Phase::Active { .. }, _) if self.cut_off() => {
+                State::WaitingForNetwork
+            }
+            (Phase::Metadata, _) => State::FetchingMetadata,
+            (Phase::Active { .. }, None) => State::Downloading,
+            (Phase::Over, _) => State::Stopped,
+        }
+    }
+
+    /// The last thing tried found no circuit, and no connection is left.
+    fn cut_off(&self) -> bool {
+        self.no_network && lock(&self.shared.work).seats.is_empty()
+    }
+
+    pub(super) fn publish(&mut self) {
+        let state = self.state();
+        self.set_state(state);
+    }
+
+    pub(super) fn set_state(&mut self, state: State) {
+        let (pieces_done, done, connected) = {
+            let work = lock(&self.shared.work);
+            let ready = |seat: &&Arc<Seat>| seat.ready.load(Ordering::Relaxed);
+            let had = work
+                .picker
+                .as_ref()
+                .map(|p| (p.had().count(), p.had_bytes()));
+            let (pieces, bytes) = had.unwrap_or((0, 0));
+            (pieces, bytes, work.seats.values().filter(ready).count())
+        };
+        let total = self.info.as_ref().map_or(0, |info| info.total);
+        let left = total.saturating_sub(done);
+        let (down_rate, up_rate) = self.rates;
+        let eta = (state == State::Downloading && down_rate > 0)
+            .then(|| Duration::from_secs(left / down_rate.max(1)));
+        let next = Progress {
+            state,
+            total,
+            done,
+            pieces: self.info.as_ref().map_or(0, |info| info.piece_count()),
+            pieces_done,
+            checked: self.checked.load(Ordering::Relaxed),
+            downloaded: self.shared.downloaded.load(Ordering::Relaxed),
+            uploaded: self.shared.uploaded.load(Ordering::Relaxed),
+            down_rate,
+            up_rate,
+            connected,
+            known: self.table.len(),
+            name: self
+                .info
+                .as_ref()
+                .map(|info| Redacted::new(info.name.clone())),
+            tracker: self.tracker_status.clone(),
+            eta,
+        };
+        self.progress.send_if_modified(|progress| {
+            let changed = *progress != next;
+            *progress = next;
+            changed
+        });
+    }
+}

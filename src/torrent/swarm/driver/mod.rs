@@ -1,0 +1,608 @@
+//! The driver of a swarm: everything that happens once for all connections.
+
+mod clock;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use hushswarm_circuits::isolation::Isolation;
+use hushswarm_circuits::target::Target;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::announce::{Announcer, Answer, Counters};
+use super::choker::Choker;
+use super::connection::{Connection, News};
+use super::metadata::Fetch;
+use super::progress::{Failure, Progress, Rate, State};
+use super::table::{Ended, PeerTable, Way};
+use super::{Order, Shared, Torrent, prepare};
+use crate::route::{BoxStream, Outside, RouteError};
+use crate::torrent::infohash::{InfoHash, PeerName};
+use crate::torrent::metainfo::Info;
+use crate::torrent::peer::CloseReason;
+use crate::torrent::picker::{Bits, Geometry, PeerKey, Picker};
+use crate::torrent::resume::{Record, Store};
+use crate::torrent::storage::{Report, Storage, StorageError, StorageOptions, lock};
+use crate::torrent::tracker::{TierList, TrackerClient};
+
+/// Most connections and calls that we open ourselves.
+const MAX_CONNECTED: usize = 40;
+
+/// Most connections in all, with those that came to us.
+const MAX_CONNECTIONS: usize = 60;
+
+/// Streams that came while files were being checked and wait, at most.
+const MAX_WAITING: usize = 16;
+
+/// A call that takes longer is given up: building a circuit and reaching a peer through it takes seconds.
+const CONNECT_TIME: Duration = Duration::from_secs(60);
+
+/// Places that the choker fills.
+const MAX_UNCHOKED: usize = 9;
+
+/// After the disk refused, and after files could not be opened, tries again.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// What the handle asks.
+pub(crate) enum Command {
+    /// A peer came to us.
+    Accept(BoxStream),
+    /// Try again now, after the disk refused.
+    Retry,
+    /// Write everything, record, end.
+    Stop(oneshot::Sender<()>),
+}
+
+/// What a swarm starts with.
+pub(crate) struct Setup {
+    pub(crate) hash: InfoHash,
+    pub(crate) info: Option<Arc<Info>>,
+    pub(crate) trackers: Vec<Vec<String>>,
+    pub(crate) peers: Vec<Target>,
+    pub(crate) storage: StorageOptions,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) overwrite: bool,
+    pub(crate) seed_after: bool,
+    pub(crate) lanes: u16,
+    pub(crate) tracker: TrackerClient,
+    pub(crate) allow_private: bool,
+    pub(crate) outside: Arc<dyn Outside>,
+}
+
+type Prepared = Result<(Arc<Storage>, Bits), StorageError>;
+
+enum Phase {
+    /// Reads the record, which may hold the metadata.
+    Starting(JoinHandle<Option<Record>>),
+    /// Asks peers.
+    Metadata,
+    /// Opens and checks files.
+    Checking(JoinHandle<Prepared>),
+    /// The files can't be used now.
+    Waiting,
+    /// Takes and gives.
+    Active { storage: Arc<Storage> },
+    /// Ends.
+    Over,
+}
+
+/// Runs one torrent. Dropping it ends everything at once, as a kill would.
+pub(crate) struct Driver {
+    setup: Setup,
+    shared: Arc<Shared>,
+    info: Option<Arc<Info>>,
+    store: Arc<Store>,
+    phase: Phase,
+    paused: Option<(StorageError, Instant)>,
+    table: PeerTable,
+    calls: JoinSet<(PeerKey, Ended, Option<CloseReason>)>,
+    calling: BTreeSet<PeerKey>,
+    waiting: VecDeque<BoxStream>,
+    choker: Choker,
+    unchoked: BTreeSet<PeerKey>,
+    /// Counters of the last round, by peer.
+    merits: BTreeMap<PeerKey, u64>,
+    news: mpsc::Receiver<News>,
+    news_sender: mpsc::Sender<News>,
+    reports: mpsc::Receiver<Report>,
+    report_sender: mpsc::Sender<Report>,
+    answers: mpsc::Receiver<Answer>,
+    counters: watch::Sender<Counters>,
+    announcer: JoinSet<()>,
+    recording: Option<JoinHandle<Result<(), StorageError>>>,
+    unrecorded: bool,
+    recorded_at: u64,
+    seconds: u64,
+    no_network: bool,
+    checked: Arc<AtomicU32>,
+    progress: watch::Sender<Progress>,
+    down: Rate,
+    up: Rate,
+    rates: (u64, u64),
+    tracker_status: Option<String>,
+    rng: StdRng,
+}
+
+/// What woke the driver.
+enum Woken {
+    Command(Option<Command>),
+    Ended(Result<(PeerKey, Ended, Option<CloseReason>), tokio::task::JoinError>),
+    News(News),
+    Report(Report),
+    Answer(Answer),
+    Record(Option<Record>),
+    Prepared(Option<Prepared>),
+    Recorded(Option<Result<(), StorageError>>),
+    Tick,
+}
+
+impl Driver {
+    /// Starts a swarm. Call within a tokio runtime.
+    pub(crate) fn new(setup: Setup, progress: watch::Sender<Progress>) -> Self {
+        let mut rng = StdRng::from_rng(&mut rand::rng());
+        let (news_sender, news) = mpsc::channel(256);
+        let (report_sender, reports) = mpsc::channel(256);
+        let (answer_sender, answers) = mpsc::channel(4);
+        // Until the size is known, something is missing.
+        let (counters, counters_seen) = watch::channel(Counters {
+            left: 1,
+            ..Counters::default()
+        });
+        let store = Arc::new(Store::new(
+            &setup.state_dir,
+            setup.hash,
+            &setup.storage.root,
+        ));
+        let reading = Arc::clone(&store);
+        let phase = Phase::Starting(tokio::task::spawn_blocking(move || reading.load()));
+        let mut table = PeerTable::new(setup.lanes);
+        let now = Instant::now().into_std();
+        for target in &setup.peers {
+            table.add(now, way_to(target));
+        }
+        let mut announcer = JoinSet::new();
+        announcer.spawn(
+            Announcer {
+                outside: Arc::clone(&setup.outside),
+                client: setup.tracker.clone(),
+                hash: setup.hash,
+                tiers: TierList::new(&setup.trackers, setup.allow_private, &mut rng),
+                counters: counters_seen,
+                answers: answer_sender,
+            }
+            .run(),
+        );
+        Self {
+            shared: Shared::new(setup.hash),
+            info: setup.info.clone(),
+            store,
+            phase,
+            paused: None,
+            table,
+            calls: JoinSet::new(),
+            calling: BTreeSet::new(),
+            waiting: VecDeque::new(),
+            choker: Choker::default(),
+            unchoked: BTreeSet::new(),
+            merits: BTreeMap::new(),
+            news,
+            news_sender,
+            reports,
+            report_sender,
+            answers,
+            counters,
+            announcer,
+            recording: None,
+            unrecorded: false,
+            recorded_at: 0,
+            seconds: 0,
+            no_network: false,
+            checked: Arc::default(),
+            progress,
+            down: Rate::default(),
+            up: Rate::default(),
+            rates: (0, 0),
+            tracker_status: None,
+            rng,
+            setup,
+        }
+    }
+
+    /// Runs to the end.
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !matches!(self.phase, Phase::Over) {
+            self.call_peers();
+            self.publish();
+            let woken = tokio::select! {
+                command = commands.recv() => Woken::Command(command),
+                Some(ended) = self.calls.join_next() => Woken::Ended(ended),
+                Some(news) = self.news.recv() => Woken::News(news),
+                Some(report) = self.reports.recv() => Woken::Report(report),
+                Some(answer) = self.answers.recv() => Woken::Answer(answer),
+                woken = next_step(&mut self.phase) => woken,
+                done = finish(&mut self.recording) => Woken::Recorded(done),
+                _ = tick.tick() => Woken::Tick,
+            };
+            match woken {
+                Woken::Command(Some(Command::Accept(stream))) => self.accept(stream),
+                Woken::Command(Some(Command::Retry)) => self.retry(),
+                Woken::Command(Some(Command::Stop(done))) => {
+                    self.end(State::Stopped).await;
+                    let _ = done.send(());
+                }
+                Woken::Command(None) => return,
+                Woken::Ended(ended) => self.connection_ended(ended),
+                Woken::News(news) => self.hear(news),
+                Woken::Report(report) => self.take_report(report),
+                Woken::Answer(answer) => self.take_answer(answer),
+                Woken::Record(record) => self.started(record),
+                Woken::Prepared(prepared) => self.prepared(prepared),
+                Woken::Recorded(result) => self.recorded(result),
+                Woken::Tick => self.tick(),
+            }
+            if self.is_complete() && !self.setup.seed_after {
+                self.end(State::Done).await;
+            }
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        matches!(self.phase, Phase::Active { .. })
+            && lock(&self.shared.work)
+                .picker
+                .as_ref()
+                .is_some_and(Picker::is_done)
+    }
+
+    /// The record was read: with it, a magnet link needs no peers to know its torrent.
+    fn started(&mut self, record: Option<Record>) {
+        if self.info.is_none() {
+            let known = record.and_then(|record| {
+                let info = Info::parse(&record.info).ok()?;
+                (info.hash == self.setup.hash).then(|| Arc::new(info))
+            });
+            self.info = known;
+        }
+        if self.info.is_some() {
+            self.check();
+        } else {
+            lock(&self.shared.work).fetch = Some(Fetch::new(self.setup.hash));
+            self.phase = Phase::Metadata;
+        }
+    }
+
+    fn check(&mut self) {
+        let Some(info) = self.info.clone() else {
+            return;
+        };
+        self.checked.store(0, Ordering::Relaxed);
+        let job = prepare::Job {
+            info,
+            options: self.setup.storage.clone(),
+            overwrite: self.setup.overwrite,
+            store: Arc::clone(&self.store),
+            reports: self.report_sender.clone(),
+            checked: Arc::clone(&self.checked),
+        };
+        self.phase = Phase::Checking(tokio::task::spawn_blocking(move || job.run()));
+    }
+
+    fn prepared(&mut self, prepared: Option<Prepared>) {
+        let Some(info) = self.info.clone() else {
+            return;
+        };
+        match prepared {
+            Some(Ok((storage, had))) => {
+                let picker = Picker::new(Geometry::of(&info), had, self.rng.random());
+                let torrent = Torrent {
+                    info,
+                    storage: Arc::clone(&storage),
+                };
+                let mut work = lock(&self.shared.work);
+                work.picker = Some(picker);
+                work.fetch = None;
+                drop(work);
+                // Set once: a retry comes only before the first success.
+                let _ = self.shared.torrent.set(torrent);
+                self.paused = None;
+                self.phase = Phase::Active { storage };
+                self.shared.broadcast(Order::Torrent);
+                for stream in std::mem::take(&mut self.waiting) {
+                    self.accept(stream);
+                }
+            }
+            Some(Err(error @ (StorageError::UnsafePath | StorageError::Foreign))) => {
+                self.fail(Failure::Storage(error));
+            }
+            Some(Err(StorageError::Missing)) if !self.setup.storage.write => {
+                self.fail(Failure::Storage(StorageError::Missing));
+            }
+            Some(Err(error)) => self.wait(error),
+            // The thread panicked.
+            None => self.wait(StorageError::Io(std::io::ErrorKind::Other)),
+        }
+    }
+
+    fn wait(&mut self, error: StorageError) {
+        // A lock held by one that is just ending is free in a moment.
+        let wait = if error == StorageError::Busy {
+            Duration::from_secs(1)
+        } else {
+            RETRY
+        };
+        let until = Instant::now() + wait;
+        self.paused = Some((error, until));
+        self.phase = Phase::Waiting;
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.calls.abort_all();
+        self.set_state(State::Failed(failure));
+        self.phase = Phase::Over;
+    }
+
+    fn retry(&mut self) {
+        match self.phase {
+            Phase::Waiting => self.check(),
+            Phase::Active { .. } => {
+                self.paused = None;
+                lock(&self.shared.work).paused = false;
+            }
+            Phase::Starting(_) | Phase::Metadata | Phase::Checking(_) | Phase::Over => {}
+        }
+    }
+
+    /// Opens connections, as many as there is room for.
+    fn call_peers(&mut self) {
+        match self.phase {
+            Phase::Metadata | Phase::Active { .. } => {}
+            Phase::Starting(_) | Phase::Checking(_) | Phase::Waiting | Phase::Over => return,
+        }
+        let now = Instant::now().into_std();
+        while self.calling.len() < MAX_CONNECTED {
+            let Some((key, target, lane)) = self.table.next(now) else {
+                return;
+            };
+            let isolation = Isolation::new("swarm", &self.setup.hash.0, lane);
+            let outside = Arc::clone(&self.setup.outside);
+            let shared = Arc::clone(&self.shared);
+            let news = self.news_sender.clone();
+            self.calling.insert(key);
+            self.calls.spawn(async move {
+                let call = outside.connect(&target, isolation);
+                let stream = match tokio::time::timeout(CONNECT_TIME, call).await {
+                    Ok(Ok(stream)) => stream,
+                    Ok(Err(RouteError::CircuitLost)) => return (key, Ended::CircuitLost, None),
+                    Ok(Err(RouteError::NoCircuit(_))) => return (key, Ended::NoNetwork, None),
+                    Ok(Err(_)) | Err(_) => return (key, Ended::Unreached, None),
+                };
+                let reason = Connection::new(shared, key, true, news).run(stream).await;
+                (key, how_ended(reason), Some(reason))
+            });
+        }
+    }
+
+    fn accept(&mut self, stream: BoxStream) {
+        match self.phase {
+            Phase::Metadata | Phase::Active { .. } => {}
+            Phase::Starting(_) | Phase::Checking(_) | Phase::Waiting => {
+                if self.waiting.len() < MAX_WAITING {
+                    self.waiting.push_back(stream);
+                }
+                return;
+            }
+            Phase::Over => return,
+        }
+        if self.calls.len() >= MAX_CONNECTIONS {
+            return;
+        }
+        let Some(key) = self.table.add_incoming() else {
+            return;
+        };
+        let connection = Connection::new(
+            Arc::clone(&self.shared),
+            key,
+            false,
+            self.news_sender.clone(),
+        );
+        self.calls.spawn(async move {
+            let reason = connection.run(stream).await;
+            (key, how_ended(reason), Some(reason))
+        });
+    }
+
+    fn connection_ended(
+        &mut self,
+        ended: Result<(PeerKey, Ended, Option<CloseReason>), tokio::task::JoinError>,
+    ) {
+        let Ok((key, how, reason)) = ended else {
+            // A panic: its peer stays busy, which keeps it from doing it again.
+            tracing::warn!("a connection failed; please report this");
+            return;
+        };
+        tracing::debug!(peer = key.0, ?how, reason = ?reason, "connection ended");
+        self.calling.remove(&key);
+        self.unchoked.remove(&key);
+        self.merits.remove(&key);
+        self.no_network = how == Ended::NoNetwork;
+        if reason == Some(CloseReason::Lied) {
+            self.table.ban(key);
+        }
+        let now = Instant::now().into_std();
+        self.table.ended(now, key, how, &mut self.rng);
+    }
+
+    fn hear(&mut self, news: News) {
+        match news {
+            News::Ready(key) => {
+                self.no_network = false;
+                self.table.worked(key);
+            }
+            News::Interested(key) => {
+                if self.unchoked.len() < MAX_UNCHOKED && !self.unchoked.contains(&key) {
+                    let seat = lock(&self.shared.work).seats.get(&key).cloned();
+                    if let Some(seat) = seat {
+                        self.unchoked.insert(key);
+                        seat.order(Order::Choke(false));
+                    }
+                }
+            }
+            News::Liar(key) => self.ban(key),
+            News::Metadata(bytes) => {
+                if self.info.is_some() {
+                    return;
+                }
+                match Info::parse(&bytes) {
+                    Ok(info) if info.hash == self.setup.hash => {
+                        self.info = Some(Arc::new(info));
+                        lock(&self.shared.work).fetch = None;
+                        self.check();
+                    }
+                    // The fetch compared the hash.
+                    Ok(_) => {}
+                    Err(error) => self.fail(Failure::Metainfo(error)),
+                }
+            }
+        }
+    }
+
+    fn ban(&mut self, key: PeerKey) {
+        tracing::debug!(peer = key.0, "a peer sent wrong data and is banned");
+        self.table.ban(key);
+        let seat = lock(&self.shared.work).seats.get(&key).cloned();
+        if let Some(seat) = seat {
+            seat.order(Order::Ban);
+        }
+    }
+
+    fn take_report(&mut self, report: Report) {
+        for liar in self.settle(report) {
+            self.ban(liar);
+        }
+    }
+
+    /// Tells the picker, and the connections; gives who lied.
+    fn settle(&mut self, report: Report) -> Vec<PeerKey> {
+        let mut work = lock(&self.shared.work);
+        let work = &mut *work;
+        let Some(picker) = &mut work.picker else {
+            return Vec::new();
+        };
+        match report {
+            Report::Passed { piece, digests } => {
+                self.unrecorded = true;
+                let liars = picker.passed(piece, &digests);
+                for seat in work.seats.values() {
+                    seat.order(Order::Have(piece));
+                }
+                liars
+            }
+            Report::Failed { piece, digests } => {
+                picker.failed(piece, digests).into_iter().collect()
+            }
+            Report::Lost { piece, error } => {
+                picker.lost(piece);
+                if self.paused.is_none() {
+                    work.paused = true;
+                    for seat in work.seats.values() {
+                        seat.order(Order::Pause);
+                    }
+                }
+                self.paused = Some((error, Instant::now() + RETRY));
+                Vec::new()
+            }
+        }
+    }
+
+    fn take_answer(&mut self, answer: Answer) {
+        self.tracker_status = Some(answer.status);
+        self.no_network = answer.no_network;
+        let now = Instant::now().into_std();
+        for peer in answer.peers {
+            self.table.add(now, Way::Named(PeerName::Public(peer)));
+        }
+    }
+
+    /// Ends in good order: connections first, then what they left to write, then the record.
+    async fn end(&mut self, state: State) {
+        self.calls.shutdown().await;
+        self.announcer.shutdown().await;
+        if let Some(recording) = self.recording.take() {
+            let _ = recording.await;
+        }
+        if let Phase::Active { storage } = std::mem::replace(&mut self.phase, Phase::Over) {
+            loop {
+                tokio::select! {
+                    Some(report) = self.reports.recv() => self.take_report(report),
+                    () = storage.idle() => break,
+                }
+            }
+            while let Ok(report) = self.reports.try_recv() {
+                self.take_report(report);
+            }
+            if self.setup.storage.write
+                && let Some(save) = self.saver(storage)
+            {
+                let result = tokio::task::spawn_blocking(save).await.ok();
+                self.recorded(result);
+            }
+        }
+        self.set_state(state);
+    }
+}
+
+/// What waits to be written is dropped, so that a torrent started anew does not meet a late write.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if let Some(torrent) = self.shared.torrent.get() {
+            torrent.storage.close();
+        }
+    }
+}
+
+fn how_ended(reason: CloseReason) -> Ended {
+    if reason.is_fault() {
+        Ended::Fault
+    } else if reason == CloseReason::BothComplete {
+        Ended::Useless
+    } else {
+        Ended::Closed
+    }
+}
+
+/// An address is a peer's name; a host name is looked up at the exit.
+fn way_to(target: &Target) -> Way {
+    match target.socket_addr() {
+        Some(addr) => Way::Named(PeerName::Public(SocketAddr::new(addr.ip(), addr.port()))),
+        None => Way::Host(target.clone()),
+    }
+}
+
+async fn next_step(phase: &mut Phase) -> Woken {
+    match phase {
+        Phase::Starting(reading) => Woken::Record(reading.await.ok().flatten()),
+        Phase::Checking(checking) => Woken::Prepared(checking.await.ok()),
+        Phase::Metadata | Phase::Waiting | Phase::Active { .. } | Phase::Over => {
+            std::future::pending().await
+        }
+    }
+}
+
+async fn finish(
+    recording: &mut Option<JoinHandle<Result<(), StorageError>>>,
+) -> Option<Result<(), StorageError>> {
+    match recording {
+        Some(handle) => handle.await.ok(),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,127 @@
+//! One torrent's swarm at work: a driver, and a task for each connection.
+//!
+//! The tasks share a `Shared`: the picker behind a lock that is held for a moment at a time, the storage, counters.
+//! The driver owns who is known, connects through [`crate::route::Outside`], takes reports of storage and answers of
+//! trackers, unchokes, records. Orders go to connections through their `Seat`; news come back by a bounded channel.
+
+mod announce;
+mod choker;
+mod connection;
+mod driver;
+mod metadata;
+mod prepare;
+mod progress;
+mod table;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use tokio::sync::Notify;
+
+pub(crate) use driver::{Command, Driver, Setup};
+pub(crate) use prepare::threads;
+pub use progress::{Failure, Progress, State};
+
+use super::infohash::InfoHash;
+use super::metainfo::Info;
+use super::picker::{PeerKey, Picker};
+use super::storage::{Storage, lock};
+use super::wire::BlockRef;
+use metadata::Fetch;
+
+/// Most orders that wait for a connection: a peer that can't take its HAVE messages is closed.
+const MAX_ORDERS: usize = 1 << 16;
+
+/// What all tasks of a swarm share.
+pub(super) struct Shared {
+    hash: InfoHash,
+    torrent: OnceLock<Torrent>,
+    work: Mutex<Work>,
+    downloaded: AtomicU64,
+    uploaded: AtomicU64,
+}
+
+/// The torrent, once its metadata is known and its files were checked.
+#[derive(Clone)]
+struct Torrent {
+    info: Arc<Info>,
+    storage: Arc<Storage>,
+}
+
+/// What the tasks change together. Never held across an await or a disk access.
+#[derive(Default)]
+struct Work {
+    picker: Option<Picker>,
+    fetch: Option<Fetch>,
+    seats: BTreeMap<PeerKey, Arc<Seat>>,
+    /// Nothing is asked for: the disk takes nothing.
+    paused: bool,
+}
+
+/// What the driver and other connections know of a connection.
+#[derive(Default)]
+struct Seat {
+    orders: Mutex<Vec<Order>>,
+    notify: Notify,
+    downloaded: AtomicU64,
+    uploaded: AtomicU64,
+    /// The handshakes are exchanged.
+    ready: AtomicBool,
+    interested: AtomicBool,
+    snubbing: AtomicBool,
+}
+
+/// What a connection is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// The torrent is known now: [`Shared::torrent`].
+    Torrent,
+    /// A piece was verified.
+    Have(u32),
+    /// Another peer gave this block.
+    Cancel(BlockRef),
+    /// Choke or unchoke.
+    Choke(bool),
+    /// Take back all requests: the disk takes nothing.
+    Pause,
+    /// End: the peer lied.
+    Ban,
+}
+
+impl Seat {
+    fn order(&self, order: Order) {
+        let mut orders = lock(&self.orders);
+        if orders.len() < MAX_ORDERS {
+            orders.push(order);
+        } else {
+            // Far behind: it is closed as soon as it looks.
+            orders.clear();
+            orders.push(Order::Ban);
+        }
+        drop(orders);
+        self.notify.notify_one();
+    }
+
+    fn take_orders(&self) -> Vec<Order> {
+        std::mem::take(&mut *lock(&self.orders))
+    }
+}
+
+impl Shared {
+    fn new(hash: InfoHash) -> Arc<Self> {
+        Arc::new(Self {
+            hash,
+            torrent: OnceLock::new(),
+            work: Mutex::default(),
+            downloaded: AtomicU64::new(0),
+            uploaded: AtomicU64::new(0),
+        })
+    }
+
+    /// Tells every connection.
+    fn broadcast(&self, order: Order) {
+        let seats: Vec<Arc<Seat>> = lock(&self.work).seats.values().cloned().collect();
+        seats.iter().for_each(|seat| seat.order(order));
+    }
+}

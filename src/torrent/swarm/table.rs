@@ -1,0 +1,367 @@
+//! The peers a swarm knows: whom to try next, when, and whom never again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use hushswarm_circuits::target::{Host, Target};
+use rand::{Rng, RngExt};
+
+use crate::torrent::infohash::PeerName;
+use crate::torrent::picker::PeerKey;
+use crate::torrent::tracker::is_global;
+
+/// Most peers remembered: trackers name a few hundred at a time.
+const MAX_KNOWN: usize = 2000;
+
+/// Most banned addresses remembered.
+const MAX_BANNED: usize = 4096;
+
+/// First wait after a failure; doubled for each, up to the longest.
+const FIRST_WAIT: Duration = Duration::from_secs(15);
+const LONGEST_WAIT: Duration = Duration::from_secs(30 * 60);
+
+/// Wait before the same peer is tried through another circuit.
+const CIRCUIT_WAIT: Duration = Duration::from_secs(1);
+
+/// Lost circuits in a row after which the peer itself is suspected.
+const MAX_CIRCUITS_LOST: u32 = 5;
+
+/// Wait while no circuit can be built at all.
+const NETWORK_WAIT: Duration = Duration::from_secs(5);
+
+/// How a peer is reached.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Way {
+    /// By its name in the swarm.
+    Named(PeerName),
+    /// By a host name from a magnet link.
+    Host(Target),
+    /// It came to us: it can't be called.
+    Incoming,
+}
+
+/// How a connection, or the attempt at one, ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Could not be reached.
+    Unreached,
+    /// The circuit broke: another may do.
+    CircuitLost,
+    /// There is no circuit for anybody.
+    NoNetwork,
+    /// Was connected; the stream ended or we ended it.
+    Closed,
+    /// Neither side needs the other, now and for long.
+    Useless,
+    /// Broke the protocol.
+    Fault,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Idle { not_before: Instant },
+    Busy,
+    Banned,
+}
+
+#[derive(Debug)]
+struct Known {
+    way: Way,
+    lane: u16,
+    state: State,
+    failures: u32,
+    circuits_lost: u32,
+}
+
+/// All peers of one swarm.
+#[derive(Debug)]
+pub(super) struct PeerTable {
+    known: BTreeMap<PeerKey, Known>,
+    by_way: BTreeMap<Way, PeerKey>,
+    banned: BTreeSet<IpAddr>,
+    next_key: u32,
+    lanes: u16,
+}
+
+impl PeerTable {
+    /// An empty table whose peers are spread over this many circuits.
+    pub(super) fn new(lanes: u16) -> Self {
+        Self {
+            known: BTreeMap::new(),
+            by_way: BTreeMap::new(),
+            banned: BTreeSet::new(),
+            next_key: 0,
+            lanes: lanes.max(1),
+        }
+    }
+
+    /// Peers known, banned ones left out.
+    pub(super) fn len(&self) -> usize {
+        self.known
+            .values()
+            .filter(|known| known.state != State::Banned)
+            .count()
+    }
+
+    /// Learns of a peer, from anybody. Tells whether it was new.
+    pub(super) fn add(&mut self, now: Instant, way: Way) -> bool {
+        let banned = ip_of(&way).is_some_and(|ip| self.banned.contains(&block_of(ip)));
+        let usable = match &way {
+            Way::Named(PeerName::Public(addr)) => {
+                addr.port() != 0 && !addr.ip().is_unspecified() && !addr.ip().is_multicast()
+            }
+            Way::Host(target) => target.port != 0,
+            Way::Incoming => false,
+        };
+        if banned || !usable || self.by_way.contains_key(&way) {
+            return false;
+        }
+        if self.known.len() >= MAX_KNOWN && !self.forget_worst() {
+            return false;
+        }
+        let key = self.insert(way.clone(), State::Idle { not_before: now });
+        self.by_way.insert(way, key);
+        true
+    }
+
+    /// Takes in a peer that came to us.
+    pub(super) fn add_incoming(&mut self) -> Option<PeerKey> {
+        if self.known.len() >= MAX_KNOWN && !self.forget_worst() {
+            return None;
+        }
+        Some(self.insert(Way::Incoming, State::Busy))
+    }
+
+    /// The peer to call now, with its circuit lane; it counts as busy from now on.
+    pub(super) fn next(&mut self, now: Instant) -> Option<(PeerKey, Target, u16)> {
+        let (&key, known) = self
+            .known
+            .iter_mut()
+            .filter(|(_, k)| matches!(k.state, State::Idle { not_before } if not_before <= now))
+            .min_by_key(|(key, k)| (k.failures, **key))?;
+        let target = match &known.way {
+            Way::Named(PeerName::Public(addr)) => Target::ip(*addr),
+            Way::Host(target) => target.clone(),
+            Way::Incoming => return None,
+        };
+        known.state = State::Busy;
+        Some((key, target, known.lane))
+    }
+
+    /// A peer showed that it works: its failures are forgiven.
+    pub(super) fn worked(&mut self, key: PeerKey) {
+        if let Some(known) = self.known.get_mut(&key) {
+            known.failures = 0;
+            known.circuits_lost = 0;
+        }
+    }
+
+    /// A call or connection ended: sets when to try again.
+    pub(super) fn ended(&mut self, now: Instant, key: PeerKey, how: Ended, rng: &mut impl Rng) {
+        let Some(known) = self.known.get_mut(&key) else {
+            return;
+        };
+        if known.way == Way::Incoming {
+            self.known.remove(&key);
+            return;
+        }
+        if known.state == State::Banned {
+            return;
+        }
+        let wait = match how {
+            Ended::CircuitLost if known.circuits_lost < MAX_CIRCUITS_LOST => {
+                known.circuits_lost += 1;
+                CIRCUIT_WAIT
+            }
+            Ended::NoNetwork => NETWORK_WAIT,
+            Ended::Useless | Ended::Fault => LONGEST_WAIT,
+            Ended::Unreached | Ended::CircuitLost | Ended::Closed => {
+                known.failures = known.failures.saturating_add(1);
+                (FIRST_WAIT * 2_u32.pow(known.failures.min(8) - 1)).min(LONGEST_WAIT)
+            }
+        };
+        // A quarter more at random, so that peers are not called in step.
+        let jitter = wait.mul_f64(rng.random_range(0.0..0.25));
+        known.state = State::Idle {
+            not_before: now + wait + jitter,
+        };
+    }
+
+    /// Never again: it lied. Its address too, whatever the port (IPv6: its /64), unless that is private and so may
+    /// stand for anybody.
+    pub(super) fn ban(&mut self, key: PeerKey) {
+        let ip = self.known.get_mut(&key).and_then(|known| {
+            known.state = State::Banned;
+            ip_of(&known.way)
+        });
+        let Some(ip) = ip.filter(|&ip| is_global(ip)) else {
+            return;
+        };
+        let block = block_of(ip);
+        if self.banned.len() < MAX_BANNED {
+            self.banned.insert(block);
+        }
+        for known in self.known.values_mut() {
+            if ip_of(&known.way).is_some_and(|ip| block_of(ip) == block) {
+                known.state = State::Banned;
+            }
+        }
+    }
+
+    fn insert(&mut self, way: Way, state: State) -> PeerKey {
+        let key = PeerKey(self.next_key);
+        self.next_key = self.next_key.wrapping_add(1);
+        // The remainder fits a u16, as the number of lanes does.
+        let lane = (key.0 % u32::from(self.lanes)) as u16;
+        self.known.insert(
+            key,
+            Known {
+                way,
+                lane,
+                state,
+                failures: 0,
+                circuits_lost: 0,
+            },
+        );
+        key
+    }
+
+    /// Makes room: forgets the idle or banned peer that failed most, if any failed.
+    fn forget_worst(&mut self) -> bool {
+        let worst = self
+            .known
+            .iter()
+            .filter(|(_, k)| k.state != State::Busy && (k.failures > 0 || k.state == State::Banned))
+            .max_by_key(|(_, k)| k.failures)
+            .map(|(key, _)| *key);
+        let Some(known) = worst.and_then(|key| self.known.remove(&key)) else {
+            return false;
+        };
+        self.by_way.remove(&known.way);
+        true
+    }
+}
+
+fn ip_of(way: &Way) -> Option<IpAddr> {
+    match way {
+        Way::Named(PeerName::Public(addr)) => Some(addr.ip()),
+        Way::Host(Target {
+            host: Host::Ip(ip), ..
+        }) => Some(*ip),
+        Way::Host(Target {
+            host: Host::Name(_),
+            ..
+        })
+        | Way::Incoming => None,
+    }
+}
+
+/// What one user commands: an IPv4 address, or an IPv6 /64.
+fn block_of(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(v6) => {
+            let mut octets = v6.octets();
+            octets[8..].fill(0);
+            IpAddr::from(octets)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    fn named(text: &str) -> Way {
+        Way::Named(PeerName::Public(text.parse().unwrap()))
+    }
+
+    #[test]
+    fn a_peer_that_fails_is_tried_again_later_and_later() {
+        let (mut table, mut rng, mut now) =
+            (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
+        assert!(table.add(now, named("192.0.2.1:5")));
+        assert!(!table.add(now, named("192.0.2.1:5")), "known");
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            let (key, _, _) = table.next(now).unwrap();
+            assert!(table.next(now).is_none(), "busy");
+            table.ended(now, key, Ended::Unreached, &mut rng);
+            let start = now;
+            while table.known[&key].state != (State::Idle { not_before: now }) {
+                let State::Idle { not_before } = table.known[&key].state else {
+                    panic!()
+                };
+                now = not_before;
+            }
+            waits.push((now - start).as_secs());
+        }
+        assert!(
+            (15..19).contains(&waits[0]) && (30..38).contains(&waits[1]),
+            "{waits:?}"
+        );
+        assert!((1800..2250).contains(&waits[8]), "{waits:?}");
+    }
+
+    #[test]
+    fn a_lost_circuit_is_not_the_peers_fault_until_it_happens_often() {
+        let (mut table, mut rng, mut now) =
+            (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
+        table.add(now, named("192.0.2.1:5"));
+        for round in 0..=MAX_CIRCUITS_LOST {
+            let (key, _, _) = table.next(now).unwrap();
+            table.ended(now, key, Ended::CircuitLost, &mut rng);
+            now += Duration::from_secs(2);
+            assert_eq!(table.next(now).is_some(), round < MAX_CIRCUITS_LOST);
+            table.known.get_mut(&key).unwrap().state = State::Idle { not_before: now };
+            if round == MAX_CIRCUITS_LOST {
+                assert_eq!(table.known[&key].failures, 1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_liar_is_banned_with_its_address() {
+        let (mut table, now) = (PeerTable::new(4), Instant::now());
+        for way in ["1.2.3.4:5", "1.2.3.4:6", "[2a00::1]:5"] {
+            table.add(now, named(way));
+        }
+        let (key, _, _) = table.next(now).unwrap();
+        table.ban(key);
+        table.ended(now, key, Ended::Closed, &mut StdRng::seed_from_u64(1));
+        assert_eq!(table.known[&key].state, State::Banned);
+        assert!(!table.add(now, named("1.2.3.4:7")));
+        let (v6, _, _) = table.next(now).unwrap();
+        table.ban(v6);
+        assert!(!table.add(now, named("[2a00::2]:5")), "the same /64");
+        assert!(table.next(now).is_none());
+        assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn peers_are_spread_over_the_lanes_and_the_table_is_bounded() {
+        let (mut table, mut rng, now) =
+            (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
+        for n in 0..MAX_KNOWN as u32 {
+            let addr = std::net::Ipv4Addr::from(0x0b00_0000 + n);
+            assert!(table.add(now, named(&format!("{addr}:1"))));
+        }
+        assert!(!table.add(now, named("192.0.2.1:5")), "all are as good");
+        assert!(table.add_incoming().is_none());
+        let lanes: BTreeSet<u16> = (0..8).map(|_| table.next(now).unwrap().2).collect();
+        assert_eq!(lanes.len(), 4);
+        let failed = *table.known.keys().next().unwrap();
+        table.ended(now, failed, Ended::Unreached, &mut rng);
+        assert!(
+            table.add(now, named("192.0.2.1:5")),
+            "one that failed makes room"
+        );
+        for nowhere in ["0.0.0.0:1", "224.0.0.1:1", "192.0.2.9:0"] {
+            assert!(!table.add(now, named(nowhere)));
+        }
+    }
+}
