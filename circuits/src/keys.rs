@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use curve25519_dalek::edwards::CompressedEdwardsY;
 use rand::CryptoRng;
 use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 use subtle::ConstantTimeEq;
@@ -175,7 +176,14 @@ pub struct RelayId(pub [u8; 32]);
 
 impl RelayId {
     /// Whether `signature` is this identity's over the concatenation of `parts`.
+    ///
+    /// An identity of small order signs nothing: RFC 8032 alone lets anybody make signatures that it accepts, without
+    /// any secret, and one of them for many messages.
     pub fn verify(&self, parts: &[&[u8]], signature: &[u8; SIGNATURE_LEN]) -> bool {
+        let point = CompressedEdwardsY(self.0).decompress();
+        if point.is_none_or(|point| point.is_small_order()) {
+            return false;
+        }
         UnparsedPublicKey::new(&ED25519, self.0)
             .verify(&parts.concat(), signature)
             .is_ok()
@@ -251,6 +259,26 @@ mod tests {
                 (1..=2).contains(&byte).then_some(byte)
             );
         }
+    }
+
+    #[test]
+    fn an_identity_of_small_order_signs_nothing() {
+        // The points of order 4 and 1 with a signature of zeros or the neutral element: RFC 8032 accepts one message
+        // in four, or all.
+        let neutral = {
+            let mut point = [0; 32];
+            point[0] = 1;
+            point
+        };
+        for (identity, point) in [([0; 32], [0; 32]), (neutral, neutral)] {
+            let mut signature = [0; SIGNATURE_LEN];
+            signature[..32].copy_from_slice(&point);
+            for message in 0..=u8::MAX {
+                assert!(!RelayId(identity).verify(&[&[message]], &signature));
+            }
+        }
+        let key = IdentityKey::from_seed([5; 32]);
+        assert!(key.public().verify(&[b"a", b"b"], &key.sign(&[b"ab"])));
     }
 
     #[test]
