@@ -507,8 +507,9 @@ async fn assert_stalled_without_growing(world: &World) -> Vec<u64> {
     later
 }
 
-/// What a relay may keep when all is over, KiB: 8 MiB of buffers, and what the allocator does not give back.
-const KEPT: u64 = 16 * 1024;
+/// What a relay may keep when all is over, KiB: 8 MiB of buffers, and what the allocator's threads have not given back,
+/// which is less than what one burst of these tests takes.
+const KEPT: u64 = 40 * 1024;
 
 async fn assert_memory_returns(world: &World, before: &[u64]) {
     let begun = Instant::now();
