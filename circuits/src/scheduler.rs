@@ -260,6 +260,11 @@ impl<T> Scheduler<T> {
         Ok(())
     }
 
+    /// Control frames that wait.
+    pub fn control_waiting(&self) -> usize {
+        self.control.len()
+    }
+
     /// Queues a DESTROY.
     ///
     /// # Errors

@@ -27,6 +27,9 @@ pub const MAX_CIRCUITS: usize = 65_536;
 /// Frames sealed in one go: enough to fill a socket's buffer, few enough that a fresh control frame soon gets its turn.
 const BATCH: usize = 64;
 
+/// PING is answered while fewer control frames than this wait to be sent.
+const MAX_WAITING_FOR_PONG: usize = 256;
+
 /// Why a link must be closed. Its circuits are torn down with reason 7 (link lost).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -580,7 +583,9 @@ impl Receiver {
             }
             FrameType::Ping => {
                 let body = &frame[BODY_OFFSET..BODY_OFFSET + SHORT_LEN];
-                if body[0] == 0 {
+                let waiting = lock(&self.link.queue).scheduler.control_waiting();
+                // What waits is sign of life enough; answers are not piled up for who does not take them.
+                if body[0] == 0 && waiting < MAX_WAITING_FOR_PONG {
                     let mut pong = [0; SHORT_LEN];
                     pong.copy_from_slice(body);
                     pong[0] = 1;
