@@ -194,7 +194,6 @@ impl Default for RecvWindow {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::disallowed_methods)]
     #![allow(clippy::unwrap_used)]
     #![allow(clippy::disallowed_methods)] // tests choose when time starts
 

@@ -322,7 +322,7 @@ impl Sim {
             .iter()
             .map(|&n| HopSpec {
                 id: self.relays[n].id,
-                peer: self.relays[n].hop_peer.clone(),
+                peer: self.relays[n].hop_peer,
             })
             .collect();
         let origin = Origin::new(self.now(), specs, &mut self.rng).unwrap();
