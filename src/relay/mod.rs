@@ -1,7 +1,7 @@
 //! The relay daemon: it takes links, passes cells on, and as an exit opens connections for others.
 //!
 //! `net -> link -> switch (circuits) -> here`: the switch passes cells on by itself; what it can't do without a socket
-//! or a clock, it asks of [`node::Node`].
+//! or a clock, it asks of `node::Node`.
 
 mod datagrams;
 mod exit;
