@@ -505,7 +505,8 @@ async fn assert_stalled_without_growing(world: &World) -> Vec<u64> {
     tokio::time::sleep(Duration::from_secs(4)).await;
     let later = report(world, "4 s later");
     for (stalled, later) in stalled.iter().zip(&later) {
-        assert!(*later <= stalled + 1024, "{stalled} KiB, then {later} KiB");
+        // The allocator takes memory in steps of some MiB; streams that went on would bring hundreds in this time.
+        assert!(*later <= stalled + 8192, "{stalled} KiB, then {later} KiB");
     }
     later
 }
