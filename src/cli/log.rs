@@ -1,5 +1,7 @@
 //! The log on standard error. Only our own modules write to it: what a library logs may hold an address.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -41,6 +43,7 @@ pub fn init(level: Level) {
         .with_target("hushswarm_circuits", level.filter());
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     // Fails only where a log has begun already, as in tests.
     let _ = tracing_subscriber::registry()
