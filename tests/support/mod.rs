@@ -9,6 +9,7 @@
 pub mod capture;
 pub mod clients;
 pub mod network;
+pub mod loopback;
 pub mod process;
 pub mod world;
 
