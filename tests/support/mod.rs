@@ -8,8 +8,8 @@
 
 pub mod capture;
 pub mod clients;
-pub mod network;
 pub mod loopback;
+pub mod network;
 pub mod process;
 pub mod world;
 
