@@ -64,7 +64,7 @@ fn unusable(progress: &Progress) -> Option<StorageError> {
     let State::Paused(error) = progress.state else {
         return None;
     };
-    let begun = progress.downloaded > 0;
+    let begun = progress.pieces_done > 0;
     match error {
         StorageError::Denied
         | StorageError::ReadOnly
