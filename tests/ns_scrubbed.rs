@@ -12,7 +12,17 @@ mod support;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
+use hushswarm::cli::connect::OverlayArgs;
+use hushswarm::cli::get::read_source;
+use hushswarm::overlay::client::Client;
+use hushswarm::route::circuits::CircuitRoute;
+use hushswarm::route::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
+use hushswarm::torrent::engine::{Engine, Job, Options, State};
+use hushswarm_circuits::isolation::Isolation;
+use hushswarm_circuits::relay_list::Proto;
+use hushswarm_circuits::target::Target;
 use serde_json::Value;
 use support::PATIENCE;
 use support::clients::{Torrent, Tracker};
@@ -214,4 +224,84 @@ fn udp_announces_hold_no_address_and_no_event() {
     }
     assert_ne!(said[0]["key"], said[1]["key"]);
     assert_ne!(said[0]["peer_id"], said[1]["peer_id"]);
+}
+
+/// The route of one torrent, which writes down the port of each target and the number of the circuit to it.
+struct Recorder {
+    client: Client,
+    seen: Arc<Mutex<Vec<(u16, u64)>>>,
+}
+
+impl Outside for Recorder {
+    fn connect<'a>(
+        &'a self,
+        target: &'a Target,
+        isolation: Isolation,
+    ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
+        Box::pin(async move {
+            let route = CircuitRoute::new(self.client.clone());
+            let stream = route.connect(target, isolation).await?;
+            // The same key gives the circuit that the stream is in.
+            let circuit = self
+                .client
+                .circuit(isolation, Proto::Tcp, Some(target), &[]);
+            let number = circuit.await.unwrap().number();
+            self.seen.lock().unwrap().push((target.port, number));
+            Ok(stream)
+        })
+    }
+
+    fn datagrams(&self, _: Isolation) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>> {
+        Box::pin(async { Err(RouteError::Refused) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn torrents_and_their_trackers_share_no_circuit() {
+    let scene = tokio::task::block_in_place(|| {
+        Scene::new(|trackers| trackers.iter().map(|t| vec![t.http.clone()]).collect())
+    });
+    let dir = tempfile::TempDir::new().unwrap();
+    let overlay = OverlayArgs {
+        network: Some(scene.loopback.network.file.clone()),
+        hops: 3,
+        state: Some(dir.path().join("state")),
+    };
+    let connected = overlay.connect().unwrap();
+    // All at once, with one client.
+    let downloads: Vec<_> = scene
+        .torrents
+        .iter()
+        .map(|torrent| {
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            let outside = Arc::new(Recorder {
+                client: connected.client.clone(),
+                seen: Arc::clone(&seen),
+            });
+            let mut options = Options::new(dir.path().join("state"));
+            options.allow_private = true;
+            let job = Job {
+                source: read_source(&torrent.magnet).unwrap(),
+                output: dir.path().join("out"),
+                seed_after: false,
+                overwrite: false,
+            };
+            (Engine::new(outside, options).download(job), seen)
+        })
+        .collect();
+    let mut groups: Vec<BTreeSet<u64>> = Vec::new();
+    for (handle, seen) in &downloads {
+        let last = tokio::time::timeout(PATIENCE, handle.finished()).await;
+        assert_eq!(last.unwrap().state, State::Done);
+        let seen = seen.lock().unwrap();
+        let peer = scene.peer.addr.port();
+        let (peers, trackers): (Vec<_>, Vec<_>) = seen.iter().partition(|(port, _)| *port == peer);
+        for group in [peers, trackers] {
+            assert!(!group.is_empty());
+            groups.push(group.into_iter().map(|(_, number)| number).collect());
+        }
+    }
+    let all: BTreeSet<u64> = groups.iter().flatten().copied().collect();
+    let sum: usize = groups.iter().map(BTreeSet::len).sum();
+    assert_eq!(all.len(), sum, "a circuit serves two purposes: {groups:?}");
 }
