@@ -9,6 +9,7 @@ use super::relay::Signals;
 use crate::error::{Error, Exit, Kind};
 use crate::overlay::client::{Client, Status};
 use crate::torrent::engine::{Failure, Handle, Progress, State};
+use crate::torrent::storage::StorageError;
 
 /// How often the display is refreshed.
 const REFRESH: Duration = Duration::from_millis(200);
@@ -57,6 +58,26 @@ pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status) -> Vi
     }
 }
 
+/// What is wrong with the output folder, where a download could not begin and only the user can change that. One that
+/// runs waits instead: a drive may come back.
+fn unusable(progress: &Progress) -> Option<StorageError> {
+    let State::Paused(error) = progress.state else {
+        return None;
+    };
+    let begun = progress.pieces_done > 0;
+    match error {
+        StorageError::Denied
+        | StorageError::ReadOnly
+        | StorageError::TooLarge
+        | StorageError::Symlink
+        | StorageError::NotAFile
+        | StorageError::Foreign
+        | StorageError::Missing
+        | StorageError::UnsafePath => (!begun).then_some(error),
+        StorageError::Full | StorageError::Busy | StorageError::Io(_) => None,
+    }
+}
+
 /// Bytes looked at so far, while checking.
 fn checked(progress: &Progress) -> u64 {
     let share = u64::from(progress.checked) * progress.total;
@@ -77,15 +98,18 @@ pub(super) async fn follow(
     let mut progress: watch::Receiver<Progress> = handle.progress();
     let mut overlay = client.status();
     let mut signals = Signals::new()?;
-    let interrupted = loop {
+    let (interrupted, unusable) = loop {
         let now = progress.borrow_and_update().clone();
         let status = overlay.borrow_and_update().clone();
         display.show(&view(&now, client, &status));
         if now.is_over() || until(&now) {
-            break false;
+            break (false, None);
+        }
+        if let Some(error) = unusable(&now) {
+            break (false, Some(error));
         }
         tokio::select! {
-            () = signals.stop() => break true,
+            () = signals.stop() => break (true, None),
             () = tokio::time::sleep(REFRESH) => {}
         }
     };
@@ -95,6 +119,11 @@ pub(super) async fn follow(
     let last = handle.stop().await;
     let status = overlay.borrow().clone();
     display.finish(&view(&last, client, &status));
+    if let Some(error) = unusable {
+        return Err(Error::local(error.to_string())
+            .with_exit(Exit::Disk)
+            .with_hint(error.hint()));
+    }
     match &last.state {
         State::Failed(failure) => {
             let error = Error::new(Kind::Local, failure.to_string());

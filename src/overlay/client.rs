@@ -398,7 +398,8 @@ impl Inner {
         let link = match self.links.get(guard).await {
             Ok(link) => link,
             Err(error) => {
-                debug!(guard = ?guard.identity, %error, "guard not reached");
+                // Not which: an identity is an address by another name, and a guard tells where its client comes from.
+                debug!(%error, "guard not reached");
                 self.guard_failed(guard);
                 return Err(BuildError::GuardUnreachable);
             }

@@ -27,6 +27,9 @@ const NETWORK_WAIT: Duration = Duration::from_secs(5);
 /// Wait before the same tracker is asked through another circuit.
 const CIRCUIT_WAIT: Duration = Duration::from_secs(1);
 
+/// Time for a tracker while others were not asked yet: UDP trackers, many of which are dead, may else take minutes.
+const SHORT_PATIENCE: Duration = Duration::from_secs(20);
+
 /// Circuits lost under one tracker in a row before it counts as its failure.
 const MAX_CIRCUITS_LOST: u32 = 3;
 
@@ -98,10 +101,15 @@ impl Announcer {
             };
             let owner = [&self.hash.0, url.as_bytes()].concat();
             let isolation = Isolation::new("tracker", &owner, 0);
-            let result = self
+            let announce = self
                 .client
-                .announce(&*self.outside, isolation, &url, &request)
-                .await;
+                .announce(&*self.outside, isolation, &url, &request);
+            let result = if self.tiers.has_untried_besides(&url) {
+                let result = tokio::time::timeout(SHORT_PATIENCE, announce).await;
+                result.unwrap_or(Err(AnnounceError::TimedOut))
+            } else {
+                announce.await
+            };
             let now = Instant::now().into_std();
             let answer = match result {
                 Ok(answer) => {

@@ -58,11 +58,18 @@ impl TierList {
             return None;
         }
         let ready = |entry: &&Entry| entry.not_before.is_none_or(|until| until <= now);
-        self.tiers
-            .iter()
-            .flatten()
-            .find(ready)
+        // Of equals the first is found. Those that failed come after those that did not: else two dead trackers, whose
+        // waits are over when each has taken its time, would keep all behind them from ever being asked.
+        let entries = self.tiers.iter().flatten().filter(ready);
+        entries
+            .min_by_key(|entry| entry.failures)
             .map(|entry| entry.url.as_str())
+    }
+
+    /// Tells whether a tracker besides `url` has not failed yet: then nothing is gained by waiting long for this one.
+    pub fn has_untried_besides(&self, url: &str) -> bool {
+        let mut entries = self.tiers.iter().flatten();
+        entries.any(|entry| entry.url != url && entry.failures == 0)
     }
 
     /// When [`TierList::next_url`] gives one; `None` where there is no tracker.
@@ -144,6 +151,18 @@ mod tests {
         assert_eq!(list.next_url(now), None);
         assert_eq!(list.next_at(now), Some(now + FIRST_BACKOFF));
         assert_eq!(list.next_url(now + FIRST_BACKOFF), Some(A));
+    }
+
+    #[test]
+    fn dead_trackers_that_take_their_time_do_not_keep_the_last_from_being_asked() {
+        let now = Instant::now();
+        let mut list = list(&[&[A], &[B], &[C]]);
+        list.failed(A, now);
+        assert!(list.has_untried_besides(B));
+        // When B is given up, A's wait is long over.
+        list.failed(B, now + 5 * MINUTE);
+        assert_eq!(list.next_url(now + 5 * MINUTE), Some(C));
+        assert!(!list.has_untried_besides(C));
     }
 
     #[test]
