@@ -1,8 +1,9 @@
 //! One or several TCP streams through a client, 1 to 3 relay processes and an exit on loopback, beside bare forwarding
 //! over the same number of TCP connections in the same run.
 //!
-//! `cargo bench --bench transfer [-- [--mib N] [--rounds N]]`. Machines are noisy: read the ratios and the processor time,
-//! which is the sum over all processes.
+//! `cargo bench --bench transfer [-- [--mib N] [--rounds N] [--hops N]]`. Machines are noisy: read the ratios and the
+//! processor time. `ends` is this process (the client, and the server that it reads from); `relays` are the processes in
+//! between; `kernel` is the part of both that system calls take.
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -47,7 +48,11 @@ fn main() {
             .unwrap_or(default)
     };
     let (mib, rounds) = (value("--mib", 512), value("--rounds", 3));
-    runtime.block_on(bench(mib, rounds));
+    let hops = match value("--hops", 0) {
+        0 => 1..=3,
+        only => only as usize..=only as usize,
+    };
+    runtime.block_on(bench(mib, rounds, hops));
 }
 
 /// A process that is ended with us.
@@ -112,13 +117,36 @@ async fn source() -> SocketAddr {
     addr
 }
 
-/// Processor seconds of a process so far, user and system.
-fn cpu_seconds(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
-    let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
-    // USER_HZ is 100 on every Linux that user space sees.
-    ticks / 100.0
+/// Processor seconds so far.
+#[derive(Clone, Copy, Default)]
+struct Cpu {
+    user: f64,
+    kernel: f64,
+}
+
+impl Cpu {
+    fn of(pids: &[u32]) -> Self {
+        let mut sum = Self::default();
+        for pid in pids {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
+            // USER_HZ is 100 on every Linux that user space sees.
+            sum.user += fields[11].parse::<f64>().unwrap() / 100.0;
+            sum.kernel += fields[12].parse::<f64>().unwrap() / 100.0;
+        }
+        sum
+    }
+
+    fn all(self) -> f64 {
+        self.user + self.kernel
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            user: self.user - before.user,
+            kernel: self.kernel - before.kernel,
+        }
+    }
 }
 
 fn rss_mib(pid: u32) -> f64 {
@@ -137,7 +165,9 @@ fn rss_mib(pid: u32) -> f64 {
 
 struct Figures {
     mb_per_s: f64,
-    cpu_per_gb: f64,
+    ends_per_gb: f64,
+    relays_per_gb: f64,
+    kernel_per_gb: f64,
     first_byte_ms: f64,
 }
 
@@ -152,13 +182,8 @@ where
     S: AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = S> + Send + 'static,
 {
-    let all = || {
-        pids.iter()
-            .chain([&std::process::id()])
-            .map(|pid| cpu_seconds(*pid))
-            .sum::<f64>()
-    };
-    let (cpu, begun) = (all(), Instant::now());
+    let cpu = || (Cpu::of(&[std::process::id()]), Cpu::of(pids));
+    let (before, begun) = (cpu(), Instant::now());
     let mut tasks = Vec::new();
     for n in 0..streams {
         let (share, connecting) = (total / streams, connect(n));
@@ -181,9 +206,13 @@ where
         first = first.max(task.await.unwrap());
     }
     let (seconds, gb) = (begun.elapsed().as_secs_f64(), total as f64 / 1e9);
+    let after = cpu();
+    let (ends, relays) = (after.0.since(before.0), after.1.since(before.1));
     Figures {
         mb_per_s: gb * 1e3 / seconds,
-        cpu_per_gb: (all() - cpu) / gb,
+        ends_per_gb: ends.all() / gb,
+        relays_per_gb: relays.all() / gb,
+        kernel_per_gb: (ends.kernel + relays.kernel) / gb,
         first_byte_ms: first.as_secs_f64() * 1e3,
     }
 }
@@ -195,31 +224,38 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn row(name: &str, rounds: &[Figures]) -> f64 {
     let of = |get: fn(&Figures) -> f64| median(rounds.iter().map(get).collect());
-    let cpu = of(|f| f.cpu_per_gb);
+    let cpu = of(|f| f.ends_per_gb + f.relays_per_gb);
     println!(
-        "{name:<28} {:>9.0} {:>14.2} {:>16.2}",
+        "{name:<28} {:>9.0} {cpu:>13.2} {:>7.2} {:>7.2} {:>7.2} {:>14.2}",
         of(|f| f.mb_per_s),
-        cpu,
+        of(|f| f.ends_per_gb),
+        of(|f| f.relays_per_gb),
+        of(|f| f.kernel_per_gb),
         of(|f| f.first_byte_ms)
     );
     cpu
 }
 
-async fn bench(mib: u64, rounds: u64) {
+async fn bench(mib: u64, rounds: u64, hops: std::ops::RangeInclusive<usize>) {
     let total = mib * 1024 * 1024;
     let target = source().await;
     println!(
         "{mib} MiB a run, median of {rounds}; all processes summed; time to first byte with a circuit ready"
     );
     println!(
-        "{:<28} {:>9} {:>14} {:>16}",
-        "", "MB/s", "CPU s per GB", "first byte ms"
+        "{:<28} {:>9} {:>13} {:>7} {:>7} {:>7} {:>14}",
+        "", "MB/s", "CPU s per GB", "ends", "relays", "kernel", "first byte ms"
     );
     let dir = tempfile::tempdir().unwrap();
     let net = network::Network::build(dir.path(), 3);
     let relays: Vec<Process> = net.relays.iter().map(spawn_relay).collect();
     let relay_pids: Vec<u32> = relays.iter().map(|relay| relay.0.id()).collect();
-    for hops in 1..=3_usize {
+    let rss = || {
+        let each = relay_pids.iter().map(|pid| format!("{:.1}", rss_mib(*pid)));
+        each.collect::<Vec<_>>().join(", ")
+    };
+    let rss_before = rss();
+    for hops in hops {
         let mut forwarders: Vec<Process> = Vec::new();
         let mut next = target;
         for _ in 0..hops {
@@ -260,7 +296,7 @@ async fn bench(mib: u64, rounds: u64) {
             }
             let base = row(&format!("forward, {hops} hops, {streams} streams"), &bare);
             let cost = row(&format!("hushswarm, {hops} hops, {streams} streams"), &ours);
-            println!("{:<28} {:>24.2} x bare forwarding", "", cost / base);
+            println!("{:<28} {:>23.2} x bare forwarding", "", cost / base);
         }
         println!(
             "circuit build, {hops} hops: {:.2} ms (median of 50)",
@@ -268,13 +304,9 @@ async fn bench(mib: u64, rounds: u64) {
         );
         client.close();
     }
-    let rss: Vec<String> = relay_pids
-        .iter()
-        .map(|pid| format!("{:.1}", rss_mib(*pid)))
-        .collect();
     println!(
-        "RSS of each relay after the transfers: {} MiB",
-        rss.join(", ")
+        "RSS of the relays: {rss_before} MiB before, {} MiB after",
+        rss()
     );
 }
 
