@@ -292,15 +292,13 @@ impl HopCircuit {
     pub(super) fn extended(self: &Arc<Self>, answer: &[u8; CREATED_LEN]) {
         {
             let mut forward = lock(&self.forward);
-            let next = match std::mem::replace(&mut forward.next, Next::Gone) {
-                Next::Creating(link, id) => Next::Linked(link, id),
-                Next::None | Next::Linked(..) | Next::Gone => {
-                    drop(forward);
-                    // CREATED that nobody waits for.
-                    return self.close(DestroyReason::Protocol);
-                }
+            // What is linked stays so until it is torn: the next hop's link must forget the circuit then.
+            let Next::Creating(link, id) = &forward.next else {
+                drop(forward);
+                // CREATED that nobody waits for.
+                return self.close(DestroyReason::Protocol);
             };
-            forward.next = next;
+            forward.next = Next::Linked(Arc::clone(link), *id);
         }
         let (status, answer) = (ExtendStatus::Done, answer.to_vec());
         self.with(|mux| mux.answer_extend(Extended { status, answer }));
@@ -325,6 +323,13 @@ impl HopCircuit {
     /// Ends the circuit, and tells both neighbours.
     pub fn close(self: &Arc<Self>, reason: DestroyReason) {
         self.tear(reason, true, true);
+    }
+
+    /// Ends a circuit that never came into its link's table.
+    pub(super) fn discard(self: &Arc<Self>) {
+        if !self.gone.swap(true, Ordering::AcqRel) {
+            self.link.handler().hop_closed(self);
+        }
     }
 
     fn tear(self: &Arc<Self>, reason: DestroyReason, tell_origin: bool, tell_next: bool) {

@@ -278,11 +278,19 @@ impl Link {
         table.insert(id, Entry::Onward(Arc::clone(circuit)));
         drop(table);
         self.schedule(id, Entry::Onward(Arc::clone(circuit)))?;
-        self.handshake_frame(FrameType::Create, id, message)
+        self.handshake_frame(FrameType::Create, id, message)?;
+        if circuit.is_closed() {
+            // It was torn in between, when there was nothing to take out of the queue yet, and the neighbour heard its
+            // end before its beginning.
+            self.drop_circuit(id, Some(DestroyReason::Finished));
+            return Err(OpenError::Closed);
+        }
+        Ok(())
     }
 
     /// Answers a CREATE: the neighbour's circuit now has us as a hop. Costs the handshake's
-    /// processor time. `register` is called before the circuit can have events, unless it is gone already.
+    /// processor time. `register` is called before the circuit can have events; where it is gone already,
+    /// [`Handler::hop_closed`] follows at once.
     ///
     /// # Errors
     /// The message is not for us or broken (the neighbour was told), or the link is gone.
@@ -303,15 +311,29 @@ impl Link {
             }
         };
         let hop = HopCircuit::new(Arc::clone(self), circuit, keys);
-        if lock(&self.pending).remove(&circuit) {
-            register(&hop);
-            lock(&self.table).insert(circuit, Entry::Hop(Arc::clone(&hop)));
-            let sent = self
-                .schedule(circuit, Entry::Hop(Arc::clone(&hop)))
-                .and_then(|()| self.handshake_frame(FrameType::Created, circuit, &answer));
-            if sent.is_err() {
-                hop.close(DestroyReason::LinkLost);
+        register(&hop);
+        let wanted = {
+            // From one to the other in one step: a DESTROY or CREATE of this id that comes meanwhile must find it in
+            // one of them, and a link that closes must find it here or have taken it.
+            let mut table = lock(&self.table);
+            let wanted = lock(&self.pending).remove(&circuit) && !self.is_closed();
+            if wanted {
+                table.insert(circuit, Entry::Hop(Arc::clone(&hop)));
             }
+            wanted
+        };
+        if !wanted {
+            hop.discard();
+            return Ok(hop);
+        }
+        let sent = self
+            .schedule(circuit, Entry::Hop(Arc::clone(&hop)))
+            .and_then(|()| self.handshake_frame(FrameType::Created, circuit, &answer));
+        if sent.is_err() {
+            hop.close(DestroyReason::LinkLost);
+        } else if hop.is_closed() {
+            // Torn in between, when there was nothing to take out of the queue yet.
+            self.drop_circuit(circuit, None);
         }
         Ok(hop)
     }
@@ -328,6 +350,7 @@ impl Link {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
+        // From here on no circuit comes into the table: who adds one looks at `closed` under its lock.
         let entries = std::mem::take(&mut *lock(&self.table));
         lock(&self.pending).clear();
         {
@@ -373,7 +396,7 @@ impl Link {
         Ok(())
     }
 
-    fn handshake_frame(
+    pub(super) fn handshake_frame(
         &self,
         kind: FrameType,
         circuit: u32,
@@ -456,6 +479,18 @@ impl Link {
         if sendable {
             (self.wake)();
         }
+    }
+
+    /// Circuits that its queue knows.
+    #[cfg(test)]
+    pub(super) fn scheduled(&self) -> usize {
+        lock(&self.queue).scheduler.circuits()
+    }
+
+    /// Keeps everybody away from its queue.
+    #[cfg(test)]
+    pub(super) fn hold_queue(&self) -> impl Sized + '_ {
+        lock(&self.queue)
     }
 
     pub(super) fn room(&self, circuit: u32) -> usize {
@@ -621,9 +656,7 @@ impl Receiver {
                     Some(Entry::Hop(hop)) => hop.destroyed(Direction::Origin, reason),
                     Some(Entry::Onward(hop)) => hop.destroyed(Direction::Onward, reason),
                     Some(Entry::Origin(origin)) => origin.destroyed(now, reason),
-                    None => {
-                        lock(&self.link.pending).remove(&circuit);
-                    }
+                    None => self.destroyed_early(circuit, reason),
                 }
             }
             // DATA does not come here.
@@ -670,13 +703,33 @@ impl Receiver {
         }
     }
 
+    /// DESTROY of a circuit that was not in the table when the frame was read.
+    fn destroyed_early(&self, circuit: u32, reason: u8) {
+        let entry = {
+            let table = lock(&self.link.table);
+            let entry = table.get(&circuit).cloned();
+            if entry.is_none() {
+                lock(&self.link.pending).remove(&circuit);
+            }
+            entry
+        };
+        // Its handshake has ended since.
+        if let Some(Entry::Hop(hop)) = entry {
+            hop.destroyed(Direction::Origin, reason);
+        }
+    }
+
     fn create(&self, circuit: u32, in_use: bool, frame: &[u8]) -> Result<(), LinkClosed> {
         let link = &self.link;
         if link.initiator {
             return Err(LinkClosed::Protocol("CREATE from a link's responder"));
         }
-        if in_use || !lock(&link.pending).insert(circuit) {
-            return Err(LinkClosed::Protocol("CREATE with a circuit id in use"));
+        {
+            // Looked up again: a handshake may have ended, and taken the id out of `pending`, since the frame was read.
+            let table = lock(&link.table);
+            if in_use || table.contains_key(&circuit) || !lock(&link.pending).insert(circuit) {
+                return Err(LinkClosed::Protocol("CREATE with a circuit id in use"));
+            }
         }
         if link.circuits() as u64 > link.max_circuits.load(Ordering::Relaxed) {
             link.refuse(circuit, DestroyReason::Limit);

@@ -7,11 +7,14 @@
 //! in place, and queued on the link where it leaves.
 //!
 //! Objects are shared between threads, one reader and one writer for each link. Locks are short, are held over no
-//! callback, and are taken in this order: a circuit's forward side or end point first, a link's queue last.
+//! callback, and are taken in this order: a link's table, its handshakes, a circuit's forward side or end point, and a
+//! link's queue last.
 
 mod hop;
 mod link;
 mod origin;
+#[cfg(test)]
+mod tests;
 
 pub use hop::HopCircuit;
 pub use link::{Link, LinkClosed, LinkConfig, MAX_CIRCUITS, OpenError, Receiver, Transmitter};

@@ -60,6 +60,12 @@ impl OriginCircuit {
         let mut state = lock(&self.state);
         let result = act(&mut state);
         self.pump(&mut state);
+        if state.is_closed()
+            && let Some((kind, frame)) = state.poll_transmit(self.link.pool())
+        {
+            // DESTROY, which needs no room: the queue may be full of cells that wait for credit, and is dropped now.
+            let _ = self.link.push_control(kind, self.id, frame);
+        }
         let mut events = Vec::new();
         while let Some(event) = state.poll_event() {
             events.push(event);
