@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hushswarm::net::Datagrams;
 use hushswarm::overlay::circuit::{Circuit, StreamFailure};
 use hushswarm::overlay::client::{BuildError, ClientConfig, Status};
 use hushswarm::overlay::guards::GuardFile;
@@ -587,4 +588,29 @@ async fn a_reset_frees_the_exit_even_after_the_origin_said_it_had_no_more() {
     assert_eq!(exit.files(), sockets);
     drop(stream);
     until("the exit closes the connection", || exit.files() < sockets).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exit_is_not_reached_through_itself() {
+    let world = Recipe::new(3).start();
+    let client = world.client(3);
+    let (own, other) = (world.relays[2].addr, world.relays[0].addr);
+    let circuit = client
+        .circuit(key("a"), Proto::Tcp, Some(&Target::ip(own)), &[])
+        .await
+        .unwrap();
+    let refused = circuit.connect(&Target::ip(own), LONG).await.err();
+    assert_eq!(refused, Some(StreamFailure::Status(OpenStatus::Refused)));
+    let reached = circuit.connect(&Target::ip(other), LONG).await;
+    assert!(reached.is_ok(), "its policy lets the other relay through");
+
+    // The exit's port is free for datagrams: what listens there must hear nothing.
+    let heard = tokio::net::UdpSocket::bind(own).await.unwrap();
+    let flow = circuit.datagrams(LONG).await.unwrap();
+    let echo = udp_echo("127.0.0.1:0").await;
+    flow.send(&Target::ip(own), b"me").unwrap();
+    flow.send(&echo, b"other").unwrap();
+    assert_eq!(flow.recv().await.unwrap().1, b"other");
+    let mut buf = [0; 16];
+    assert!(heard.try_recv_from(&mut buf).is_err());
 }

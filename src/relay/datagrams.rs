@@ -50,7 +50,7 @@ async fn to_targets(
         match (datagram, end) {
             (Some((target, payload)), _) => {
                 // What can't be sent is lost, as datagrams are; the origin's own retry is its answer.
-                let Ok(addrs) = addresses(node, Proto::Udp, &target).await else {
+                let Ok(addrs) = addresses(node, circuit, Proto::Udp, &target).await else {
                     continue;
                 };
                 if let Some(addr) = addrs.first()
@@ -85,10 +85,7 @@ async fn from_targets(
         let Ok((len, from)) = sockets.recv(&mut buf).await else {
             continue;
         };
-        if !node
-            .policy()
-            .allows(Proto::Udp, from.ip().to_canonical(), from.port())
-        {
+        if !node.allows(Proto::Udp, from) {
             continue;
         }
         // One that is too long for a cell, or a full queue: lost, as datagrams are.

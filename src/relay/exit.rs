@@ -52,7 +52,9 @@ pub(super) async fn run(
     target: &Target,
     signals: &Signals,
 ) -> Result<(), Ended> {
-    let ExitStream { reader, writer } = connect(node, target).await.map_err(Ended::Refused)?;
+    let ExitStream { reader, writer } = connect(node, circuit, target)
+        .await
+        .map_err(Ended::Refused)?;
     circuit.with(|mux| mux.answer_open(stream, OpenStatus::Open));
     tokio::try_join!(
         to_target(circuit, stream, writer, signals),
@@ -64,27 +66,24 @@ pub(super) async fn run(
 /// The addresses of a target that the policy lets out.
 pub(super) async fn addresses(
     node: &Node,
+    circuit: &Arc<HopCircuit>,
     proto: Proto,
     target: &Target,
 ) -> Result<Vec<SocketAddr>, OpenStatus> {
-    let policy = node.policy();
-    if !policy.may_allow_port(proto, target.port) {
+    if !node.policy().may_allow_port(proto, target.port) {
         return Err(OpenStatus::Refused);
     }
     let ips: Vec<IpAddr> = match &target.host {
         Host::Ip(ip) => vec![ip.to_canonical()],
-        Host::Name(name) => {
-            let found = node.permit().resolve(name.as_str()).await;
-            found.map_err(|_| OpenStatus::NameNotFound)?
-        }
+        Host::Name(name) => resolve(node, circuit, name.as_str()).await?,
     };
     if ips.is_empty() {
         return Err(OpenStatus::NameNotFound);
     }
     let allowed: Vec<SocketAddr> = ips
         .into_iter()
-        .filter(|ip| policy.allows(proto, *ip, target.port))
         .map(|ip| SocketAddr::new(ip, target.port))
+        .filter(|addr| node.allows(proto, *addr))
         .take(MAX_ADDRESSES)
         .collect();
     if allowed.is_empty() {
@@ -94,10 +93,35 @@ pub(super) async fn addresses(
     }
 }
 
-async fn connect(node: &Node, target: &Target) -> Result<ExitStream, OpenStatus> {
+/// Looks a name up, where the limits of lookups allow it.
+async fn resolve(
+    node: &Node,
+    circuit: &Arc<HopCircuit>,
+    name: &str,
+) -> Result<Vec<IpAddr>, OpenStatus> {
+    let place = node.gatekeeper().lookup(circuit.number());
+    let place = place.ok_or(OpenStatus::Limit)?;
+    let (permit, name) = (node.permit(), name.to_owned());
+    // The system's resolver occupies a thread until it is done, whoever still waits; for so long it has its place.
+    let lookup = tokio::spawn(async move {
+        let found = permit.resolve(&name).await;
+        drop(place);
+        found
+    });
+    match timeout(OPEN_LIMIT, lookup).await {
+        Ok(Ok(Ok(ips))) => Ok(ips),
+        Ok(_) => Err(OpenStatus::NameNotFound),
+        Err(_) => Err(OpenStatus::TimedOut),
+    }
+}
+
+async fn connect(
+    node: &Node,
+    circuit: &Arc<HopCircuit>,
+    target: &Target,
+) -> Result<ExitStream, OpenStatus> {
     let begun = Instant::now();
-    let found = timeout(OPEN_LIMIT, addresses(node, Proto::Tcp, target)).await;
-    let addrs = found.unwrap_or(Err(OpenStatus::TimedOut))?;
+    let addrs = addresses(node, circuit, Proto::Tcp, target).await?;
     let mut status = OpenStatus::Unreachable;
     for (tried, addr) in addrs.iter().enumerate() {
         // What is left is shared, so that an address that never answers does not use up the time of the next.

@@ -34,6 +34,11 @@ pub struct Limits {
     pub streams_per_client: usize,
     /// New exit streams a second on one circuit.
     pub opens_per_circuit: NonZeroU32,
+    /// Names looked up at once, for anybody: each occupies a thread of the runtime's 512, and names can be made that take
+    /// half a minute.
+    pub lookups: usize,
+    /// The same, for one circuit.
+    pub lookups_per_circuit: usize,
     /// Bytes a second that are read from all links together; `None` is as fast as it goes.
     pub bytes: Option<NonZeroU32>,
     /// Bytes a second that are read from one link that is not a listed relay's.
@@ -63,6 +68,8 @@ impl Default for Limits {
             streams: 8192,
             streams_per_client: 1024,
             opens_per_circuit: rate(50),
+            lookups: 256,
+            lookups_per_circuit: 16,
             bytes: None,
             bytes_per_client: None,
             credit_memory: 64 * 1024 * 1024,
@@ -75,6 +82,7 @@ impl Default for Limits {
 enum Owner {
     Source(IpAddr),
     Link(u64),
+    Circuit(u64),
 }
 
 /// A place among a bounded number; given back when dropped.
@@ -148,6 +156,7 @@ pub struct Gatekeeper {
     links: Arc<AtomicUsize>,
     shares: Arc<Shares>,
     streams: Arc<AtomicUsize>,
+    lookups: Arc<AtomicUsize>,
     handshakes: DefaultDirectRateLimiter,
     handshakes_by_source: DefaultKeyedRateLimiter<IpAddr>,
     creates: DefaultDirectRateLimiter,
@@ -164,6 +173,7 @@ impl Gatekeeper {
             links: Arc::default(),
             shares: Arc::default(),
             streams: Arc::default(),
+            lookups: Arc::default(),
             handshakes: RateLimiter::direct(Quota::per_second(limits.handshakes)),
             handshakes_by_source: RateLimiter::keyed(Quota::per_second(
                 limits.handshakes_per_source,
@@ -239,6 +249,18 @@ impl Gatekeeper {
                     self.limits.streams_per_client,
                 )
             });
+        self.note(place)
+    }
+
+    /// Whether a name may be looked up for a circuit; the place is for as long as that takes.
+    pub fn lookup(&self, circuit: u64) -> Option<Place> {
+        let place = claim(&self.lookups, self.limits.lookups).and_then(|place| {
+            place.within(
+                &self.shares,
+                Owner::Circuit(circuit),
+                self.limits.lookups_per_circuit,
+            )
+        });
         self.note(place)
     }
 
@@ -365,6 +387,21 @@ mod tests {
         });
         assert!(keeper.create(1, true, 9));
         assert!(!keeper.create(1, true, 10));
+    }
+
+    #[test]
+    fn one_circuit_cannot_occupy_the_resolver() {
+        let keeper = Gatekeeper::new(Limits {
+            lookups: 5,
+            lookups_per_circuit: 3,
+            ..Limits::default()
+        });
+        let held: Vec<_> = (0..9).filter_map(|_| keeper.lookup(1)).collect();
+        assert_eq!(held.len(), 3);
+        let others: Vec<_> = (2..9).filter_map(|n| keeper.lookup(n)).collect();
+        assert_eq!(others.len(), 2, "the total is 5");
+        drop(held);
+        assert!(keeper.lookup(1).is_some());
     }
 
     #[test]

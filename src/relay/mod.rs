@@ -7,6 +7,7 @@ mod datagrams;
 mod exit;
 pub mod limits;
 mod node;
+mod own;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::net::{RelayDialer, Transport};
 use crate::overlay::link::answer;
 use limits::{Gatekeeper, Limits};
 use node::Node;
+use own::Own;
 
 /// How often limits are tidied and counters written to the log.
 const TICK: Duration = Duration::from_secs(60);
@@ -80,11 +82,12 @@ impl Relay {
     /// Begins to serve.
     pub fn start(options: Options, dialer: Arc<dyn RelayDialer>) -> Self {
         let listeners = options.listeners;
-        let addrs = listeners
+        let addrs: Vec<SocketAddr> = listeners
             .iter()
             .filter_map(|listener| listener.local_addr().ok())
             .collect();
         let permit = ExitPermit::for_relay(options.exit_source);
+        let own = Own::new(&options.descriptor, &addrs, options.exit_source);
         let gatekeeper = Arc::new(Gatekeeper::new(options.limits));
         let node = Node::new(
             options.descriptor,
@@ -92,6 +95,7 @@ impl Relay {
             options.list,
             dialer,
             permit,
+            own,
             Arc::clone(&gatekeeper),
         );
         let (stop, stopped) = watch::channel(false);

@@ -1,6 +1,7 @@
 //! What a relay does for the circuits that pass or end here.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use hushswarm_circuits::frame::Pool;
 use hushswarm_circuits::handshake::{CREATE_LEN, HopPeer};
 use hushswarm_circuits::keys::{DhSecret, RelayId};
 use hushswarm_circuits::link::LinkPeer;
-use hushswarm_circuits::relay_list::{Descriptor, ExitPolicy, RelayList};
+use hushswarm_circuits::relay_list::{Descriptor, ExitPolicy, Proto, RelayList};
 use hushswarm_circuits::scheduler::CreditBudget;
 use hushswarm_circuits::switch::{Handler, HopCircuit, Link, LinkConfig};
 use hushswarm_circuits::target::Target;
@@ -21,6 +22,7 @@ use tokio::task::AbortHandle;
 use tracing::debug;
 
 use super::limits::Gatekeeper;
+use super::own::Own;
 use super::{Counters, Keys, datagrams, exit};
 use crate::net::RelayDialer;
 use crate::net::os::ExitPermit;
@@ -64,6 +66,7 @@ pub(super) struct Node {
     list: RwLock<Arc<RelayList>>,
     links: Arc<Links>,
     permit: ExitPermit,
+    own: Own,
     gatekeeper: Arc<Gatekeeper>,
     config: LinkConfig,
     table: Mutex<Table>,
@@ -79,6 +82,7 @@ impl Node {
         list: Arc<RelayList>,
         dialer: Arc<dyn RelayDialer>,
         permit: ExitPermit,
+        own: Own,
         gatekeeper: Arc<Gatekeeper>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|this: &Weak<Self>| {
@@ -98,6 +102,7 @@ impl Node {
                 list: RwLock::new(list),
                 links: Links::new(dialer, Some(identity), config.clone()),
                 permit,
+                own,
                 gatekeeper,
                 config,
                 table: Mutex::default(),
@@ -128,6 +133,12 @@ impl Node {
 
     pub(super) fn policy(&self) -> &ExitPolicy {
         &self.descriptor.policy
+    }
+
+    /// Whether the exit may reach, or hear from, this address.
+    pub(super) fn allows(&self, proto: Proto, addr: SocketAddr) -> bool {
+        let ip = addr.ip().to_canonical();
+        self.policy().allows(proto, ip, addr.port()) && !self.own.is_at(addr)
     }
 
     pub(super) fn link_identity(&self) -> (&DhSecret, &LinkPeer) {
