@@ -1,5 +1,8 @@
 //! One link of the switch: its table of circuits, its queue, its reader's and its writer's half.
 
+mod receiver;
+mod transmitter;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -10,27 +13,22 @@ use rand::{CryptoRng, RngExt};
 use super::hop::{Direction, HopCircuit};
 use super::origin::OriginCircuit;
 use super::{Handler, OriginHandler, Wake, lock};
+use transmitter::BATCH;
+
 use crate::body::DestroyReason;
 use crate::circuit::origin::Origin;
-use crate::frame::{
-    BODY_OFFSET, CELL_OFFSET, Class, DecodeError, FrameBuf, FrameType, HEADER_LEN, Header, Pool,
-};
-use crate::handshake::{CREATE_LEN, CREATED_LEN, HandshakeError, HopPeer, hop_respond};
+use crate::frame::{Class, DecodeError, FrameBuf, FrameType, Header, Pool};
+use crate::handshake::{CREATE_LEN, HandshakeError, HopPeer, hop_respond};
 use crate::keys::{DhSecret, RelayId};
-use crate::link::{AuthError, LinkError, LinkKeys, LinkOpener, LinkSealer, verify_auth};
+use crate::link::{AuthError, LinkError, LinkKeys};
 use crate::scheduler::{CreditBudget, CreditGate, Full, SHORT_LEN, Scheduler};
+pub use receiver::Receiver;
+pub(super) use receiver::{Run, copy_cell};
+pub use transmitter::Transmitter;
 
 /// Circuits that one link carries at the most, whoever the neighbour is: bounds the table.
 /// Owners set lower limits for neighbours that are not relays.
 pub const MAX_CIRCUITS: usize = 65_536;
-
-/// Frames sealed in one go: enough to fill a socket's buffer, few enough that a fresh control frame soon gets its turn.
-const BATCH: usize = 64;
-/// Frames of one circuit that are worked in one go: 128 KiB, few enough that a writer soon has something to do.
-const MAX_RUN: usize = 32;
-
-/// PING is answered while fewer control frames than this wait to be sent.
-const MAX_WAITING_FOR_PONG: usize = 256;
 
 /// Why a link must be closed. Its circuits are torn down with reason 7 (link lost).
 #[derive(Debug, thiserror::Error)]
@@ -112,21 +110,6 @@ pub struct Link {
     relay: OnceLock<RelayId>,
     closed: AtomicBool,
     number: u64,
-}
-
-/// The reading half of a link.
-pub struct Receiver {
-    link: Arc<Link>,
-    opener: LinkOpener,
-    hash: [u8; 32],
-    first: bool,
-}
-
-/// The writing half of a link.
-pub struct Transmitter {
-    link: Arc<Link>,
-    sealer: LinkSealer,
-    headers: Vec<Header>,
 }
 
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
@@ -544,326 +527,4 @@ impl std::fmt::Debug for Link {
             .field("number", &self.number)
             .finish_non_exhaustive()
     }
-}
-
-impl Receiver {
-    /// The link.
-    pub fn link(&self) -> &Arc<Link> {
-        &self.link
-    }
-
-    /// Takes what has come, and works all whole frames at the front of `bytes`, in place. Gives how many bytes those were;
-    /// the caller shows the rest again with more behind it.
-    ///
-    /// # Errors
-    /// Close the transport and call [`Link::close`].
-    pub fn process(&mut self, now: Instant, bytes: &mut [u8]) -> Result<usize, LinkClosed> {
-        let mut at = 0;
-        while let Some(masked) = bytes
-            .get(at..)
-            .and_then(|rest| rest.first_chunk::<HEADER_LEN>())
-        {
-            let peeked = self.opener.peek(masked)?;
-            let Some(frame) = bytes.get_mut(at..at + peeked.class.frame_len()) else {
-                break;
-            };
-            if self.link.is_closed() {
-                return Err(LinkClosed::Closed);
-            }
-            if peeked.kind == FrameType::Data {
-                at += self.data(now, peeked.circuit, &mut bytes[at..])?;
-            } else {
-                let header = self.opener.open(frame)?;
-                at += frame.len();
-                self.dispatch(now, header, frame)?;
-            }
-        }
-        Ok(at)
-    }
-
-    /// Works the DATA frames of one circuit at the front of `bytes`; gives how many bytes those were.
-    fn data(&mut self, now: Instant, circuit: u32, bytes: &mut [u8]) -> Result<usize, LinkClosed> {
-        self.first = false;
-        let entry = lock(&self.link.table).get(&circuit).cloned();
-        let mut run = Run {
-            opener: &mut self.opener,
-            circuit,
-            bytes,
-            taken: 0,
-            left: MAX_RUN,
-            credit: 0,
-            failed: None,
-        };
-        match &entry {
-            Some(Entry::Hop(hop)) => hop.from_origin_side(now, &mut run),
-            Some(Entry::Onward(hop)) => hop.from_onward_side(&mut run),
-            Some(Entry::Origin(origin)) => origin.from_hop(now, &mut run),
-            None => while run.next().is_some() {},
-        }
-        if run.taken == 0 {
-            // Whoever did not even look must not be asked for ever.
-            run.next();
-        }
-        let Run {
-            taken,
-            credit,
-            failed,
-            ..
-        } = run;
-        if credit != 0 {
-            self.credited(circuit, credit, entry.as_ref());
-        }
-        failed.map_or(Ok(taken), Err)
-    }
-
-    fn dispatch(
-        &mut self,
-        now: Instant,
-        header: Header,
-        frame: &mut [u8],
-    ) -> Result<(), LinkClosed> {
-        let first = std::mem::replace(&mut self.first, false);
-        let Header {
-            circuit,
-            kind,
-            credit,
-            ..
-        } = header;
-        let entry = if circuit == 0 {
-            None
-        } else {
-            lock(&self.link.table).get(&circuit).cloned()
-        };
-        if credit != 0 && entry.is_some() {
-            self.credited(circuit, credit.into(), entry.as_ref());
-        }
-        match kind {
-            FrameType::Create => return self.create(circuit, entry.is_some(), frame),
-            FrameType::Created => match entry {
-                Some(Entry::Origin(origin)) => {
-                    origin.with(|state| state.handle_created(now, &frame[BODY_OFFSET..]));
-                }
-                Some(Entry::Onward(hop)) => match answer(frame) {
-                    Some(answer) => hop.extended(answer),
-                    None => hop.torn(Direction::Onward, DestroyReason::Protocol),
-                },
-                Some(Entry::Hop(_)) => return Err(LinkClosed::Protocol("CREATED from an origin")),
-                None => {}
-            },
-            FrameType::Destroy => {
-                let reason = frame[BODY_OFFSET];
-                match entry {
-                    Some(Entry::Hop(hop)) => hop.destroyed(Direction::Origin, reason),
-                    Some(Entry::Onward(hop)) => hop.destroyed(Direction::Onward, reason),
-                    Some(Entry::Origin(origin)) => origin.destroyed(now, reason),
-                    None => self.destroyed_early(circuit, reason),
-                }
-            }
-            // DATA does not come here.
-            FrameType::Data | FrameType::Credit | FrameType::Pad => {}
-            FrameType::Auth => {
-                if !first || self.link.initiator {
-                    return Err(LinkClosed::Protocol("AUTH out of place"));
-                }
-                let relay = verify_auth(&frame[BODY_OFFSET..], &self.hash)?;
-                if self.link.relay.set(relay).is_ok() {
-                    self.link.handler().authenticated(&self.link, relay);
-                }
-            }
-            FrameType::Ping => {
-                let body = &frame[BODY_OFFSET..BODY_OFFSET + SHORT_LEN];
-                let waiting = lock(&self.link.queue).scheduler.control_waiting();
-                // What waits is sign of life enough; answers are not piled up for who does not take them.
-                if body[0] == 0 && waiting < MAX_WAITING_FOR_PONG {
-                    let mut pong = [0; SHORT_LEN];
-                    pong.copy_from_slice(body);
-                    pong[0] = 1;
-                    self.link
-                        .short(FrameType::Ping, 0, pong)
-                        .map_err(|_| LinkClosed::Flooded)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn credited(&self, circuit: u32, credit: u32, entry: Option<&Entry>) {
-        let (granted, sendable) = {
-            let mut queue = lock(&self.link.queue);
-            let granted = queue.scheduler.grant_received(circuit, credit);
-            (granted, queue.scheduler.sendable())
-        };
-        match (granted, entry) {
-            (Ok(()), _) => self.link.wake_if(sendable),
-            (Err(_), Some(Entry::Hop(hop) | Entry::Onward(hop))) => {
-                hop.close(DestroyReason::Protocol);
-            }
-            (Err(_), Some(Entry::Origin(origin))) => origin.close(DestroyReason::Protocol),
-            (Err(_), None) => {}
-        }
-    }
-
-    /// DESTROY of a circuit that was not in the table when the frame was read.
-    fn destroyed_early(&self, circuit: u32, reason: u8) {
-        let entry = {
-            let table = lock(&self.link.table);
-            let entry = table.get(&circuit).cloned();
-            if entry.is_none() {
-                lock(&self.link.pending).remove(&circuit);
-            }
-            entry
-        };
-        // Its handshake has ended since.
-        if let Some(Entry::Hop(hop)) = entry {
-            hop.destroyed(Direction::Origin, reason);
-        }
-    }
-
-    fn create(&self, circuit: u32, in_use: bool, frame: &[u8]) -> Result<(), LinkClosed> {
-        let link = &self.link;
-        if link.initiator {
-            return Err(LinkClosed::Protocol("CREATE from a link's responder"));
-        }
-        {
-            // Looked up again: a handshake may have ended, and taken the id out of `pending`, since the frame was read.
-            let table = lock(&link.table);
-            if in_use || table.contains_key(&circuit) || !lock(&link.pending).insert(circuit) {
-                return Err(LinkClosed::Protocol("CREATE with a circuit id in use"));
-            }
-        }
-        if link.circuits() as u64 > link.max_circuits.load(Ordering::Relaxed) {
-            link.refuse(circuit, DestroyReason::Limit);
-            return Ok(());
-        }
-        match handshake_body::<CREATE_LEN>(frame) {
-            Some(message) => link.handler().create(link, circuit, message),
-            None => link.refuse(circuit, DestroyReason::Protocol),
-        }
-        Ok(())
-    }
-}
-
-/// Successive DATA frames of one circuit, opened one by one. Who takes them locks and wakes once for all.
-pub(super) struct Run<'a> {
-    opener: &'a mut LinkOpener,
-    circuit: u32,
-    bytes: &'a mut [u8],
-    /// Bytes of the frames so far.
-    taken: usize,
-    /// Frames that it may still have.
-    left: usize,
-    /// What their headers granted.
-    credit: u32,
-    failed: Option<LinkClosed>,
-}
-
-impl Run<'_> {
-    /// The next frame, open. `None`: the run is over, or the link is to be closed.
-    pub(super) fn next(&mut self) -> Option<(Class, &mut [u8])> {
-        self.left = self.left.checked_sub(1)?;
-        let rest = self.bytes.get_mut(self.taken..)?;
-        // What is peeked is not authenticated, but decides only whether the frame is opened now or by the caller.
-        let peeked = match self.opener.peek(rest.first_chunk()?) {
-            Ok(peeked) => peeked,
-            Err(error) => {
-                self.failed = Some(error.into());
-                self.left = 0;
-                return None;
-            }
-        };
-        if peeked.kind != FrameType::Data || peeked.circuit != self.circuit {
-            self.left = 0;
-            return None;
-        }
-        let frame = rest.get_mut(..peeked.class.frame_len())?;
-        match self.opener.open(frame) {
-            Ok(header) => {
-                self.taken += frame.len();
-                self.credit += u32::from(header.credit);
-                Some((header.class, frame))
-            }
-            Err(error) => {
-                self.failed = Some(error.into());
-                self.left = 0;
-                None
-            }
-        }
-    }
-}
-
-fn answer(frame: &[u8]) -> Option<&[u8; CREATED_LEN]> {
-    handshake_body(frame)
-}
-
-fn handshake_body<const N: usize>(frame: &[u8]) -> Option<&[u8; N]> {
-    let (len, rest) = frame.get(BODY_OFFSET..)?.split_first_chunk::<2>()?;
-    if usize::from(u16::from_be_bytes(*len)) != N {
-        return None;
-    }
-    rest.first_chunk()
-}
-
-impl Transmitter {
-    /// The link.
-    pub fn link(&self) -> &Arc<Link> {
-        &self.link
-    }
-
-    /// Adds sealed frames, ready to be written in this order, until `batch` holds 64 or nothing more may leave.
-    /// Whether more may be had at once.
-    ///
-    /// # Errors
-    /// The link is closed: close the transport.
-    pub fn fill(&mut self, now: Instant, batch: &mut Vec<FrameBuf>) -> Result<bool, LinkClosed> {
-        let begin = batch.len();
-        let mut left: Vec<(Owner, u32)> = Vec::new();
-        let more;
-        {
-            let mut queue = lock(&self.link.queue);
-            if queue.closed {
-                return Err(LinkClosed::Closed);
-            }
-            while batch.len() < BATCH {
-                let Some(popped) = queue.scheduler.pop(&self.link.config.pool) else {
-                    break;
-                };
-                if let Some(owner) = popped.owner {
-                    let owed = u32::from(popped.frame.owed);
-                    match left.last_mut() {
-                        Some((last, frames)) if same(last, owner) => *frames += owed,
-                        _ => left.push((owner.clone(), owed)),
-                    }
-                }
-                self.headers.push(popped.header);
-                batch.push(popped.frame);
-            }
-            more = batch.len() >= BATCH;
-        }
-        for (header, frame) in self.headers.drain(..).zip(&mut batch[begin..]) {
-            self.sealer.seal(header, frame.bytes_mut())?;
-        }
-        for (owner, frames) in left {
-            match owner {
-                Entry::Hop(hop) => hop.left(now, Direction::Origin, frames),
-                Entry::Onward(hop) => hop.left(now, Direction::Onward, frames),
-                Entry::Origin(origin) => origin.left(),
-            }
-        }
-        Ok(more)
-    }
-}
-
-fn same(a: &Owner, b: &Owner) -> bool {
-    match (a, b) {
-        (Entry::Hop(a), Entry::Hop(b)) | (Entry::Onward(a), Entry::Onward(b)) => Arc::ptr_eq(a, b),
-        (Entry::Origin(a), Entry::Origin(b)) => Arc::ptr_eq(a, b),
-        (Entry::Hop(_) | Entry::Onward(_) | Entry::Origin(_), _) => false,
-    }
-}
-
-/// Copies the cell of a frame in a read buffer into a pooled one.
-pub(super) fn copy_cell(pool: &Pool, class: Class, frame: &[u8]) -> FrameBuf {
-    let mut copy = pool.take(class);
-    copy.cell_mut().copy_from_slice(&frame[CELL_OFFSET..]);
-    copy
 }
