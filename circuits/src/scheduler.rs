@@ -37,14 +37,14 @@ pub const QUANTUM: usize = 4 * BULK_LEN;
 #[error("too many control frames wait for the link")]
 pub struct Full;
 
-/// A DATA frame can't be queued: destroy the circuit. The frame is dropped.
+/// DATA frames can't be queued: destroy the circuit. The frames are dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PushError {
     /// The circuit is not in this scheduler.
     #[error("no such circuit")]
     UnknownCircuit,
-    /// It holds [`MAX_CREDIT`] frames already.
+    /// It would hold more than [`MAX_CREDIT`] frames.
     #[error("the circuit's queue is full")]
     Full,
 }
@@ -276,20 +276,21 @@ impl<T> Scheduler<T> {
         self.push_short(header, body)
     }
 
-    /// Queues a DATA frame; it leaves when there is credit.
+    /// Queues DATA frames; they leave in this order when there is credit.
     ///
     /// # Errors
-    /// Destroy the circuit.
-    pub fn push_data(&mut self, circuit: u32, frame: FrameBuf) -> Result<(), PushError> {
+    /// None was queued: destroy the circuit.
+    pub fn push_data(&mut self, circuit: u32, frames: Vec<FrameBuf>) -> Result<(), PushError> {
+        let count = frames.len();
         let pushed = self.change(circuit, |slot| {
-            if slot.queue.len() >= MAX_CREDIT as usize {
+            if slot.queue.len() + count > MAX_CREDIT as usize {
                 return Err(PushError::Full);
             }
-            slot.queue.push_back(frame);
+            slot.queue.extend(frames);
             Ok(())
         });
         pushed.unwrap_or(Err(PushError::UnknownCircuit))?;
-        self.data_frames += 1;
+        self.data_frames += count;
         Ok(())
     }
 
@@ -309,13 +310,13 @@ impl<T> Scheduler<T> {
         self.slot(circuit).map_or(0, |slot| slot.credit)
     }
 
-    /// Takes in credit from the header of a received frame. A circuit that is not here is none of ours any more.
+    /// Takes in credit from the headers of received frames. A circuit that is not here is none of ours any more.
     ///
     /// # Errors
     /// Destroy the circuit.
-    pub fn grant_received(&mut self, circuit: u32, credits: u16) -> Result<(), CreditOverflow> {
+    pub fn grant_received(&mut self, circuit: u32, credits: u32) -> Result<(), CreditOverflow> {
         let granted = self.change(circuit, |slot| {
-            let credit = slot.credit + u32::from(credits);
+            let credit = slot.credit.saturating_add(credits);
             slot.credit = credit.min(MAX_CREDIT);
             if credit > MAX_CREDIT {
                 Err(CreditOverflow)

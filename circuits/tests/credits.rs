@@ -68,7 +68,7 @@ impl Line {
             let mut frame = self.pool.take_zeroed(Class::Bulk);
             frame.body_mut()[..4].copy_from_slice(&number.to_be_bytes());
             *number += 1;
-            self.right[0].push_data(circuit, frame).unwrap();
+            self.right[0].push_data(circuit, vec![frame]).unwrap();
         }
     }
 
@@ -117,7 +117,9 @@ impl Line {
                 let gate = self.gates[link].get_mut(&header.circuit).unwrap();
                 gate.take().expect("nobody sends without credit");
                 if link == 0 {
-                    self.right[1].push_data(header.circuit, frame).unwrap();
+                    self.right[1]
+                        .push_data(header.circuit, vec![frame])
+                        .unwrap();
                 } else {
                     let number = u32::from_be_bytes(frame.body()[..4].try_into().unwrap());
                     self.inbox
@@ -133,7 +135,7 @@ impl Line {
             {
                 let (_, header, _) = self.to_left[link].pop_front().unwrap();
                 self.right[link]
-                    .grant_received(header.circuit, header.credit)
+                    .grant_received(header.circuit, header.credit.into())
                     .unwrap();
                 any = true;
             }

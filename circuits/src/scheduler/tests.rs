@@ -21,7 +21,9 @@ fn scheduler(circuits: impl IntoIterator<Item = u32>) -> Scheduler<u32> {
 
 fn push(scheduler: &mut Scheduler<u32>, circuit: u32, class: Class, frames: usize) {
     for _ in 0..frames {
-        scheduler.push_data(circuit, pool().take(class)).unwrap();
+        scheduler
+            .push_data(circuit, vec![pool().take(class)])
+            .unwrap();
     }
 }
 
@@ -53,7 +55,7 @@ fn data_leaves_in_order_as_far_as_there_is_credit() {
     for n in 0..FIRST_CREDIT as u8 + 2 {
         let mut frame = pool().take_zeroed(Class::Small);
         frame.body_mut()[0] = n;
-        scheduler.push_data(7, frame).unwrap();
+        scheduler.push_data(7, vec![frame]).unwrap();
     }
     for n in 0..FIRST_CREDIT as u8 {
         let popped = scheduler.pop(&pool()).unwrap();
@@ -162,9 +164,9 @@ fn data_of_one_circuit_is_bounded() {
     );
     assert_eq!(scheduler.room(1), 0);
     let frame = || pool().take(Class::Small);
-    assert_eq!(scheduler.push_data(1, frame()), Err(PushError::Full));
+    assert_eq!(scheduler.push_data(1, vec![frame()]), Err(PushError::Full));
     assert_eq!(
-        scheduler.push_data(2, frame()),
+        scheduler.push_data(2, vec![frame()]),
         Err(PushError::UnknownCircuit)
     );
 }
@@ -173,12 +175,12 @@ fn data_of_one_circuit_is_bounded() {
 fn credit_beyond_the_maximum_is_refused() {
     let mut scheduler = scheduler([1]);
     assert_eq!(
-        scheduler.grant_received(1, (MAX_CREDIT - FIRST_CREDIT) as u16),
+        scheduler.grant_received(1, MAX_CREDIT - FIRST_CREDIT),
         Ok(())
     );
     assert_eq!(scheduler.grant_received(1, 1), Err(CreditOverflow));
     assert_eq!(
-        scheduler.grant_received(2, u16::MAX),
+        scheduler.grant_received(2, u32::MAX),
         Ok(()),
         "a circuit that is gone"
     );
@@ -316,17 +318,26 @@ proptest! {
         let (mut next, pool) = (0u16, pool());
         for (step, circuit, amount) in steps {
             match step {
-                0 | 1 => for _ in 0..amount {
-                    let mut frame = pool.take_zeroed(if next % 3 == 0 { Class::Bulk } else { Class::Small });
-                    frame.body_mut()[..2].copy_from_slice(&next.to_be_bytes());
-                    let pushed = scheduler.push_data(circuit, frame);
+                0 | 1 => {
+                    let numbers: Vec<u16> = (0..amount as u16).map(|n| next.wrapping_add(n)).collect();
+                    next = next.wrapping_add(amount as u16);
+                    let frames = numbers.iter().map(|number| {
+                        let mut frame = pool.take_zeroed(if number % 3 == 0 { Class::Bulk } else { Class::Small });
+                        frame.body_mut()[..2].copy_from_slice(&number.to_be_bytes());
+                        frame
+                    });
+                    // One by one, or all at once.
+                    let pushed = if step == 0 {
+                        scheduler.push_data(circuit, frames.collect())
+                    } else {
+                        frames.into_iter().try_for_each(|frame| scheduler.push_data(circuit, vec![frame]))
+                    };
                     prop_assert_eq!(pushed.is_ok(), model.contains_key(&circuit));
-                    if let Some((queue, ..)) = model.get_mut(&circuit) { queue.push_back(next); }
-                    next = next.wrapping_add(1);
+                    if let Some((queue, ..)) = model.get_mut(&circuit) { queue.extend(numbers); }
                 },
                 2 => if let Some((_, credit, _)) = model.get_mut(&circuit) && *credit + amount <= MAX_CREDIT {
                     *credit += amount;
-                    scheduler.grant_received(circuit, amount as u16).unwrap();
+                    scheduler.grant_received(circuit, amount).unwrap();
                 },
                 3 => {
                     scheduler.owe(circuit, amount);

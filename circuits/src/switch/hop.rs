@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use super::link::{Link, copy_cell};
+use super::link::{Link, Run, copy_cell};
 use super::lock;
 use crate::body::{DestroyReason, ExtendStatus, Extended};
 use crate::circuit::mux::{End, Mux};
-use crate::frame::{CELL_OFFSET, Class};
+use crate::frame::CELL_OFFSET;
 use crate::handshake::{CREATED_LEN, HopKeys};
 use crate::layers::{BackwardHop, ForwardHop};
 use crate::scheduler::CreditGate;
@@ -124,8 +124,8 @@ impl HopCircuit {
 
     /// Moves cells of the end point into the queue of the link towards the origin while that has room.
     fn pump(&self, end: &mut EndPoint) -> Result<(), DestroyReason> {
-        let mut room = self.link.room(self.id);
         loop {
+            let mut room = self.link.room(self.id);
             if room == 0 {
                 if !end.mux.has_cells() {
                     return Ok(());
@@ -138,79 +138,94 @@ impl HopCircuit {
                 }
                 self.starved.store(false, Ordering::SeqCst);
             }
-            let Some(mut cell) = end.mux.poll_cell(self.link.pool()) else {
+            let mut cells = Vec::new();
+            while cells.len() < room
+                && let Some(mut cell) = end.mux.poll_cell(self.link.pool())
+            {
+                end.layer
+                    .originate(cell.cell_mut())
+                    .map_err(|_| DestroyReason::Finished)?;
+                cells.push(cell);
+            }
+            let over = cells.len() < room;
+            self.link.push_data(self.id, cells)?;
+            if over {
                 return Ok(());
-            };
-            end.layer
-                .originate(cell.cell_mut())
-                .map_err(|_| DestroyReason::Finished)?;
-            self.link.push_data(self.id, cell)?;
-            room -= 1;
+            }
         }
     }
 
-    /// A DATA frame came on the link towards the origin.
-    pub(super) fn from_origin_side(self: &Arc<Self>, now: Instant, class: Class, frame: &mut [u8]) {
-        if let Err(reason) = self.forward(now, class, frame) {
+    /// DATA frames came on the link towards the origin.
+    pub(super) fn from_origin_side(self: &Arc<Self>, now: Instant, run: &mut Run<'_>) {
+        if let Err(reason) = self.forward(now, run) {
             self.close(reason);
         }
     }
 
-    fn forward(
-        self: &Arc<Self>,
-        now: Instant,
-        class: Class,
-        frame: &mut [u8],
-    ) -> Result<(), DestroyReason> {
-        lock(&self.origin_gate)
-            .take()
-            .map_err(|_| DestroyReason::Protocol)?;
+    fn forward(self: &Arc<Self>, now: Instant, run: &mut Run<'_>) -> Result<(), DestroyReason> {
+        let (mut ours, mut others) = (Vec::new(), Vec::new());
         let mut forward = lock(&self.forward);
-        let ours = forward
-            .layer
-            .open(&mut frame[CELL_OFFSET..])
-            .map_err(|_| DestroyReason::Protocol)?;
-        if ours {
-            drop(forward);
-            let cell = copy_cell(self.link.pool(), class, frame);
+        while let Some((class, frame)) = run.next() {
+            lock(&self.origin_gate)
+                .take()
+                .map_err(|_| DestroyReason::Protocol)?;
+            let is_ours = forward
+                .layer
+                .open(&mut frame[CELL_OFFSET..])
+                .map_err(|_| DestroyReason::Protocol)?;
+            let mut cell = copy_cell(self.link.pool(), class, frame);
+            if is_ours {
+                ours.push(cell);
+            } else {
+                cell.owed = true;
+                others.push(cell);
+            }
+        }
+        if !others.is_empty() {
+            match &forward.next {
+                Next::Linked(link, id) => link.push_data(*id, others)?,
+                Next::None | Next::Creating(..) => return Err(DestroyReason::Protocol),
+                Next::Gone => {}
+            }
+        }
+        drop(forward);
+        let taken = u32::try_from(ours.len()).unwrap_or(u32::MAX);
+        if taken > 0 {
             let mut end = lock(&self.end);
-            let handled = end.mux.handle(now, cell);
+            let handled = ours
+                .into_iter()
+                .try_for_each(|cell| end.mux.handle(now, cell));
             self.settle(end);
             handled.map_err(|_| DestroyReason::Protocol)?;
             // What an end point takes in is bounded by its streams' windows, so the credit goes back at once.
-            self.link.give_back(now, self.id, &self.origin_gate, 1);
-            return Ok(());
+            self.link.give_back(now, self.id, &self.origin_gate, taken);
         }
-        match &forward.next {
-            Next::Linked(link, id) => {
-                let mut cell = copy_cell(self.link.pool(), class, frame);
-                cell.owed = true;
-                link.push_data(*id, cell)
-            }
-            Next::None | Next::Creating(..) => Err(DestroyReason::Protocol),
-            Next::Gone => Ok(()),
-        }
+        Ok(())
     }
 
-    /// A DATA frame came on the link away from the origin.
-    pub(super) fn from_onward_side(self: &Arc<Self>, class: Class, frame: &[u8]) {
-        if let Err(reason) = self.backward(class, frame) {
+    /// DATA frames came on the link away from the origin.
+    pub(super) fn from_onward_side(self: &Arc<Self>, run: &mut Run<'_>) {
+        if let Err(reason) = self.backward(run) {
             self.close(reason);
         }
     }
 
-    fn backward(&self, class: Class, frame: &[u8]) -> Result<(), DestroyReason> {
-        lock(&self.onward_gate)
-            .take()
-            .map_err(|_| DestroyReason::Protocol)?;
-        let mut cell = copy_cell(self.link.pool(), class, frame);
-        cell.owed = true;
+    fn backward(&self, run: &mut Run<'_>) -> Result<(), DestroyReason> {
+        let mut cells = Vec::new();
         // Sealing and queueing under one lock: cells must leave in the order of their counters.
         let mut end = lock(&self.end);
-        end.layer
-            .relay(cell.cell_mut())
-            .map_err(|_| DestroyReason::Finished)?;
-        self.link.push_data(self.id, cell)
+        while let Some((class, frame)) = run.next() {
+            lock(&self.onward_gate)
+                .take()
+                .map_err(|_| DestroyReason::Protocol)?;
+            let mut cell = copy_cell(self.link.pool(), class, frame);
+            cell.owed = true;
+            end.layer
+                .relay(cell.cell_mut())
+                .map_err(|_| DestroyReason::Finished)?;
+            cells.push(cell);
+        }
+        self.link.push_data(self.id, cells)
     }
 
     /// Frames of this circuit, `owed` of them relayed ones, were taken from the queue of the link in this direction.

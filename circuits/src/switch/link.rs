@@ -26,6 +26,8 @@ pub const MAX_CIRCUITS: usize = 65_536;
 
 /// Frames sealed in one go: enough to fill a socket's buffer, few enough that a fresh control frame soon gets its turn.
 const BATCH: usize = 64;
+/// Frames of one circuit that are worked in one go: 128 KiB, few enough that a writer soon has something to do.
+const MAX_RUN: usize = 32;
 
 /// Why a link must be closed. Its circuits are torn down with reason 7 (link lost).
 #[derive(Debug, thiserror::Error)]
@@ -422,19 +424,35 @@ impl Link {
         Ok(())
     }
 
-    pub(super) fn push_data(&self, circuit: u32, frame: FrameBuf) -> Result<(), DestroyReason> {
-        {
+    /// Queues cells of a circuit, in this order.
+    pub(super) fn push_data(
+        &self,
+        circuit: u32,
+        frames: Vec<FrameBuf>,
+    ) -> Result<(), DestroyReason> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let sendable = {
             let mut queue = lock(&self.queue);
             if queue.closed {
                 return Err(DestroyReason::LinkLost);
             }
             queue
                 .scheduler
-                .push_data(circuit, frame)
+                .push_data(circuit, frames)
                 .map_err(|_| DestroyReason::Limit)?;
-        }
-        (self.wake)();
+            queue.scheduler.sendable()
+        };
+        self.wake_if(sendable);
         Ok(())
+    }
+
+    /// Wakes the writer, unless all that waits waits for credit: then the frame that brings it does.
+    fn wake_if(&self, sendable: bool) {
+        if sendable {
+            (self.wake)();
+        }
     }
 
     pub(super) fn room(&self, circuit: u32) -> usize {
@@ -456,8 +474,12 @@ impl Link {
         if grant == 0 {
             return;
         }
-        lock(&self.queue).scheduler.owe(circuit, grant);
-        (self.wake)();
+        let sendable = {
+            let mut queue = lock(&self.queue);
+            queue.scheduler.owe(circuit, grant);
+            queue.scheduler.sendable()
+        };
+        self.wake_if(sendable);
     }
 
     /// Forgets a circuit, and tells the neighbour.
@@ -503,18 +525,57 @@ impl Receiver {
             .get(at..)
             .and_then(|rest| rest.first_chunk::<HEADER_LEN>())
         {
-            let len = self.opener.peek(masked)?.class.frame_len();
-            let Some(frame) = bytes.get_mut(at..at + len) else {
+            let peeked = self.opener.peek(masked)?;
+            let Some(frame) = bytes.get_mut(at..at + peeked.class.frame_len()) else {
                 break;
             };
-            let header = self.opener.open(frame)?;
             if self.link.is_closed() {
                 return Err(LinkClosed::Closed);
             }
-            self.dispatch(now, header, frame)?;
-            at += len;
+            if peeked.kind == FrameType::Data {
+                at += self.data(now, peeked.circuit, &mut bytes[at..])?;
+            } else {
+                let header = self.opener.open(frame)?;
+                at += frame.len();
+                self.dispatch(now, header, frame)?;
+            }
         }
         Ok(at)
+    }
+
+    /// Works the DATA frames of one circuit at the front of `bytes`; gives how many bytes those were.
+    fn data(&mut self, now: Instant, circuit: u32, bytes: &mut [u8]) -> Result<usize, LinkClosed> {
+        self.first = false;
+        let entry = lock(&self.link.table).get(&circuit).cloned();
+        let mut run = Run {
+            opener: &mut self.opener,
+            circuit,
+            bytes,
+            taken: 0,
+            left: MAX_RUN,
+            credit: 0,
+            failed: None,
+        };
+        match &entry {
+            Some(Entry::Hop(hop)) => hop.from_origin_side(now, &mut run),
+            Some(Entry::Onward(hop)) => hop.from_onward_side(&mut run),
+            Some(Entry::Origin(origin)) => origin.from_hop(now, &mut run),
+            None => while run.next().is_some() {},
+        }
+        if run.taken == 0 {
+            // Whoever did not even look must not be asked for ever.
+            run.next();
+        }
+        let Run {
+            taken,
+            credit,
+            failed,
+            ..
+        } = run;
+        if credit != 0 {
+            self.credited(circuit, credit, entry.as_ref());
+        }
+        failed.map_or(Ok(taken), Err)
     }
 
     fn dispatch(
@@ -528,7 +589,7 @@ impl Receiver {
             circuit,
             kind,
             credit,
-            class,
+            ..
         } = header;
         let entry = if circuit == 0 {
             None
@@ -536,15 +597,9 @@ impl Receiver {
             lock(&self.link.table).get(&circuit).cloned()
         };
         if credit != 0 && entry.is_some() {
-            self.credited(circuit, credit, entry.as_ref());
+            self.credited(circuit, credit.into(), entry.as_ref());
         }
         match kind {
-            FrameType::Data => match entry {
-                Some(Entry::Hop(hop)) => hop.from_origin_side(now, class, frame),
-                Some(Entry::Onward(hop)) => hop.from_onward_side(class, frame),
-                Some(Entry::Origin(origin)) => origin.from_hop(now, class, frame),
-                None => {}
-            },
             FrameType::Create => return self.create(circuit, entry.is_some(), frame),
             FrameType::Created => match entry {
                 Some(Entry::Origin(origin)) => {
@@ -568,7 +623,8 @@ impl Receiver {
                     }
                 }
             }
-            FrameType::Credit | FrameType::Pad => {}
+            // DATA does not come here.
+            FrameType::Data | FrameType::Credit | FrameType::Pad => {}
             FrameType::Auth => {
                 if !first || self.link.initiator {
                     return Err(LinkClosed::Protocol("AUTH out of place"));
@@ -593,12 +649,14 @@ impl Receiver {
         Ok(())
     }
 
-    fn credited(&self, circuit: u32, credit: u16, entry: Option<&Entry>) {
-        let granted = lock(&self.link.queue)
-            .scheduler
-            .grant_received(circuit, credit);
+    fn credited(&self, circuit: u32, credit: u32, entry: Option<&Entry>) {
+        let (granted, sendable) = {
+            let mut queue = lock(&self.link.queue);
+            let granted = queue.scheduler.grant_received(circuit, credit);
+            (granted, queue.scheduler.sendable())
+        };
         match (granted, entry) {
-            (Ok(()), _) => (self.link.wake)(),
+            (Ok(()), _) => self.link.wake_if(sendable),
             (Err(_), Some(Entry::Hop(hop) | Entry::Onward(hop))) => {
                 hop.close(DestroyReason::Protocol);
             }
@@ -624,6 +682,54 @@ impl Receiver {
             None => link.refuse(circuit, DestroyReason::Protocol),
         }
         Ok(())
+    }
+}
+
+/// Successive DATA frames of one circuit, opened one by one. Who takes them locks and wakes once for all.
+pub(super) struct Run<'a> {
+    opener: &'a mut LinkOpener,
+    circuit: u32,
+    bytes: &'a mut [u8],
+    /// Bytes of the frames so far.
+    taken: usize,
+    /// Frames that it may still have.
+    left: usize,
+    /// What their headers granted.
+    credit: u32,
+    failed: Option<LinkClosed>,
+}
+
+impl Run<'_> {
+    /// The next frame, open. `None`: the run is over, or the link is to be closed.
+    pub(super) fn next(&mut self) -> Option<(Class, &mut [u8])> {
+        self.left = self.left.checked_sub(1)?;
+        let rest = self.bytes.get_mut(self.taken..)?;
+        // What is peeked is not authenticated, but decides only whether the frame is opened now or by the caller.
+        let peeked = match self.opener.peek(rest.first_chunk()?) {
+            Ok(peeked) => peeked,
+            Err(error) => {
+                self.failed = Some(error.into());
+                self.left = 0;
+                return None;
+            }
+        };
+        if peeked.kind != FrameType::Data || peeked.circuit != self.circuit {
+            self.left = 0;
+            return None;
+        }
+        let frame = rest.get_mut(..peeked.class.frame_len())?;
+        match self.opener.open(frame) {
+            Ok(header) => {
+                self.taken += frame.len();
+                self.credit += u32::from(header.credit);
+                Some((header.class, frame))
+            }
+            Err(error) => {
+                self.failed = Some(error.into());
+                self.left = 0;
+                None
+            }
+        }
     }
 }
 

@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::link::{Link, copy_cell};
+use super::link::{Link, Run, copy_cell};
 use super::{OriginHandler, lock};
 use crate::body::DestroyReason;
 use crate::circuit::origin::Origin;
-use crate::frame::{Class, FrameType};
+use crate::frame::FrameType;
 use crate::scheduler::CreditGate;
 
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
@@ -95,15 +95,22 @@ impl OriginCircuit {
         self.with(|state| state.handle_destroy(now, reason));
     }
 
-    /// A DATA frame came from the first hop; its cell is still under the onion layers.
-    pub(super) fn from_hop(self: &Arc<Self>, now: Instant, class: Class, frame: &[u8]) {
-        if lock(&self.gate).take().is_err() {
-            return self.close(DestroyReason::Protocol);
-        }
-        let cell = copy_cell(self.link.pool(), class, frame);
-        self.with(|state| state.handle_cell(now, cell));
+    /// DATA frames came from the first hop; their cells are still under the onion layers.
+    pub(super) fn from_hop(self: &Arc<Self>, now: Instant, run: &mut Run<'_>) {
+        let taken = self.with(|state| {
+            let mut taken = 0;
+            while let Some((class, frame)) = run.next() {
+                if lock(&self.gate).take().is_err() {
+                    state.close(DestroyReason::Protocol);
+                    break;
+                }
+                taken += 1;
+                state.handle_cell(now, copy_cell(self.link.pool(), class, frame));
+            }
+            taken
+        });
         // What a circuit takes in is bounded by its streams' windows, so the credit goes back at once.
-        self.link.give_back(now, self.id, &self.gate, 1);
+        self.link.give_back(now, self.id, &self.gate, taken);
     }
 
     /// Frames of this circuit were taken from the link's queue.
@@ -115,8 +122,8 @@ impl OriginCircuit {
 
     /// Moves cells into the link's queue while it has room for them.
     fn pump(&self, state: &mut Origin) {
-        let mut room = self.link.room(self.id);
         loop {
+            let mut room = self.link.room(self.id);
             if room == 0 {
                 // Say so before the last look, or a writer that empties the queue in between would not call us.
                 self.starved.store(true, Ordering::SeqCst);
@@ -126,26 +133,28 @@ impl OriginCircuit {
                 }
                 self.starved.store(false, Ordering::SeqCst);
             }
-            let Some((kind, frame)) = state.poll_transmit(self.link.pool()) else {
-                return;
-            };
-            let sent = match kind {
-                FrameType::Data => {
-                    room -= 1;
-                    self.link.push_data(self.id, frame).is_ok()
+            let mut cells = Vec::new();
+            let mut control = None;
+            while cells.len() < room && control.is_none() {
+                match state.poll_transmit(self.link.pool()) {
+                    Some((FrameType::Data, cell)) => cells.push(cell),
+                    Some(other) => control = Some(other),
+                    None => break,
                 }
-                FrameType::Create | FrameType::Destroy => {
-                    self.link.push_control(kind, self.id, frame).is_ok()
-                }
-                FrameType::Pad
-                | FrameType::Created
-                | FrameType::Credit
-                | FrameType::Auth
-                | FrameType::Ping => false,
-            };
-            if !sent {
-                // The link is gone, or its queue is full: nothing of this circuit can leave any more.
+            }
+            let full = cells.len() == room;
+            // Where either fails, the link is gone or its queue full: nothing of this circuit can leave any more.
+            if self.link.push_data(self.id, cells).is_err() {
                 return;
+            }
+            match control {
+                Some((kind, frame)) => {
+                    if self.link.push_control(kind, self.id, frame).is_err() {
+                        return;
+                    }
+                }
+                None if full => {}
+                None => return,
             }
         }
     }
