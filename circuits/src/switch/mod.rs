@@ -12,6 +12,7 @@
 mod hop;
 mod link;
 mod origin;
+mod run;
 
 pub use hop::HopCircuit;
 pub use link::{Link, LinkClosed, LinkConfig, MAX_CIRCUITS, OpenError, Receiver, Transmitter};
