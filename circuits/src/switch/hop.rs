@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use super::link::{Link, Run, copy_cell};
+use super::link::{Link, copy_cell};
 use super::lock;
+use super::run::Run;
 use crate::body::{DestroyReason, ExtendStatus, Extended};
 use crate::circuit::mux::{End, Mux};
 use crate::frame::CELL_OFFSET;

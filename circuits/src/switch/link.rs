@@ -23,7 +23,7 @@ use crate::keys::{DhSecret, RelayId};
 use crate::link::{AuthError, LinkError, LinkKeys};
 use crate::scheduler::{CreditBudget, CreditGate, Full, SHORT_LEN, Scheduler};
 pub use receiver::Receiver;
-pub(super) use receiver::{Run, copy_cell};
+pub(super) use receiver::copy_cell;
 pub use transmitter::Transmitter;
 
 /// Circuits that one link carries at the most, whoever the neighbour is: bounds the table.

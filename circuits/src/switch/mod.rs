@@ -13,6 +13,7 @@
 mod hop;
 mod link;
 mod origin;
+mod run;
 #[cfg(test)]
 mod tests;
 

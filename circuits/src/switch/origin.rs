@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::link::{Link, Run, copy_cell};
+use super::link::{Link, copy_cell};
+use super::run::Run;
 use super::{OriginHandler, lock};
 use crate::body::DestroyReason;
 use crate::circuit::origin::Origin;

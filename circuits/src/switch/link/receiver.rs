@@ -14,9 +14,7 @@ use crate::link::{LinkOpener, verify_auth};
 use crate::scheduler::SHORT_LEN;
 use crate::switch::hop::Direction;
 use crate::switch::lock;
-
-/// Frames of one circuit that are worked in one go: 128 KiB, few enough that a writer soon has something to do.
-const MAX_RUN: usize = 32;
+use crate::switch::run::Run;
 
 /// PING is answered while fewer control frames than this wait to be sent.
 const MAX_WAITING_FOR_PONG: usize = 256;
@@ -68,35 +66,18 @@ impl Receiver {
     fn data(&mut self, now: Instant, circuit: u32, bytes: &mut [u8]) -> Result<usize, LinkClosed> {
         self.first = false;
         let entry = lock(&self.link.table).get(&circuit).cloned();
-        let mut run = Run {
-            opener: &mut self.opener,
-            circuit,
-            bytes,
-            taken: 0,
-            left: MAX_RUN,
-            credit: 0,
-            failed: None,
-        };
+        let mut run = Run::new(&mut self.opener, circuit, bytes);
         match &entry {
             Some(Entry::Hop(hop)) => hop.from_origin_side(now, &mut run),
             Some(Entry::Onward(hop)) => hop.from_onward_side(&mut run),
             Some(Entry::Origin(origin)) => origin.from_hop(now, &mut run),
             None => while run.next().is_some() {},
         }
-        if run.taken == 0 {
-            // Whoever did not even look must not be asked for ever.
-            run.next();
-        }
-        let Run {
-            taken,
-            credit,
-            failed,
-            ..
-        } = run;
+        let (taken, credit) = run.finish()?;
         if credit != 0 {
             self.credited(circuit, credit, entry.as_ref());
         }
-        failed.map_or(Ok(taken), Err)
+        Ok(taken)
     }
 
     fn dispatch(
@@ -223,54 +204,6 @@ impl Receiver {
             None => link.refuse(circuit, DestroyReason::Protocol),
         }
         Ok(())
-    }
-}
-
-/// Successive DATA frames of one circuit, opened one by one. Who takes them locks and wakes once for all.
-pub(in crate::switch) struct Run<'a> {
-    opener: &'a mut LinkOpener,
-    circuit: u32,
-    bytes: &'a mut [u8],
-    /// Bytes of the frames so far.
-    taken: usize,
-    /// Frames that it may still have.
-    left: usize,
-    /// What their headers granted.
-    credit: u32,
-    failed: Option<LinkClosed>,
-}
-
-impl Run<'_> {
-    /// The next frame, open. `None`: the run is over, or the link is to be closed.
-    pub(in crate::switch) fn next(&mut self) -> Option<(Class, &mut [u8])> {
-        self.left = self.left.checked_sub(1)?;
-        let rest = self.bytes.get_mut(self.taken..)?;
-        // What is peeked is not authenticated, but decides only whether the frame is opened now or by the caller.
-        let peeked = match self.opener.peek(rest.first_chunk()?) {
-            Ok(peeked) => peeked,
-            Err(error) => {
-                self.failed = Some(error.into());
-                self.left = 0;
-                return None;
-            }
-        };
-        if peeked.kind != FrameType::Data || peeked.circuit != self.circuit {
-            self.left = 0;
-            return None;
-        }
-        let frame = rest.get_mut(..peeked.class.frame_len())?;
-        match self.opener.open(frame) {
-            Ok(header) => {
-                self.taken += frame.len();
-                self.credit += u32::from(header.credit);
-                Some((header.class, frame))
-            }
-            Err(error) => {
-                self.failed = Some(error.into());
-                self.left = 0;
-                None
-            }
-        }
     }
 }
 
