@@ -11,22 +11,27 @@ mod world;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hushswarm::net::Datagrams;
+use hushswarm::net::os::OsDialer;
+use hushswarm::net::{BoxFuture, Datagrams, RelayDialer, Transport};
 use hushswarm::overlay::circuit::{Circuit, StreamFailure};
-use hushswarm::overlay::client::{BuildError, ClientConfig, Status};
+use hushswarm::overlay::client::{BuildError, Client, ClientConfig, Status};
 use hushswarm::overlay::guards::GuardFile;
 use hushswarm::route::circuits::CircuitRoute;
 use hushswarm::route::{Outside, RouteError};
 use hushswarm::state::StateDir;
 use hushswarm_circuits::body::OpenStatus;
+use hushswarm_circuits::circuit::padding::CircuitPaddingConfig;
 use hushswarm_circuits::path::{ExitNeed, GuardSample};
-use hushswarm_circuits::relay_list::Proto;
+use hushswarm_circuits::relay_list::{Proto, RelayList, Trust};
 use hushswarm_circuits::target::{Host, Target};
 use rustix::process::Signal;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use world::{Recipe, World, echo, key, listen, pattern, round_trip, serve, udp_echo, until};
 
@@ -613,4 +618,138 @@ async fn an_exit_is_not_reached_through_itself() {
     assert_eq!(flow.recv().await.unwrap().1, b"other");
     let mut buf = [0; 16];
     assert!(heard.try_recv_from(&mut buf).is_err());
+}
+
+/// Dials as the program does, and counts what leaves.
+struct Counting {
+    dialer: OsDialer,
+    sent: Arc<AtomicUsize>,
+}
+
+struct Counted(Box<dyn AsyncWrite + Send + Unpin>, Arc<AtomicUsize>);
+
+impl RelayDialer for Counting {
+    fn dial(&self, addr: SocketAddr) -> BoxFuture<'_, std::io::Result<Transport>> {
+        Box::pin(async move {
+            let Transport { reader, writer } = self.dialer.dial(addr).await?;
+            let writer = Box::new(Counted(writer, Arc::clone(&self.sent)));
+            Ok(Transport { reader, writer })
+        })
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let polled = Pin::new(&mut self.0).poll_write(cx, buf);
+        if let Poll::Ready(Ok(n)) = polled {
+            self.1.fetch_add(n, Ordering::SeqCst);
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drop_cells_leave_on_a_circuit_that_nobody_uses_unless_padding_is_off() {
+    let world = Recipe::new(3).start();
+    let client = |padding| {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let dialer = Arc::new(Counting {
+            dialer: OsDialer::new(Some(world.client_ip())),
+            sent: Arc::clone(&sent),
+        });
+        let config = ClientConfig {
+            prebuilt: 0,
+            padding,
+            ..ClientConfig::default()
+        };
+        let list = Arc::clone(&world.list);
+        (
+            Client::new(list, GuardSample::default(), None, dialer, config),
+            sent,
+        )
+    };
+    const CELLS: usize = 12;
+    let (padded, padded_sent) = client(CircuitPaddingConfig {
+        early: CELLS as u32..=CELLS as u32,
+        young: Duration::ZERO,
+        ..CircuitPaddingConfig::default()
+    });
+    let (plain, plain_sent) = client(CircuitPaddingConfig::off());
+    let _plain = plain.fresh_circuit(ExitNeed::Any).await.unwrap();
+    let plain_before = plain_sent.load(Ordering::SeqCst);
+    let _padded = padded.fresh_circuit(ExitNeed::Any).await.unwrap();
+    // A handshake, three handshakes of hops, and padding of 1024 bytes a cell.
+    let built = plain_before;
+    until("DROP cells leave", || {
+        padded_sent.load(Ordering::SeqCst) >= built + CELLS * 1024
+    })
+    .await;
+    // Keep-alives aside, of which there is one in ten seconds at the most.
+    let plain_more = plain_sent.load(Ordering::SeqCst) - plain_before;
+    assert!(plain_more < CELLS * 1024 / 2, "{plain_more} bytes");
+    assert!(!_padded.is_closed() && !_plain.is_closed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_an_expired_list_no_circuit_is_built_until_there_is_a_newer_one() {
+    let world = Recipe::new(3).start();
+    let now = hushswarm::config::unix_now();
+    let trust = Trust {
+        network: world::NETWORK.to_owned(),
+        authorities: vec![world.authority.public()],
+        threshold: 1,
+    };
+    let old = world::sign(&world.authority, &world.descriptors, now - 90, now - 30);
+    let old = RelayList::decode_verified(&old, &trust, now - 60).unwrap();
+    let config = ClientConfig {
+        prebuilt: 1,
+        ..ClientConfig::default()
+    };
+    let client = world.client_with(config, GuardSample::default(), None);
+    client.prebuild();
+    until("a circuit is ready", || client.circuits() == 1).await;
+    client.set_list(Arc::new(old));
+
+    // Not even what was built ahead is handed out.
+    let target = echo().await;
+    let built = client
+        .circuit(key("a"), Proto::Tcp, Some(&target), &[])
+        .await;
+    assert_eq!(built.err(), Some(BuildError::ListExpired));
+    let fresh = client.fresh_circuit(ExitNeed::Any).await;
+    assert_eq!(fresh.err(), Some(BuildError::ListExpired));
+    let status = Status::Unreachable(BuildError::ListExpired);
+    assert_eq!(*client.status().borrow(), status);
+    let route = CircuitRoute::new(client.clone());
+    let refused = route.connect(&target, key("b")).await.err();
+    assert!(
+        matches!(refused, Some(RouteError::NoCircuit(why)) if why.contains("relay list has expired"))
+    );
+
+    client.set_list(Arc::clone(&world.list));
+    let stream = route.connect(&target, key("b")).await.unwrap();
+    round_trip(stream, pattern(1, 1000)).await;
+    assert_eq!(*client.status().borrow(), Status::Ready);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_was_closed_builds_nothing() {
+    let world = Recipe::new(3).start();
+    let client = world.client(3);
+    client.fresh_circuit(ExitNeed::Any).await.unwrap();
+    client.close();
+    let built = client.fresh_circuit(ExitNeed::Any).await;
+    assert_eq!(built.err(), Some(BuildError::Closed));
 }

@@ -15,7 +15,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hushswarm::cli::network::{Fetched, refresh};
+use hushswarm::cli::network::{Fetched, refresh, renew_if_old};
 use hushswarm::config::{NetworkFile, unix_now};
 use hushswarm::overlay::client::BuildError;
 use hushswarm::overlay::directory::{FetchError, fetch_list};
@@ -25,7 +25,7 @@ use hushswarm_circuits::relay_list::{ListError, Proto, RelayList, Trust};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
-use world::{NETWORK, PROGRAM, Process, Recipe, World, echo, key, serve, until};
+use world::{NETWORK, PROGRAM, Process, Recipe, World, echo, key, serve, sign, until};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -360,6 +360,45 @@ async fn a_newer_list_is_taken_by_relays_and_fetched_by_clients() {
     let fetched = refresh(&network, &client).await.unwrap();
     assert!(matches!(fetched, Fetched::Current));
     assert!(fs::read(own.join("relays.list")).unwrap() == newer && newer != older);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_client_renews_its_list_when_a_third_of_its_life_is_left_or_the_file_is_newer() {
+    let world = Recipe::new(3).start();
+    let now = unix_now();
+    let own = world.dir.path().join("own");
+    fs::create_dir(&own).unwrap();
+    fs::copy(&world.file, own.join("network.toml")).unwrap();
+    let network = NetworkFile::load_file(&own.join("network.toml")).unwrap();
+    let held = |from, until| {
+        let bytes = sign(&world.authority, &world.descriptors, from, until);
+        let list = RelayList::decode_verified(&bytes, &trust(&world), now).unwrap();
+        fs::write(own.join("relays.list"), &bytes).unwrap();
+        Arc::new(list)
+    };
+    let client = world.client(3);
+    let newest = world.write_list("relays.list", now - 30, now + 86_400);
+    for n in 0..3 {
+        hang_up(world.process(n)).await;
+    }
+
+    // 40 % are left: nobody is asked.
+    let young = held(now - 6000, now + 4000);
+    client.set_list(Arc::clone(&young));
+    renew_if_old(&network, &client).await;
+    assert_eq!(client.list().bytes(), young.bytes());
+    assert_eq!(client.circuits(), 0);
+
+    // 30 % are left.
+    client.set_list(held(now - 7000, now + 3000));
+    renew_if_old(&network, &client).await;
+    assert!(client.list().bytes()[..] == newest[..]);
+    assert!(fs::read(own.join("relays.list")).unwrap() == newest);
+
+    // Somebody has put a newer one there.
+    let newer = held(now - 20, now + 86_400);
+    renew_if_old(&network, &client).await;
+    assert_eq!(client.list().bytes(), newer.bytes());
 }
 
 #[tokio::test(flavor = "multi_thread")]

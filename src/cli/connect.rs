@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use hushswarm_circuits::circuit::padding::CircuitPaddingConfig;
+
+use super::network::keep_fresh;
 use crate::config::{NetworkFile, unix_now};
 use crate::error::{Error, Exit, Kind};
 use crate::net::os::OsDialer;
@@ -25,6 +28,9 @@ pub struct OverlayArgs {
     /// Folder for guards and resume records [default: ~/.local/state/hushswarm]
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
+    /// Send no padding inside circuits: a little less traffic, and a circuit's use is easier to guess from outside
+    #[arg(long)]
+    pub no_padding: bool,
 }
 
 /// The overlay, ready to be used, and the folder that this process holds.
@@ -35,6 +41,17 @@ pub struct Connected {
     pub state: Arc<StateDir>,
     /// Held for as long as the folder is used.
     pub lock: StateLock,
+    /// Fetches newer relay lists for as long as it is held.
+    pub fresh: Fresh,
+}
+
+/// Keeps the relay list fresh until it is dropped.
+pub struct Fresh(tokio::task::AbortHandle);
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl OverlayArgs {
@@ -60,6 +77,11 @@ impl OverlayArgs {
         let config = ClientConfig {
             hops: usize::from(self.hops),
             rules: network.rules,
+            padding: if self.no_padding {
+                CircuitPaddingConfig::off()
+            } else {
+                CircuitPaddingConfig::default()
+            },
             ..ClientConfig::default()
         };
         let dialer = Arc::new(OsDialer::new(None));
@@ -71,10 +93,12 @@ impl OverlayArgs {
             config,
         );
         client.prebuild();
+        let fresh = tokio::spawn(keep_fresh(network, client.clone()));
         Ok(Connected {
             client,
             state,
             lock,
+            fresh: Fresh(fresh.abort_handle()),
         })
     }
 }

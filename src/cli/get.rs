@@ -53,6 +53,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         client,
         state,
         lock: _lock,
+        fresh: _fresh,
     } = args.overlay.connect()?;
     let mut display = Display::new(args.json);
     if args.overlay.hops == 1 {

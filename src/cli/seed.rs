@@ -47,6 +47,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         client,
         state,
         lock: _lock,
+        fresh: _fresh,
     } = args.overlay.connect()?;
     let mut display = Display::new(args.json);
     display.say("hashing");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use hushswarm_circuits::body::{DestroyReason, EndReason, OpenKind, OpenStatus};
 use hushswarm_circuits::circuit::mux::MuxEvent;
 use hushswarm_circuits::circuit::origin::{CloseReason, Origin, OriginEvent};
+use hushswarm_circuits::circuit::padding::{CircuitPadding, CircuitPaddingConfig};
 use hushswarm_circuits::frame::Pool;
 use hushswarm_circuits::relay_list::{Descriptor, Proto};
 use hushswarm_circuits::switch::{Link, OpenError, OriginCircuit, OriginHandler};
@@ -56,6 +57,8 @@ pub struct Circuit {
     path: Vec<Arc<Descriptor>>,
     pool: Pool,
     retired: AtomicBool,
+    /// Once it is built.
+    padding: Mutex<Option<CircuitPadding>>,
 }
 
 /// A stream was not opened.
@@ -143,6 +146,7 @@ impl Circuit {
             path,
             pool,
             retired: AtomicBool::new(false),
+            padding: Mutex::default(),
         }))
     }
 
@@ -212,6 +216,34 @@ impl Circuit {
 
     pub(super) fn expire(&self, now: Instant) {
         self.origin.expire(now);
+    }
+
+    /// Plans DROP cells for a circuit that is built now.
+    pub(super) fn start_padding(&self, config: &CircuitPaddingConfig, now: Instant) {
+        let padding = CircuitPadding::new(config, now, &mut rand::rng());
+        *self.padding() = Some(padding);
+    }
+
+    /// Sends the DROP cells that are due.
+    pub(super) fn pad(&self, now: Instant) {
+        let mut padding = self.padding();
+        let Some(padding) = padding.as_mut().filter(|_| !self.is_closed()) else {
+            return;
+        };
+        let is_due = |padding: &CircuitPadding| padding.poll_timeout().is_some_and(|at| at <= now);
+        if !is_due(padding) {
+            return;
+        }
+        self.with(|origin| {
+            while is_due(padding) {
+                let hop = padding.handle_timeout(now, origin.hops(), &mut rand::rng());
+                hop.into_iter().for_each(|hop| origin.send_drop(hop));
+            }
+        });
+    }
+
+    fn padding(&self) -> MutexGuard<'_, Option<CircuitPadding>> {
+        self.padding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the circuit is built.

@@ -1,10 +1,12 @@
 //! The client's end of the overlay: it chooses paths, keeps circuits ready, and gives each isolation key its own.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use hushswarm_circuits::circuit::origin::{CloseReason, HopSpec, Origin};
+use hushswarm_circuits::circuit::padding::CircuitPaddingConfig;
 use hushswarm_circuits::frame::Pool;
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::keys::RelayId;
@@ -20,6 +22,7 @@ use tracing::{debug, info};
 
 use super::circuit::Circuit;
 use super::links::Links;
+use crate::config::unix_now;
 use crate::net::RelayDialer;
 
 /// A circuit must be built within this time, or another path is tried.
@@ -30,6 +33,8 @@ const ATTEMPTS: usize = 6;
 const AVOID: Duration = Duration::from_secs(60);
 /// Circuits are looked over so often: for deadlines, and for unused ones.
 const TICK: Duration = Duration::from_millis(250);
+/// Guards that are too old or long unlisted are looked for so often.
+const GUARD_LOOK: Duration = Duration::from_secs(6 * 60 * 60);
 /// When all guards wait after a failure, the first ones are tried so often: mostly it was this computer that was offline,
 /// and it should not wait for an hour once it is back. Nobody learns more by it, for these guards are the client's anyway.
 const LAST_RESORT: Duration = Duration::from_secs(5);
@@ -59,6 +64,8 @@ pub struct ClientConfig {
     pub idle: Duration,
     /// How far apart relays of a path must be.
     pub rules: PathRules,
+    /// DROP cells in circuits, which make it harder to tell from a circuit's cells what it is for.
+    pub padding: CircuitPaddingConfig,
 }
 
 impl Default for ClientConfig {
@@ -69,6 +76,7 @@ impl Default for ClientConfig {
             dirty_after: Duration::from_secs(600),
             idle: Duration::from_secs(300),
             rules: PathRules::default(),
+            padding: CircuitPaddingConfig::default(),
         }
     }
 }
@@ -97,6 +105,14 @@ pub enum BuildError {
     /// Relays further on could not be reached.
     #[error("the relays after the guard do not answer")]
     Failed,
+    /// The relay list's time is over, or has not come: what it says of relays is not to be relied on.
+    #[error(
+        "the relay list has expired: get the network's newest one, and check this computer's clock"
+    )]
+    ListExpired,
+    /// [`Client::close`] was called.
+    #[error("circuits are no longer built")]
+    Closed,
 }
 
 /// Stores the guards between runs.
@@ -119,6 +135,9 @@ struct Inner {
     avoid: Mutex<HashMap<RelayId, Instant>>,
     status: watch::Sender<Status>,
     refill: Arc<tokio::sync::Notify>,
+    /// A relay list was set: what could not be built may be possible now.
+    listed: Arc<tokio::sync::Notify>,
+    closed: AtomicBool,
     /// When guards that wait after a failure were last tried for want of others.
     last_resort: Mutex<Option<Instant>>,
 }
@@ -158,6 +177,8 @@ impl Client {
             avoid: Mutex::default(),
             status: watch::Sender::new(Status::Connecting),
             refill: Arc::default(),
+            listed: Arc::default(),
+            closed: AtomicBool::new(false),
             last_resort: Mutex::default(),
         });
         inner.refresh_guards();
@@ -180,10 +201,20 @@ impl Client {
         self.0.list()
     }
 
-    /// Takes a newer relay list.
+    /// Takes a newer relay list. Circuits that were built ahead are kept where all their relays are in it, unchanged.
     pub fn set_list(&self, list: Arc<RelayList>) {
-        *self.0.list.write().unwrap_or_else(PoisonError::into_inner) = list;
-        self.0.refresh_guards();
+        let inner = &self.0;
+        let is_listed = |circuit: &Arc<Circuit>| {
+            circuit.path().iter().all(|relay| {
+                let listed = list.get(&relay.identity);
+                listed.is_some_and(|listed| listed.digest() == relay.digest())
+            })
+        };
+        lock(&inner.ready).retain(is_listed);
+        *inner.list.write().unwrap_or_else(PoisonError::into_inner) = list;
+        inner.refresh_guards();
+        inner.refill.notify_one();
+        inner.listed.notify_one();
     }
 
     /// Hops of each circuit.
@@ -227,6 +258,7 @@ impl Client {
         if let Some(circuit) = held.iter().find(|circuit| fits(circuit)) {
             return Ok(Arc::clone(circuit));
         }
+        inner.may_build()?;
         let taken = {
             let mut ready = lock(&inner.ready);
             let found = ready.iter().position(|circuit| fits(circuit));
@@ -270,8 +302,9 @@ impl Client {
         self.0.build(exit, &[]).await
     }
 
-    /// Closes all circuits and links.
+    /// Closes all circuits and links, for good.
     pub fn close(&self) {
+        self.0.closed.store(true, Ordering::Release);
         for circuit in lock(&self.0.live)
             .drain(..)
             .filter_map(|circuit| circuit.upgrade())
@@ -308,18 +341,36 @@ impl Inner {
         Arc::clone(&self.list.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether circuits may be built: not from a list whose time is over, whose relays may since have fallen into
+    /// other hands.
+    fn may_build(&self) -> Result<(), BuildError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(BuildError::Closed);
+        }
+        if !self.list().is_valid(unix_now()) {
+            let expired = BuildError::ListExpired;
+            self.say(Status::Unreachable(expired.clone()));
+            return Err(expired);
+        }
+        Ok(())
+    }
+
+    fn say(&self, new: Status) {
+        self.status
+            .send_if_modified(|status| std::mem::replace(status, new.clone()) != new);
+    }
+
     async fn build(&self, exit: ExitNeed, avoid: &[RelayId]) -> Result<Arc<Circuit>, BuildError> {
         let mut failure = None;
         let mut spare = None;
         for _ in 0..ATTEMPTS {
+            self.may_build()?;
             match self
                 .try_build(exit, avoid, &mut spare, failure.is_none())
                 .await
             {
                 Ok(circuit) => {
-                    self.status.send_if_modified(|status| {
-                        std::mem::replace(status, Status::Ready) != Status::Ready
-                    });
+                    self.say(Status::Ready);
                     return Ok(circuit);
                 }
                 Err(error @ BuildError::NoPath(_)) => {
@@ -335,10 +386,7 @@ impl Inner {
             // No exit lets this target out. That says nothing about the others.
             return Err(failure);
         }
-        self.status.send_if_modified(|status| {
-            let new = Status::Unreachable(failure.clone());
-            std::mem::replace(status, new.clone()) != new
-        });
+        self.say(Status::Unreachable(failure.clone()));
         Err(failure)
     }
 
@@ -404,6 +452,11 @@ impl Inner {
                 return Err(BuildError::GuardUnreachable);
             }
         };
+        if self.closed.load(Ordering::Acquire) {
+            // It was being dialed while all others were closed.
+            link.close(Instant::now());
+            return Err(BuildError::Closed);
+        }
         let specs = path
             .iter()
             .map(|relay| HopSpec {
@@ -428,6 +481,7 @@ impl Inner {
                 let mut guards = lock(&self.guards);
                 guards.succeeded(&guard.identity, now);
                 self.save(&guards);
+                circuit.start_padding(&self.config.padding, Instant::now());
                 debug!(
                     circuit = circuit.number(),
                     ms = begun.elapsed().as_millis(),
@@ -479,14 +533,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
-
 /// Lets deadlines pass, and closes what nobody uses.
 async fn tick(client: Weak<Inner>) {
+    let mut guards_looked = Instant::now();
     loop {
         tokio::time::sleep(TICK).await;
         let Some(client) = client.upgrade() else {
@@ -501,6 +550,11 @@ async fn tick(client: Weak<Inner>) {
             if circuit.deadline().is_some_and(|deadline| deadline <= now) {
                 circuit.expire(now);
             }
+            circuit.pad(now);
+        }
+        if now.duration_since(guards_looked) >= GUARD_LOOK {
+            guards_looked = now;
+            client.refresh_guards();
         }
         let idle = client.config.idle;
         lock(&client.slots).retain(|_, slot| {
@@ -553,9 +607,14 @@ async fn prebuild(client: Weak<Inner>) {
                 lock(&inner.ready).push(circuit);
             }
             Err(error) => {
+                if error == BuildError::Closed {
+                    return;
+                }
                 info!(%error, "no circuit could be built ahead");
+                let listed = Arc::clone(&inner.listed);
                 drop(inner);
-                tokio::time::sleep(rest).await;
+                // A new list may have what was missing.
+                let _ = tokio::time::timeout(rest, listed.notified()).await;
                 rest = (rest * 2).min(PREBUILD_REST.1);
             }
         }

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hushswarm_circuits::circuit::padding::KeepAlive;
 use hushswarm_circuits::frame::FrameBuf;
 use hushswarm_circuits::keys::{DhSecret, IdentityKey};
 use hushswarm_circuits::link::{
@@ -13,7 +14,7 @@ use hushswarm_circuits::switch::{Link, LinkClosed, LinkConfig, Receiver, Transmi
 use rand::RngExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
 use crate::net::Transport;
@@ -229,12 +230,15 @@ async fn write(
     mut transmitter: Transmitter,
     wake: Arc<Notify>,
 ) -> Result<(), Ended> {
+    let now = || tokio::time::Instant::now().into_std();
+    let mut keep_alive = KeepAlive::new(now(), &mut rand::rng());
     let mut batch: Vec<FrameBuf> = Vec::new();
     loop {
         transmitter.fill(Instant::now(), &mut batch)?;
         if batch.is_empty() {
-            let idle = Duration::from_millis(rand::rng().random_range(10_000..20_000));
-            if timeout(idle, wake.notified()).await.is_err() {
+            // What wakes need not have brought a frame, so it is the time since the last one that counts.
+            let _ = timeout_at(keep_alive.poll_timeout().into(), wake.notified()).await;
+            if keep_alive.handle_timeout(now(), &mut rand::rng()) {
                 let nonce = rand::rng().random();
                 // A full queue means that something is about to leave anyway.
                 let _ = transmitter.link().ping(nonce);
@@ -246,6 +250,7 @@ async fn write(
             Err(_) => return Err(Ended::Stalled),
         }
         batch.clear();
+        keep_alive.sent(now());
     }
 }
 
@@ -267,4 +272,80 @@ async fn write_all(
         io::IoSlice::advance_slices(&mut left, n);
     }
     transport.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use hushswarm_circuits::frame::{Class, Pool};
+    use hushswarm_circuits::keys::Suite;
+    use hushswarm_circuits::scheduler::CreditBudget;
+    use hushswarm_circuits::switch::Handler;
+
+    use super::*;
+    use crate::net::mem::MemNet;
+
+    struct Nobody;
+
+    impl Handler for Nobody {}
+
+    fn config() -> LinkConfig {
+        LinkConfig {
+            handler: Arc::new(Nobody),
+            pool: Pool::new(4),
+            budget: CreditBudget::new(0),
+            max_circuits: 1,
+        }
+    }
+
+    fn relay() -> (DhSecret, LinkPeer) {
+        let secret = DhSecret::generate(&mut rand::rng());
+        let peer = LinkPeer {
+            link_key: secret.public(),
+            suite: Suite::ChaCha20Poly1305,
+            digest: [1; 32],
+            psk: None,
+        };
+        (secret, peer)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_link_stays_open() {
+        let (ours, theirs) = MemNet::pair();
+        let (secret, peer) = relay();
+        let (ours, theirs) = tokio::join!(
+            initiate(ours, &peer, None, config(), ()),
+            answer(theirs, &secret, &peer, config(), ()),
+        );
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert!(!ours.unwrap().is_closed() && !theirs.unwrap().is_closed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keep_alives_leave_though_the_writer_is_woken_for_nothing() {
+        let (secret, peer) = relay();
+        let (initiator, message) = LinkInitiator::start(&peer, &mut rand::rng()).unwrap();
+        let (answer, _) = respond(&secret, &peer, &message, &mut rand::rng()).unwrap();
+        let keys = initiator.finish(&answer).unwrap();
+        let (_link, _receiver, transmitter) = Link::new(keys, true, config(), Box::new(|| ()));
+        let (ours, mut theirs) = MemNet::pair();
+        let wake = Arc::new(Notify::new());
+        // With its other half, the connection would stay open.
+        drop(ours.reader);
+        let writer = tokio::spawn(write(ours.writer, transmitter, Arc::clone(&wake)));
+        for _ in 0..30 {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            wake.notify_one();
+        }
+        writer.abort();
+        let _ = writer.await;
+        let mut bytes = Vec::new();
+        theirs.reader.read_to_end(&mut bytes).await.unwrap();
+        let frame = Class::Small.frame_len();
+        assert_eq!(bytes.len() % frame, 0);
+        // One in 10 to 20 s, over 120 s.
+        let frames = bytes.len() / frame;
+        assert!((5..=12).contains(&frames), "{frames}");
+    }
 }

@@ -24,6 +24,7 @@ use tracing::debug;
 use super::limits::Gatekeeper;
 use super::own::Own;
 use super::{Counters, Keys, datagrams, exit};
+use crate::config::unix_now;
 use crate::net::RelayDialer;
 use crate::net::os::ExitPermit;
 use crate::overlay::links::Links;
@@ -225,6 +226,8 @@ impl Node {
         let list = self.list();
         let next = list
             .get(&RelayId(request.identity))
+            // A relay that no valid list has is nobody to connect to.
+            .filter(|_| list.is_valid(unix_now()))
             .filter(|next| next.digest() == request.digest)
             .filter(|next| next.identity != self.descriptor.identity)
             .ok_or(ExtendStatus::NotListed)?;

@@ -1,8 +1,11 @@
 //! `hushswarm network fetch`: replaces the relay list by the newest that a relay serves, asked over a circuit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hushswarm_circuits::relay_list::RelayList;
+use rand::{Rng, RngExt};
+use tracing::{info, warn};
 
 use super::FetchArgs;
 use super::show::header;
@@ -54,6 +57,56 @@ pub async fn refresh(network: &NetworkFile, client: &Client) -> Result<Fetched, 
         .map_err(|error| Error::new(Kind::Bug, "can't write a file").with_source(error))??;
     client.set_list(Arc::clone(&list));
     Ok(Fetched::Newer(list))
+}
+
+/// How often a running client looks whether its list gets old, about.
+const LOOK: Duration = Duration::from_secs(60 * 60);
+/// When the first look is, at the latest: long enough that the start of a program is not marked by a fetch.
+const FIRST_LOOK: Duration = Duration::from_secs(5 * 60);
+
+/// Keeps the client's relay list from expiring while it runs: takes what was put in the file's place, and fetches a newer
+/// one over a circuit when less than a third of its life is left. Never ends.
+pub(in crate::cli) async fn keep_fresh(network: NetworkFile, client: Client) {
+    let mut wait = rand::rng().random_range(Duration::ZERO..FIRST_LOOK);
+    loop {
+        tokio::time::sleep(wait).await;
+        wait = next_look(&mut rand::rng());
+        renew_if_old(&network, &client).await;
+    }
+}
+
+/// Takes a newer relay list that was put in the file's place, and fetches one over a circuit where less than a third of
+/// the life of the client's is left. Where neither is to be had, the one in use stays until it expires.
+pub async fn renew_if_old(network: &NetworkFile, client: &Client) {
+    let of = network.clone();
+    let stored = tokio::task::spawn_blocking(move || of.load_list(unix_now()));
+    // One that is not to be trusted is as good as none: the list in use stays.
+    if let Ok(Ok(stored)) = stored.await
+        && stored.replaces(&client.list())
+        && stored.valid_from() > client.list().valid_from()
+    {
+        client.set_list(Arc::new(stored));
+        info!("took a newer relay list from its file");
+    }
+    if !gets_old(&client.list(), unix_now()) {
+        return;
+    }
+    match refresh(network, client).await {
+        Ok(Fetched::Newer(_)) => info!("fetched a newer relay list"),
+        Ok(Fetched::Current) => info!("the relays have no newer relay list yet"),
+        Err(error) => warn!(%error, "no newer relay list"),
+    }
+}
+
+/// Half an hour to an hour and a half: looks of many clients, and of one after another, are not in step.
+fn next_look(rng: &mut impl Rng) -> Duration {
+    rng.random_range(LOOK / 2..LOOK * 3 / 2)
+}
+
+/// Whether less than a third of a list's life is left.
+fn gets_old(list: &RelayList, now: u64) -> bool {
+    let life = list.valid_until().saturating_sub(list.valid_from());
+    list.valid_until().saturating_sub(now) < life / 3
 }
 
 pub(super) fn fetch(args: &FetchArgs) -> Result<String, Error> {

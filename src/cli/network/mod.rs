@@ -20,7 +20,8 @@ use crate::config::id_from_hex;
 use crate::error::{Error, Exit};
 use crate::state::StateDir;
 
-pub use fetch::{Fetched, refresh};
+pub(super) use fetch::keep_fresh;
+pub use fetch::{Fetched, refresh, renew_if_old};
 pub use relay_init::relay_init;
 
 /// Arguments of `hushswarm network`.
