@@ -264,6 +264,7 @@ async fn torrents_and_their_trackers_share_no_circuit() {
     let dir = tempfile::TempDir::new().unwrap();
     let overlay = OverlayArgs {
         network: Some(scene.loopback.network.file.clone()),
+        no_padding: false,
         hops: 3,
         state: Some(dir.path().join("state")),
     };

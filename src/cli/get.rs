@@ -106,10 +106,12 @@ impl Done {
     /// `64.00 MiB verified in 2 s, 32.00 MiB/s`.
     pub fn summary(&self) -> String {
         let rate = BinaryBytes((self.received as f64 / self.seconds.max(0.001)) as u64);
-        let (bytes, time) = (
-            BinaryBytes(self.bytes),
-            duration(self.seconds.round() as u64),
-        );
+        let bytes = BinaryBytes(self.bytes);
+        let time = if self.seconds < 10.0 {
+            format!("{:.1} s", self.seconds)
+        } else {
+            duration(self.seconds.round() as u64)
+        };
         format!("{bytes} verified in {time}, {rate}/s")
     }
 }
