@@ -506,14 +506,14 @@ async fn assert_stalled_without_growing(world: &World) -> Vec<u64> {
     let later = report(world, "4 s later");
     for (stalled, later) in stalled.iter().zip(&later) {
         // The allocator takes memory in steps of some MiB; streams that went on would bring hundreds in this time.
-        assert!(*later <= stalled + 8192, "{stalled} KiB, then {later} KiB");
+        assert!(*later <= stalled + 4096, "{stalled} KiB, then {later} KiB");
     }
     later
 }
 
 /// What a relay may keep when all is over, KiB: 8 MiB of buffers, and what the allocator's threads have not given back,
 /// which is less than what one burst of these tests takes.
-const KEPT: u64 = 40 * 1024;
+const KEPT: u64 = 36 * 1024;
 
 async fn assert_memory_returns(world: &World, before: &[u64]) {
     let begun = Instant::now();
