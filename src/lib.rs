@@ -12,10 +12,12 @@
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod jail;
 pub mod net;
 pub mod overlay;
 pub mod redact;
 pub mod relay;
 pub mod route;
+pub mod socks;
 pub mod state;
 pub mod torrent;

@@ -1,12 +1,17 @@
 //! The command line: what a person types, and what they are told.
 
+pub mod check;
 pub mod connect;
 pub mod demo;
+pub mod doctor;
 pub mod get;
+pub mod leaktest;
 pub mod log;
 pub mod network;
 pub mod progress;
+pub mod proxy;
 pub mod relay;
+pub mod run;
 pub mod seed;
 mod table;
 mod transfer;
@@ -37,6 +42,16 @@ enum Command {
     Seed(seed::Args),
     /// See a download through three relays, all on this computer, and what each of them saw
     Demo(demo::Args),
+    /// Be a SOCKS and HTTP proxy for the programs of this computer
+    Proxy(proxy::Args),
+    /// Run a program in a jail from which only circuits lead out
+    Run(run::Args),
+    /// Check the network file and the routing policy
+    Check(check::Args),
+    /// Look at a running set-up, and say what is wrong with it
+    Doctor(doctor::Args),
+    /// See what a program leaks, plain and through hushswarm, in a world of its own
+    Leaktest(leaktest::Args),
     /// Run a relay (its keys: hushswarm network relay-keys)
     Relay(relay::Args),
     /// Make and check the documents of a network of relays
@@ -51,6 +66,11 @@ pub fn main() -> ExitCode {
         Command::Get(args) => block_on(get::run(args)),
         Command::Seed(args) => block_on(seed::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),
+        Command::Proxy(args) => block_on(proxy::run(args)),
+        Command::Run(args) => block_on(run::run(args)),
+        Command::Check(args) => block_on(check::run(args)),
+        Command::Doctor(args) => block_on(doctor::run(args)),
+        Command::Leaktest(args) => block_on(leaktest::run(args)),
         Command::Network(args) => network::run(args, &mut std::io::stdout().lock()),
         Command::Relay(args) => block_on(relay::run(args, &mut std::io::stdout())),
     };

@@ -5,11 +5,13 @@ pub mod mem;
 pub mod os;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 
 use hushswarm_circuits::target::Target;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+use self::os::LocalUdp;
 
 /// A boxed future, so that capabilities can be trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -31,6 +33,25 @@ pub trait Datagrams: Send + Sync {
 
     /// Waits for the next datagram and who sent it.
     fn recv(&self) -> BoxFuture<'_, io::Result<(Target, Vec<u8>)>>;
+}
+
+/// Makes the near ends of UDP associations: sockets that programs of this computer send datagrams to.
+pub trait UdpDoors: Send + Sync {
+    /// Opens a socket at the address that a program reached us at.
+    ///
+    /// # Errors
+    /// As the system says: refuse the association.
+    fn open(&self, beside: IpAddr) -> BoxFuture<'_, io::Result<LocalUdp>>;
+}
+
+/// Doors on this computer itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UdpHere;
+
+impl UdpDoors for UdpHere {
+    fn open(&self, beside: IpAddr) -> BoxFuture<'_, io::Result<LocalUdp>> {
+        Box::pin(async move { LocalUdp::beside(beside) })
+    }
 }
 
 /// The reading and the writing half of a connection that a link runs over.

@@ -1,5 +1,5 @@
-//! The one owner of sockets and of name resolution. Nothing else in this program opens a socket or asks a resolver:
-//! clippy refuses the types elsewhere, and `tests/architecture.rs` refuses an exception.
+//! The one owner of sockets and of name resolution, with its parts in `os/`. Nothing else in this program opens a socket
+//! or asks a resolver: clippy refuses the types elsewhere, and `tests/architecture.rs` refuses an exception.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -11,7 +11,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket, tcp};
 use tokio::time::timeout;
 
-use super::{BoxFuture, BoxStream, RelayDialer, Transport};
+use super::{BoxFuture, RelayDialer, Transport};
+
+mod local;
+
+pub use local::{Accepted, LocalListener, LocalUdp};
 
 /// How long a connection to a relay may take: three retransmitted SYNs.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -115,44 +119,6 @@ impl LinkListener {
     pub async fn accept(&self) -> io::Result<(Transport, SocketAddr)> {
         let (stream, from) = self.0.accept().await?;
         Ok((transport(stream)?, from))
-    }
-}
-
-/// A listener that only programs on this machine can reach.
-#[derive(Debug)]
-pub struct LoopbackListener(TcpListener);
-
-impl LoopbackListener {
-    /// Listens on a loopback address.
-    ///
-    /// # Errors
-    /// The address is not loopback, or is in use.
-    pub fn bind(addr: SocketAddr) -> io::Result<Self> {
-        if !addr.ip().is_loopback() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "not a loopback address",
-            ));
-        }
-        LinkListener::bind(addr).map(|listener| Self(listener.0))
-    }
-
-    /// The address in use.
-    ///
-    /// # Errors
-    /// As the system says.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
-    }
-
-    /// Waits for the next connection and where it came from.
-    ///
-    /// # Errors
-    /// Mostly passing ones: wait a little and call again.
-    pub async fn accept(&self) -> io::Result<(BoxStream, SocketAddr)> {
-        let (stream, from) = self.0.accept().await?;
-        tune(&stream)?;
-        Ok((Box::new(stream), from))
     }
 }
 

@@ -4,9 +4,11 @@
 
 pub mod circuits;
 
+use std::net::IpAddr;
+
 pub use crate::net::{BoxFuture, BoxStream, ByteStream, Datagrams};
 use hushswarm_circuits::isolation::Isolation;
-use hushswarm_circuits::target::Target;
+use hushswarm_circuits::target::{HostName, Target};
 
 /// Why a stream could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,4 +51,24 @@ pub trait Outside: Send + Sync + 'static {
         &self,
         isolation: Isolation,
     ) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>>;
+
+    /// Looks a name up, far away. A way that can't says [`RouteError::Refused`].
+    fn resolve<'a>(
+        &'a self,
+        name: &'a HostName,
+        isolation: Isolation,
+    ) -> BoxFuture<'a, Result<Vec<IpAddr>, RouteError>> {
+        let _ = (name, isolation);
+        Box::pin(async { Err(RouteError::Refused) })
+    }
+
+    /// Looks up whose address this is, far away. A way that can't says [`RouteError::Refused`].
+    fn resolve_ptr(
+        &self,
+        ip: IpAddr,
+        isolation: Isolation,
+    ) -> BoxFuture<'_, Result<HostName, RouteError>> {
+        let _ = (ip, isolation);
+        Box::pin(async { Err(RouteError::Refused) })
+    }
 }

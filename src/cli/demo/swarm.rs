@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 use crate::error::{Error, Kind};
-use crate::net::os::LoopbackListener;
+use crate::net::os::{Accepted, LocalListener};
 use crate::route::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
 use crate::torrent::engine::{Engine, Handle, Options, create};
 use crate::torrent::infohash::InfoHash;
@@ -68,9 +68,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn listen(ip: IpAddr) -> Result<(LoopbackListener, SocketAddr), Error> {
-    LoopbackListener::bind(SocketAddr::new(ip, 0))
-        .and_then(|listener| listener.local_addr().map(|addr| (listener, addr)))
+fn listen(ip: IpAddr) -> Result<(LocalListener, SocketAddr), Error> {
+    LocalListener::loopback(SocketAddr::new(ip, 0))
+        .and_then(|listener| {
+            let addr = listener
+                .local_addr()?
+                .ok_or(std::io::ErrorKind::AddrNotAvailable)?;
+            Ok((listener, addr))
+        })
         .map_err(|source| Error::local(format!("can't listen on {ip}")).with_source(source))
 }
 
@@ -196,18 +201,22 @@ fn announce_seed(tracker: &Mutex<Tracker>, hash: InfoHash, addr: SocketAddr) {
 }
 
 async fn take_peers(
-    listener: LoopbackListener,
+    listener: LocalListener,
     seed: Arc<Handle>,
     peers: Arc<Mutex<BTreeSet<IpAddr>>>,
 ) {
-    while let Ok((stream, from)) = listener.accept().await {
-        lock(&peers).insert(from.ip());
-        seed.accept(stream);
+    while let Ok(accepted) = listener.accept().await {
+        lock(&peers).extend(accepted.from.map(|from| from.ip()));
+        seed.accept(accepted.stream);
     }
 }
 
-async fn take_announces(listener: LoopbackListener, tracker: Arc<Mutex<Tracker>>) {
-    while let Ok((mut stream, from)) = listener.accept().await {
+async fn take_announces(listener: LocalListener, tracker: Arc<Mutex<Tracker>>) {
+    while let Ok(Accepted {
+        mut stream, from, ..
+    }) = listener.accept().await
+    {
+        let Some(from) = from else { continue };
         let tracker = Arc::clone(&tracker);
         tokio::spawn(async move {
             let head = tokio::time::timeout(HEAD_TIME, read_head(&mut stream)).await;
