@@ -26,9 +26,8 @@ const MAX_ADDRESSES: usize = 8;
 const MAX_PLAIN: usize = 1024;
 /// Lookups at once, over all flows: each is a stream's worth of work for the exit.
 const MAX_LOOKUPS: usize = 32;
-/// How often a datagram goes to the name instead of the address that was found for it, so that the routing policy is
-/// asked again and a name that has moved is followed.
-const BY_NAME: Duration = Duration::from_secs(60);
+/// A name that does not answer is looked up again after this time: it may have moved.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Reaches what is meant by virtual addresses.
 #[derive(Clone)]
@@ -162,21 +161,12 @@ struct Disguise {
 
 struct Peer {
     name: HostName,
-    /// What its answers come from; the first is what datagrams are sent to.
+    /// What its answers come from.
     addresses: Vec<SocketAddr>,
-    by_name: Instant,
+    looked_up: Instant,
     used: Instant,
-}
-
-/// What to do with a datagram to a virtual address.
-#[derive(Debug, PartialEq, Eq)]
-enum Way {
-    /// Send it to the address that was found.
-    Address(SocketAddr),
-    /// Send it to the name.
-    Name,
-    /// Send it to the name, and look up whom its answers will come from.
-    NameAndLookUp,
+    /// Nothing has come back since something was sent.
+    waiting: bool,
 }
 
 impl Disguise {
@@ -192,20 +182,18 @@ impl Disguise {
         }
     }
 
-    /// Notes a datagram to a virtual address that now stands for `name`.
-    fn named(&mut self, now: Instant, to: SocketAddr, name: &HostName) -> Way {
+    /// Notes a datagram to a virtual address that now stands for `name`. Gives whether to look up whom its answers will
+    /// come from.
+    fn named(&mut self, now: Instant, to: SocketAddr, name: &HostName) -> bool {
         let known = self.named.get_mut(&to).filter(|peer| peer.name == *name);
         if let Some(peer) = known {
             peer.used = now;
-            let due = now.saturating_duration_since(peer.by_name) >= BY_NAME;
-            return match peer.addresses.first() {
-                Some(address) if !due => Way::Address(*address),
-                _ if due => {
-                    peer.by_name = now;
-                    Way::NameAndLookUp
-                }
-                _ => Way::Name,
-            };
+            let overdue = now.saturating_duration_since(peer.looked_up) >= LOOK_AGAIN;
+            let again = std::mem::replace(&mut peer.waiting, true) && overdue;
+            if again {
+                peer.looked_up = now;
+            }
+            return again;
         }
         self.forget(to);
         if self.named.len() >= MAX_NAMED {
@@ -214,16 +202,15 @@ impl Disguise {
                 self.forget(oldest);
             }
         }
-        self.named.insert(
-            to,
-            Peer {
-                name: name.clone(),
-                addresses: Vec::new(),
-                by_name: now,
-                used: now,
-            },
-        );
-        Way::NameAndLookUp
+        let peer = Peer {
+            name: name.clone(),
+            addresses: Vec::new(),
+            looked_up: now,
+            used: now,
+            waiting: true,
+        };
+        self.named.insert(to, peer);
+        true
     }
 
     fn forget(&mut self, to: SocketAddr) {
@@ -241,23 +228,18 @@ impl Disguise {
         }
     }
 
-    /// Notes what a lookup has found for the name of a virtual address.
-    fn learn(&mut self, to: SocketAddr, name: &HostName, mut found: Vec<IpAddr>) {
+    /// Notes whom answers for a virtual address come from, besides whom they came from until now.
+    fn learn(&mut self, to: SocketAddr, name: &HostName, found: impl Iterator<Item = IpAddr>) {
         let Some(peer) = self.named.get_mut(&to).filter(|peer| peer.name == *name) else {
             return;
         };
-        found.retain(|ip| !is_virtual(*ip));
-        // Exits without IPv6 are more than those without IPv4.
-        found.sort_by_key(IpAddr::is_ipv6);
-        let found = found.into_iter().map(|ip| {
+        let found = found.filter(|ip| !is_virtual(*ip)).map(|ip| {
             let ip = ip.to_canonical();
             SocketAddr::new(ip, to.port())
         });
         let mut addresses: Vec<SocketAddr> = found.take(MAX_ADDRESSES).collect();
-        // One that still answers though it is not found any more goes on to be known.
-        let former = std::mem::take(&mut peer.addresses);
-        let former = former.into_iter().filter(|old| !addresses.contains(old));
-        let former: Vec<SocketAddr> = former.collect();
+        let former = std::mem::take(&mut peer.addresses).into_iter();
+        let former: Vec<SocketAddr> = former.filter(|old| !addresses.contains(old)).collect();
         addresses.extend(former);
         let forgotten = addresses.split_off(MAX_ADDRESSES.min(addresses.len()));
         self.real
@@ -267,27 +249,29 @@ impl Disguise {
     }
 
     /// Whom an answer appears to come from.
-    fn from(&mut self, from: SocketAddr) -> SocketAddr {
-        if let Some(to) = self.real.get(&from) {
-            return *to;
+    fn apparent(&mut self, from: SocketAddr) -> SocketAddr {
+        if let Some(&to) = self.real.get(&from) {
+            if let Some(peer) = self.named.get_mut(&to) {
+                peer.waiting = false;
+            }
+            return to;
         }
         if self.plain.contains(&from.ip()) {
             return from;
         }
-        // Looking up has failed or is not over, or the exit found another address. If one name alone is asked at
-        // that port and has not answered yet, this must be it.
-        let mut silent = self
+        // The lookup failed or is not over, or the exit found another address. If one name alone is waited for at that
+        // port, this is it.
+        let mut waiting = self
             .named
             .iter_mut()
-            .filter(|(to, peer)| to.port() == from.port() && peer.addresses.is_empty());
-        match (silent.next(), silent.next()) {
-            (Some((to, peer)), None) => {
-                peer.addresses.push(from);
-                self.real.insert(from, *to);
-                *to
-            }
-            _ => from,
-        }
+            .filter(|(to, peer)| to.port() == from.port() && peer.waiting);
+        let (Some((&to, peer)), None) = (waiting.next(), waiting.next()) else {
+            return from;
+        };
+        peer.waiting = false;
+        let name = peer.name.clone();
+        self.learn(to, &name, std::iter::once(from.ip()));
+        to
     }
 }
 
@@ -318,7 +302,7 @@ impl NamedDatagrams {
             if let Ok(found) = outside.resolve(&name, isolation).await
                 && let Some(disguise) = disguise.upgrade()
             {
-                lock(&disguise).learn(to, &name, found);
+                lock(&disguise).learn(to, &name, found.into_iter());
             }
         });
     }
@@ -338,17 +322,14 @@ impl Datagrams for NamedDatagrams {
             // To nobody: lost, as datagrams are.
             return Ok(());
         };
-        let way = lock(&self.disguise).named(Instant::now(), addr, &name);
-        if let Way::Address(address) = way {
-            return self.flow.send(&Target::ip(address), payload);
-        }
+        let look_up = lock(&self.disguise).named(Instant::now(), addr, &name);
+        // To the name every time: the routing policy judges each datagram, and has rules for names.
         let by_name = Target {
             host: Host::Name(name.clone()),
             port: addr.port(),
         };
         self.flow.send(&by_name, payload)?;
-        // Not before the policy has let it pass.
-        if way == Way::NameAndLookUp {
+        if look_up {
             self.look_up(addr, name);
         }
         Ok(())
@@ -364,7 +345,7 @@ impl Datagrams for NamedDatagrams {
                 // Nobody in the world has a virtual address: whoever says so is not heard.
                 if !is_virtual(addr.ip()) {
                     let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
-                    let from = lock(&self.disguise).from(addr);
+                    let from = lock(&self.disguise).apparent(addr);
                     return Ok((Target::ip(from), payload));
                 }
             }
