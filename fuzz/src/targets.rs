@@ -32,6 +32,7 @@ use hushswarm_circuits::handshake::{CREATE_LEN, HopInitiator, HopKeys, HopPeer, 
 use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, RelayId, Suite};
 use hushswarm_circuits::layers::{BackwardHop, ForwardHop, LayerKeys, OriginLayers};
 use hushswarm_circuits::link::{HANDSHAKE_LEN, LinkInitiator, LinkPeer, respond, verify_auth};
+use hushswarm_circuits::lookup::{Answer, MAX_ANSWER};
 use hushswarm_circuits::relay_list::{Descriptor, Draft, ExitPolicy, RelayList, Trust};
 use hushswarm_circuits::target::Target;
 use rand::SeedableRng;
@@ -52,6 +53,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("layers", layers),
     ("link_frame", link_frame),
     ("link_handshake", link_handshake),
+    ("lookup_answer", lookup_answer),
     ("magnet", magnet),
     ("metainfo", metainfo),
     ("mux_body", mux_body),
@@ -125,6 +127,14 @@ pub fn target(input: &[u8]) {
         let mut out = Vec::new();
         target.encode(&mut out);
         assert!(matches!(Target::decode(&out), Ok((Some(again), [])) if again == target));
+    }
+}
+
+/// Answers of lookups (§5.7).
+pub fn lookup_answer(input: &[u8]) {
+    if let Ok(answer) = Answer::decode(input) {
+        assert!(input.len() <= MAX_ANSWER);
+        assert_eq!(answer.encode(), input);
     }
 }
 
