@@ -16,6 +16,7 @@ use super::{BoxFuture, RelayDialer, Transport};
 #[cfg(target_os = "linux")]
 mod caught;
 mod local;
+mod lookup;
 
 #[cfg(target_os = "linux")]
 pub use caught::{Caught, CaughtStream, CaughtTcp, CaughtUdp, RawReplies};
@@ -141,15 +142,6 @@ impl ExitPermit {
     fn source_for(&self, ip: IpAddr) -> Option<IpAddr> {
         self.source
             .filter(|source| source.is_ipv4() == ip.is_ipv4())
-    }
-
-    /// Asks the system's resolver, which may take half a minute.
-    ///
-    /// # Errors
-    /// No such name, or no resolver.
-    pub async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
-        let found = tokio::net::lookup_host((name, 0)).await?;
-        Ok(found.map(|addr| addr.ip()).collect())
     }
 
     /// Connects to a target that the exit policy allowed.
