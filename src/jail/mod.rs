@@ -1,8 +1,14 @@
 //! A jail for one program: namespaces with nothing in them but doors that are served from outside (Linux).
 
+#[cfg(target_os = "linux")]
+pub mod caught;
 pub mod dns;
+pub mod flows;
 pub mod names;
+pub mod publish;
 pub mod renamed;
+#[cfg(test)]
+mod testing;
 #[cfg(target_os = "linux")]
 mod warden;
 

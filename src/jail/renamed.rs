@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
 
 use super::names::{Held, SharedNames, is_virtual};
-use crate::net::{BoxFuture, BoxStream, Datagrams};
+use crate::net::{BoxFuture, BoxStream, ByteStream, Datagrams};
 use crate::route::{Outside, RouteError};
 
 /// Names that one datagram flow speaks to at once. A client has some dozens of UDP trackers.
@@ -106,6 +106,12 @@ impl Outside for Renamed {
 struct Named {
     stream: BoxStream,
     _held: Held,
+}
+
+impl ByteStream for Named {
+    fn reset_on_drop(&mut self) {
+        self.stream.reset_on_drop();
+    }
 }
 
 impl AsyncRead for Named {
@@ -352,3 +358,6 @@ impl Datagrams for NamedDatagrams {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ mod local;
 mod lookup;
 
 #[cfg(target_os = "linux")]
-pub use caught::{Caught, CaughtStream, CaughtTcp, CaughtUdp, RawReplies};
+pub use caught::{Caught, CaughtUdp, RawReplies};
 pub use local::{Accepted, LocalListener, LocalUdp};
 
 /// How long a connection to a relay may take: three retransmitted SYNs.

@@ -1,21 +1,17 @@
-//! What is caught inside a jail: connections and datagrams that a program sent to the world, by sockets that were made
-//! inside (transparent: `IP_TRANSPARENT`, filled by nftables' `tproxy`) and handed out.
+//! Datagrams that a program in a jail sent to the world: caught by sockets that were made inside (transparent, filled by
+//! nftables' `tproxy`) and handed out; and the answers to them.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmsg, setsockopt,
     sockopt,
 };
 use socket2::Socket;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
-
-use super::tune;
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
 
 /// Length of an IPv4 header without options, bytes (RFC 791 §3.1).
 const IPV4_HEADER: usize = 20;
@@ -27,103 +23,6 @@ const UDP_HEADER: usize = 8;
 const UDP: u8 = 17;
 /// How many routers a reply could pass. It passes none.
 const HOPS: u8 = 64;
-
-/// Takes the connections that a program inside made to the world.
-#[derive(Debug)]
-pub struct CaughtTcp(TcpListener);
-
-impl CaughtTcp {
-    /// Takes over a transparent listener.
-    ///
-    /// # Errors
-    /// It is no listener, or as the system says.
-    pub fn handed(socket: OwnedFd) -> io::Result<Self> {
-        let listener = std::net::TcpListener::from(socket);
-        listener.set_nonblocking(true)?;
-        TcpListener::from_std(listener).map(Self)
-    }
-
-    /// The listener's own address.
-    ///
-    /// # Errors
-    /// As the system says.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
-    }
-
-    /// Waits for a connection; gives it and where the program meant it to go.
-    ///
-    /// # Errors
-    /// Mostly passing ones (no file descriptors left): wait a little and call again.
-    pub async fn accept(&self) -> io::Result<(CaughtStream, SocketAddr)> {
-        let (stream, _) = self.0.accept().await?;
-        tune(&stream)?;
-        let to = stream.local_addr()?;
-        let stream = CaughtStream {
-            stream,
-            finished: false,
-        };
-        Ok((stream, canonical(to)))
-    }
-}
-
-/// A connection of a program. Dropped before its writing side was shut down, it is reset: what the program sent is not to
-/// look delivered when it was not.
-#[derive(Debug)]
-pub struct CaughtStream {
-    stream: TcpStream,
-    finished: bool,
-}
-
-impl Drop for CaughtStream {
-    fn drop(&mut self) {
-        if !self.finished {
-            // It may be reset already.
-            let _ = self.stream.set_zero_linger();
-        }
-    }
-}
-
-impl AsyncRead for CaughtStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for CaughtStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.finished = true;
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
 
 /// A datagram that a program inside sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
