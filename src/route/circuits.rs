@@ -19,12 +19,35 @@ const ATTEMPTS: usize = 3;
 
 /// Opens streams in circuits.
 #[derive(Clone)]
-pub struct CircuitRoute(Client);
+pub struct CircuitRoute {
+    client: Client,
+    hops: Option<u8>,
+}
 
 impl CircuitRoute {
     /// Uses this client's circuits.
     pub fn new(client: Client) -> Self {
-        Self(client)
+        Self { client, hops: None }
+    }
+
+    /// The same client's circuits, with this number of relays, 1 to 3; `None`: as many as the client is set to.
+    #[must_use]
+    pub fn with_hops(&self, hops: Option<u8>) -> Self {
+        Self {
+            client: self.client.clone(),
+            hops,
+        }
+    }
+
+    /// Until the client builds circuits of several lengths, another length than its own is no circuit at all.
+    fn check_hops(&self) -> Result<(), RouteError> {
+        match self.hops.map(usize::from) {
+            Some(hops) if hops != self.client.hops() => Err(RouteError::NoCircuit(format!(
+                "a rule asks for {hops} hops, and this client's circuits have {}",
+                self.client.hops()
+            ))),
+            Some(_) | None => Ok(()),
+        }
     }
 }
 
@@ -50,11 +73,12 @@ impl Outside for CircuitRoute {
         isolation: Isolation,
     ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
         Box::pin(async move {
+            self.check_hops()?;
             let mut avoid: Vec<RelayId> = Vec::new();
             let mut last = RouteError::CircuitLost;
             for _ in 0..ATTEMPTS {
                 let built = self
-                    .0
+                    .client
                     .circuit(isolation, Proto::Tcp, Some(target), &avoid)
                     .await;
                 let circuit = match built {
@@ -88,10 +112,11 @@ impl Outside for CircuitRoute {
         isolation: Isolation,
     ) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>> {
         Box::pin(async move {
+            self.check_hops()?;
             let mut last = RouteError::CircuitLost;
             for _ in 0..ATTEMPTS {
                 let circuit = self
-                    .0
+                    .client
                     .circuit(isolation, Proto::Udp, None, &[])
                     .await
                     .map_err(|error| RouteError::NoCircuit(error.to_string()))?;
