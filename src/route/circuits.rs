@@ -5,12 +5,13 @@ use std::time::Duration;
 use hushswarm_circuits::body::OpenStatus;
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::keys::RelayId;
+use hushswarm_circuits::path::ExitNeed;
 use hushswarm_circuits::relay_list::Proto;
 use hushswarm_circuits::target::Target;
 
 use super::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
 use crate::overlay::circuit::StreamFailure;
-use crate::overlay::client::Client;
+use crate::overlay::client::{Client, Wanted};
 
 /// How long an exit may take to open a stream: its own limit is 15 s, and the way is long.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(25);
@@ -39,14 +40,11 @@ impl CircuitRoute {
         }
     }
 
-    /// Until the client builds circuits of several lengths, another length than its own is no circuit at all.
-    fn check_hops(&self) -> Result<(), RouteError> {
-        match self.hops.map(usize::from) {
-            Some(hops) if hops != self.client.hops() => Err(RouteError::NoCircuit(format!(
-                "a rule asks for {hops} hops, and this client's circuits have {}",
-                self.client.hops()
-            ))),
-            Some(_) | None => Ok(()),
+    fn wanted<'a>(&self, exit: ExitNeed, avoid: &'a [RelayId]) -> Wanted<'a> {
+        Wanted {
+            exit,
+            hops: self.hops,
+            avoid,
         }
     }
 }
@@ -73,15 +71,11 @@ impl Outside for CircuitRoute {
         isolation: Isolation,
     ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
         Box::pin(async move {
-            self.check_hops()?;
             let mut avoid: Vec<RelayId> = Vec::new();
             let mut last = RouteError::CircuitLost;
             for _ in 0..ATTEMPTS {
-                let built = self
-                    .client
-                    .circuit(isolation, Proto::Tcp, Some(target), &avoid)
-                    .await;
-                let circuit = match built {
+                let wanted = self.wanted(ExitNeed::for_target(Proto::Tcp, target), &avoid);
+                let circuit = match self.client.circuit_for(isolation, wanted).await {
                     Ok(circuit) => circuit,
                     // An exit has refused, and there is no other: its refusal is what happened.
                     Err(_) if !avoid.is_empty() => return Err(last),
@@ -112,12 +106,12 @@ impl Outside for CircuitRoute {
         isolation: Isolation,
     ) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>> {
         Box::pin(async move {
-            self.check_hops()?;
             let mut last = RouteError::CircuitLost;
             for _ in 0..ATTEMPTS {
+                let wanted = self.wanted(ExitNeed::Datagrams, &[]);
                 let circuit = self
                     .client
-                    .circuit(isolation, Proto::Udp, None, &[])
+                    .circuit_for(isolation, wanted)
                     .await
                     .map_err(|error| RouteError::NoCircuit(error.to_string()))?;
                 match circuit.datagrams(OPEN_TIMEOUT).await {
