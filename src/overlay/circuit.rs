@@ -11,9 +11,10 @@ use hushswarm_circuits::circuit::mux::MuxEvent;
 use hushswarm_circuits::circuit::origin::{CloseReason, Origin, OriginEvent};
 use hushswarm_circuits::circuit::padding::{CircuitPadding, CircuitPaddingConfig};
 use hushswarm_circuits::frame::Pool;
-use hushswarm_circuits::relay_list::{Descriptor, Proto};
+use hushswarm_circuits::path::ExitNeed;
+use hushswarm_circuits::relay_list::Descriptor;
 use hushswarm_circuits::switch::{Link, OpenError, OriginCircuit, OriginHandler};
-use hushswarm_circuits::target::{Host, Target};
+use hushswarm_circuits::target::Target;
 
 use super::stream::{CircuitDatagrams, CircuitStream};
 
@@ -191,23 +192,10 @@ impl Circuit {
         shared.streams.is_empty().then(|| shared.idle.elapsed())
     }
 
-    /// Whether its exit may let a target out.
-    pub(super) fn may_reach(&self, proto: Proto, target: Option<&Target>) -> bool {
-        let Some(exit) = self.path.last() else {
-            return false;
-        };
-        let policy = &exit.info().policy;
-        match target {
-            None => policy.may_allow(proto),
-            Some(Target {
-                host: Host::Ip(ip),
-                port,
-            }) => policy.allows(proto, *ip, *port),
-            Some(Target {
-                host: Host::Name(_),
-                port,
-            }) => policy.may_allow_port(proto, *port),
-        }
+    /// Whether its last relay offers this.
+    pub(super) fn offers(&self, need: ExitNeed) -> bool {
+        let last = self.path.last();
+        last.is_some_and(|relay| need.is_met_by(relay))
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {

@@ -5,12 +5,13 @@ use std::time::Duration;
 use hushswarm_circuits::body::OpenStatus;
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::keys::RelayId;
+use hushswarm_circuits::path::ExitNeed;
 use hushswarm_circuits::relay_list::Proto;
 use hushswarm_circuits::target::Target;
 
 use super::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
 use crate::overlay::circuit::StreamFailure;
-use crate::overlay::client::Client;
+use crate::overlay::client::{Client, Wanted};
 
 /// How long an exit may take to open a stream: its own limit is 15 s, and the way is long.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(25);
@@ -19,12 +20,32 @@ const ATTEMPTS: usize = 3;
 
 /// Opens streams in circuits.
 #[derive(Clone)]
-pub struct CircuitRoute(Client);
+pub struct CircuitRoute {
+    client: Client,
+    hops: Option<u8>,
+}
 
 impl CircuitRoute {
     /// Uses this client's circuits.
     pub fn new(client: Client) -> Self {
-        Self(client)
+        Self { client, hops: None }
+    }
+
+    /// The same client's circuits, with this number of relays, 1 to 3; `None`: as many as the client is set to.
+    #[must_use]
+    pub fn with_hops(&self, hops: Option<u8>) -> Self {
+        Self {
+            client: self.client.clone(),
+            hops,
+        }
+    }
+
+    fn wanted<'a>(&self, exit: ExitNeed, avoid: &'a [RelayId]) -> Wanted<'a> {
+        Wanted {
+            exit,
+            hops: self.hops,
+            avoid,
+        }
     }
 }
 
@@ -53,11 +74,8 @@ impl Outside for CircuitRoute {
             let mut avoid: Vec<RelayId> = Vec::new();
             let mut last = RouteError::CircuitLost;
             for _ in 0..ATTEMPTS {
-                let built = self
-                    .0
-                    .circuit(isolation, Proto::Tcp, Some(target), &avoid)
-                    .await;
-                let circuit = match built {
+                let wanted = self.wanted(ExitNeed::for_target(Proto::Tcp, target), &avoid);
+                let circuit = match self.client.circuit_for(isolation, wanted).await {
                     Ok(circuit) => circuit,
                     // An exit has refused, and there is no other: its refusal is what happened.
                     Err(_) if !avoid.is_empty() => return Err(last),
@@ -90,9 +108,10 @@ impl Outside for CircuitRoute {
         Box::pin(async move {
             let mut last = RouteError::CircuitLost;
             for _ in 0..ATTEMPTS {
+                let wanted = self.wanted(ExitNeed::Datagrams, &[]);
                 let circuit = self
-                    .0
-                    .circuit(isolation, Proto::Udp, None, &[])
+                    .client
+                    .circuit_for(isolation, wanted)
                     .await
                     .map_err(|error| RouteError::NoCircuit(error.to_string()))?;
                 match circuit.datagrams(OPEN_TIMEOUT).await {
