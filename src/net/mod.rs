@@ -1,6 +1,7 @@
 //! Capabilities to reach the network. Sockets and name resolution live in [`os`] alone; who holds none of the values
 //! made here can't send a packet.
 
+pub mod dns;
 pub mod mem;
 pub mod os;
 

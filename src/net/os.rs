@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::{BoxFuture, RelayDialer, Transport};
 
 mod local;
+mod lookup;
 
 pub use local::{Accepted, LocalListener, LocalUdp};
 
@@ -137,15 +138,6 @@ impl ExitPermit {
     fn source_for(&self, ip: IpAddr) -> Option<IpAddr> {
         self.source
             .filter(|source| source.is_ipv4() == ip.is_ipv4())
-    }
-
-    /// Asks the system's resolver, which may take half a minute.
-    ///
-    /// # Errors
-    /// No such name, or no resolver.
-    pub async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
-        let found = tokio::net::lookup_host((name, 0)).await?;
-        Ok(found.map(|addr| addr.ip()).collect())
     }
 
     /// Connects to a target that the exit policy allowed.
