@@ -13,9 +13,13 @@ use tokio::time::timeout;
 
 use super::{BoxFuture, RelayDialer, Transport};
 
+#[cfg(target_os = "linux")]
+mod caught;
 mod local;
 mod lookup;
 
+#[cfg(target_os = "linux")]
+pub use caught::{Caught, CaughtUdp, RawReplies};
 pub use local::{Accepted, LocalListener, LocalUdp};
 
 /// How long a connection to a relay may take: three retransmitted SYNs.
