@@ -13,14 +13,14 @@ use tokio::task::JoinSet;
 use super::connect::{Connected, OverlayArgs};
 use super::progress::json_line;
 use super::relay::Signals;
-use crate::config::Routes;
+use super::reload::on_hangup;
+use super::routes::RoutesArgs;
 use crate::error::{Error, Exit};
 use crate::net::UdpHere;
 use crate::net::os::LocalListener;
 use crate::overlay::client::Status;
 use crate::route::circuits::CircuitRoute;
 use crate::route::gate::Gate;
-use crate::route::policy::Policy;
 use crate::socks::limits::Limits;
 use crate::socks::{Options, Server};
 
@@ -49,15 +49,11 @@ pub struct Args {
     /// File whose first line is the password that programs must give; nobody else may be able to read it
     #[arg(long, value_name = "FILE", requires = "user")]
     password_file: Option<PathBuf>,
-    /// Let private and loopback targets through: for a network of your own, on computers of your own
-    #[arg(long)]
-    allow_private: bool,
-    /// Routes file [default: ~/.config/hushswarm/routes.toml, where there is one]
-    #[arg(long, value_name = "FILE")]
-    routes: Option<PathBuf>,
     /// Say what happens as JSON lines on standard output
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    routes: RoutesArgs,
     #[command(flatten)]
     overlay: OverlayArgs,
 }
@@ -104,8 +100,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         (Some(user), Some(file)) => Some((checked_user(user)?, read_password(file)?)),
         _ => None,
     };
-    let (routes, _) = Routes::load(args.routes.as_deref())?;
-    let policy = Policy::new(routes).with_private(args.allow_private);
+    let loaded = args.routes.load()?;
     let listeners = args
         .listen
         .iter()
@@ -128,7 +123,9 @@ pub async fn run(args: Args) -> Result<(), Error> {
     };
     let protected = options.password.is_some();
     let ways = Arc::new(CircuitRoute::new(client.clone()));
-    let server = Server::new(Gate::new(ways, policy), options);
+    let gate = Gate::new(ways, loaded.policy.clone());
+    let _reloading = on_hangup(Arc::clone(&gate), args.routes.clone(), &loaded)?;
+    let server = Server::new(gate, options);
     let mut serving = JoinSet::new();
     let mut places = Vec::new();
     for (listener, place) in listeners.into_iter().zip(&args.listen) {
