@@ -62,6 +62,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("frame_header", headers()),
         ("hop_handshake", handshakes()),
         ("http_tracker", announces()),
+        ("jail_query", questions()),
         ("layers", disturbances()),
         ("link_frame", disturbances()),
         ("link_handshake", handshakes()),
@@ -101,6 +102,28 @@ fn dns_replies() -> Seeds {
         ("name", [head(1), name.clone()].concat()),
         ("alias", [head(2), alias, name].concat()),
         ("missing", vec![0x81, 0x83, 0, 1, 0, 0, 0, 0, 0, 0]),
+    ]
+}
+
+fn questions() -> Seeds {
+    let question = |name: &str, kind: u8, edns: bool| {
+        let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns)];
+        for label in name.split('.') {
+            query.push(u8::try_from(label.len()).expect("a short label"));
+            query.extend_from_slice(label.as_bytes());
+        }
+        query.extend_from_slice(&[0, 0, kind, 0, 1]);
+        if edns {
+            query.extend_from_slice(&[0, 0, 41, 0x10, 0, 0, 0, 0, 0, 0, 0]);
+        }
+        query
+    };
+    let six = format!("8.{}8.8.8.4.0.6.8.4.1.0.0.2.ip6.arpa", "0.".repeat(19));
+    vec![
+        ("address", question("tracker.example", 1, true)),
+        ("any", question("a.onion", 255, false)),
+        ("owner", question("8.8.8.8.in-addr.arpa", 12, false)),
+        ("owner6", question(&six, 12, false)),
     ]
 }
 

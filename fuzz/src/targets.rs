@@ -8,6 +8,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hushswarm::config::{NetworkFile, RelayConfig};
+use hushswarm::jail::dns::{Decision, decide};
+use hushswarm::jail::names::{SharedNames, is_virtual};
 use hushswarm::net::dns;
 use hushswarm::torrent::bencode::Value;
 use hushswarm::torrent::extension::{MetadataMessage, PeerExtensions};
@@ -52,6 +54,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("frame_header", frame_header),
     ("hop_handshake", hop_handshake),
     ("http_tracker", http_tracker),
+    ("jail_query", jail_query),
     ("layers", layers),
     ("link_frame", link_frame),
     ("link_handshake", link_handshake),
@@ -755,4 +758,19 @@ pub fn tracker_server(input: &[u8]) {
         let answer = tracker.handle(Instant::now(), from, head);
         assert!(answer.starts_with(b"HTTP/1.1 "));
     }
+}
+
+/// A question that a program in a jail asks, twice: an answer is short, carries the question's number, and is the same
+/// again; what is asked outside is no address of the jail's own.
+pub fn jail_query(input: &[u8]) {
+    let names = SharedNames::default();
+    let first = decide(&names, "cage", input);
+    match &first {
+        Decision::Drop => {}
+        Decision::Answer(answer) => {
+            assert!(answer.len() <= 512 && answer[..2] == input[..2] && answer[2] & 0x80 != 0);
+        }
+        Decision::WhoIs(ip) => assert!(!is_virtual(*ip) && !ip.is_loopback()),
+    }
+    assert_eq!(decide(&names, "cage", input), first);
 }

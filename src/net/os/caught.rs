@@ -123,18 +123,20 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
 #[derive(Debug)]
 pub struct RawReplies {
     v4: Socket,
-    v6: Socket,
+    v6: Option<Socket>,
 }
 
 impl RawReplies {
-    /// Takes over two raw sockets of the protocol `IPPROTO_RAW` (255), one for each family.
+    /// Takes over raw sockets of the protocol `IPPROTO_RAW` (255), one for each family that there is.
     ///
     /// # Errors
     /// They are no sockets, or as the system says.
-    pub fn handed(v4: OwnedFd, v6: OwnedFd) -> io::Result<Self> {
-        let (v4, v6) = (Socket::from(v4), Socket::from(v6));
+    pub fn handed(v4: OwnedFd, v6: Option<OwnedFd>) -> io::Result<Self> {
+        let (v4, v6) = (Socket::from(v4), v6.map(Socket::from));
         v4.set_nonblocking(true)?;
-        v6.set_nonblocking(true)?;
+        if let Some(v6) = &v6 {
+            v6.set_nonblocking(true)?;
+        }
         Ok(Self { v4, v6 })
     }
 
@@ -145,10 +147,13 @@ impl RawReplies {
     /// are.
     pub fn send(&self, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> io::Result<()> {
         let packet = packet(from, to, payload).ok_or(io::ErrorKind::InvalidInput)?;
+        if to.is_ipv6() && self.v6.is_none() {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        }
         // A raw socket takes the port for a protocol.
         let door = SocketAddr::new(to.ip(), 0).into();
-        let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };
-        socket.send_to(&packet, &door).map(drop)
+        let v6 = self.v6.as_ref().filter(|_| to.is_ipv6());
+        v6.unwrap_or(&self.v4).send_to(&packet, &door).map(drop)
     }
 }
 
