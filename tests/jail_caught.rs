@@ -172,7 +172,7 @@ impl Caught {
         let outside: Arc<dyn Outside> = Arc::new(Renamed::new(outside, names.clone()));
         let resolver = Resolver::new(names, "cage".to_owned(), Arc::clone(&outside), isolation);
         let own = vec!["10.254.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
-        let replies = Arc::new(RawReplies::handed(raw4, Some(raw6)).unwrap());
+        let replies = Arc::new(RawReplies::handed(raw4, raw6).unwrap());
         let catcher = Catcher::new(outside, resolver, isolation, own, replies);
         for socket in [tcp4, tcp6] {
             let listener = LocalListener::handed(socket).unwrap();

@@ -123,20 +123,18 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
 #[derive(Debug)]
 pub struct RawReplies {
     v4: Socket,
-    v6: Option<Socket>,
+    v6: Socket,
 }
 
 impl RawReplies {
-    /// Takes over raw sockets of the protocol `IPPROTO_RAW` (255), one for each family that there is.
+    /// Takes over raw sockets of the protocol `IPPROTO_RAW` (255), one for each family.
     ///
     /// # Errors
     /// They are no sockets, or as the system says.
-    pub fn handed(v4: OwnedFd, v6: Option<OwnedFd>) -> io::Result<Self> {
-        let (v4, v6) = (Socket::from(v4), v6.map(Socket::from));
+    pub fn handed(v4: OwnedFd, v6: OwnedFd) -> io::Result<Self> {
+        let (v4, v6) = (Socket::from(v4), Socket::from(v6));
         v4.set_nonblocking(true)?;
-        if let Some(v6) = &v6 {
-            v6.set_nonblocking(true)?;
-        }
+        v6.set_nonblocking(true)?;
         Ok(Self { v4, v6 })
     }
 
@@ -147,13 +145,10 @@ impl RawReplies {
     /// are.
     pub fn send(&self, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> io::Result<()> {
         let packet = packet(from, to, payload).ok_or(io::ErrorKind::InvalidInput)?;
-        if to.is_ipv6() && self.v6.is_none() {
-            return Err(io::ErrorKind::AddrNotAvailable.into());
-        }
         // A raw socket takes the port for a protocol.
         let door = SocketAddr::new(to.ip(), 0).into();
-        let v6 = self.v6.as_ref().filter(|_| to.is_ipv6());
-        v6.unwrap_or(&self.v4).send_to(&packet, &door).map(drop)
+        let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };
+        socket.send_to(&packet, &door).map(drop)
     }
 }
 
