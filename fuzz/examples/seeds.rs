@@ -69,6 +69,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("hop_handshake", handshakes()),
         ("http_proxy", http_requests()),
         ("http_tracker", announces()),
+        ("jail_query", questions()),
         ("layers", disturbances()),
         ("link_frame", disturbances()),
         ("link_handshake", handshakes()),
@@ -114,6 +115,28 @@ fn dns_replies() -> Seeds {
         ("name", [head(1), name.clone()].concat()),
         ("alias", [head(2), alias, name].concat()),
         ("missing", vec![0x81, 0x83, 0, 1, 0, 0, 0, 0, 0, 0]),
+    ]
+}
+
+fn questions() -> Seeds {
+    let question = |name: &str, kind: u8, edns: bool| {
+        let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns)];
+        for label in name.split('.') {
+            query.push(u8::try_from(label.len()).expect("a short label"));
+            query.extend_from_slice(label.as_bytes());
+        }
+        query.extend_from_slice(&[0, 0, kind, 0, 1]);
+        if edns {
+            query.extend_from_slice(&[0, 0, 41, 0x10, 0, 0, 0, 0, 0, 0, 0]);
+        }
+        query
+    };
+    let six = format!("8.{}8.8.8.4.0.6.8.4.1.0.0.2.ip6.arpa", "0.".repeat(19));
+    vec![
+        ("address", question("tracker.example", 1, true)),
+        ("any", question("a.onion", 255, false)),
+        ("owner", question("8.8.8.8.in-addr.arpa", 12, false)),
+        ("owner6", question(&six, 12, false)),
     ]
 }
 
@@ -446,20 +469,35 @@ fn socks_requests() -> Seeds {
         ("methods", vec![5, 2, 0, 2]),
         ("password", b"\x01\x05alice\x06secret".to_vec()),
         ("connect_v4", vec![5, 1, 0, 1, 203, 0, 113, 7, 0, 80]),
-        ("connect_name", b"\x05\x01\x00\x03\x09a.example\x00\x50".to_vec()),
-        ("connect_v6", [&[5, 1, 0, 4][..], &[0x20; 16], &[0, 80]].concat()),
+        (
+            "connect_name",
+            b"\x05\x01\x00\x03\x09a.example\x00\x50".to_vec(),
+        ),
+        (
+            "connect_v6",
+            [&[5, 1, 0, 4][..], &[0x20; 16], &[0, 80]].concat(),
+        ),
         ("associate", vec![5, 3, 0, 1, 0, 0, 0, 0, 0, 0]),
         ("resolve", b"\x05\xf0\x00\x03\x09a.example\x00\x00".to_vec()),
         ("resolve_ptr", vec![5, 0xf1, 0, 1, 203, 0, 113, 7, 0, 0]),
         ("socks4", b"\x04\x01\x00\x50\xcb\x00\x71\x07me\0".to_vec()),
-        ("socks4a", b"\x04\x01\x00\x50\x00\x00\x00\x01\0a.example\0".to_vec()),
+        (
+            "socks4a",
+            b"\x04\x01\x00\x50\x00\x00\x00\x01\0a.example\0".to_vec(),
+        ),
     ]
 }
 
 fn socks_datagrams() -> Seeds {
     vec![
-        ("v4", b"\x00\x00\x00\x01\xcb\x00\x71\x07\x1a\xe1d1:ad2:id".to_vec()),
+        (
+            "v4",
+            b"\x00\x00\x00\x01\xcb\x00\x71\x07\x1a\xe1d1:ad2:id".to_vec(),
+        ),
         ("name", b"\x00\x00\x00\x03\x09a.example\x00\x50x".to_vec()),
-        ("fragment", b"\x00\x00\x01\x01\xcb\x00\x71\x07\x1a\xe1x".to_vec()),
+        (
+            "fragment",
+            b"\x00\x00\x01\x01\xcb\x00\x71\x07\x1a\xe1x".to_vec(),
+        ),
     ]
 }

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hushswarm::config::{NetworkFile, RelayConfig, Routes};
+use hushswarm::jail::dns::{Decision, decide};
+use hushswarm::jail::names::{SharedNames, is_virtual};
 use hushswarm::net::dns;
 use hushswarm::route::policy::{Policy, Verdict};
 use hushswarm::socks::{http, request, udp};
@@ -55,6 +57,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("hop_handshake", hop_handshake),
     ("http_proxy", http_proxy),
     ("http_tracker", http_tracker),
+    ("jail_query", jail_query),
     ("layers", layers),
     ("link_frame", link_frame),
     ("link_handshake", link_handshake),
@@ -855,4 +858,19 @@ pub fn http_proxy(input: &[u8]) {
         .filter(|name| *name == b"\r\nhost:")
         .count();
     assert_eq!(hosts, 1);
+}
+
+/// A question that a program in a jail asks, twice: an answer is short, carries the question's number, and is the same
+/// again; what is asked outside is no address of the jail's own.
+pub fn jail_query(input: &[u8]) {
+    let names = SharedNames::default();
+    let first = decide(&names, "cage", input);
+    match &first {
+        Decision::Drop => {}
+        Decision::Answer(answer) => {
+            assert!(answer.len() <= 512 && answer[..2] == input[..2] && answer[2] & 0x80 != 0);
+        }
+        Decision::WhoIs(ip) => assert!(!is_virtual(*ip) && !ip.is_loopback()),
+    }
+    assert_eq!(decide(&names, "cage", input), first);
 }
