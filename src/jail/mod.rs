@@ -1,22 +1,38 @@
 //! A jail for one program: namespaces with nothing in them but doors that are served from outside (Linux).
+//!
+//! [`stages`] starts this program again, twice over, until [`warden`] is process 1 of new namespaces. It sets up the network
+//! ([`network`], [`netlink`]), covers what leads outside ([`mounts`]), makes the doors and hands their descriptors out to
+//! [`outer`]; the last stage gives up every right ([`seccomp`]) and becomes the program.
+#![cfg(target_os = "linux")]
 
-#[cfg(target_os = "linux")]
+pub mod environment;
+mod hints;
+mod message;
+mod mounts;
+pub mod netlink;
+mod network;
+mod outer;
+mod seccomp;
+pub mod signals;
+pub mod stages;
 mod warden;
 
+use std::io;
 use std::os::fd::OwnedFd;
 
-use crate::net::os::LocalListener;
-#[cfg(target_os = "linux")]
-pub use warden::Warden;
+use crate::error::Error;
+use crate::net::os::{LocalListener, LocalUdp};
+
+pub use message::{Ended, Step};
+pub use outer::{Config, Jail, Running, Warden, standard};
 
 /// The jail's doors: sockets that were made inside, and are served out here.
-#[cfg(target_os = "linux")]
 #[derive(Debug)]
 pub struct Inside {
     /// 127.0.0.1:1080 inside: SOCKS and HTTP.
     pub socks: LocalListener,
     /// 127.0.0.1:53 inside: the resolver.
-    pub dns: crate::net::os::LocalUdp,
+    pub dns: LocalUdp,
     /// What programs send elsewhere; `None` where the kernel can't catch it (no nf_tables): then it goes nowhere.
     pub caught: Option<Caught>,
     /// Makes more sockets inside.
@@ -34,4 +50,40 @@ pub struct Caught {
     pub udp4: OwnedFd,
     /// The same over IPv6, with `IPV6_RECVORIGDSTADDR` set.
     pub udp6: Option<OwnedFd>,
+}
+
+/// A jail could not be had, or was lost.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JailError {
+    /// The system refused a step.
+    #[error("{step:?} failed")]
+    Refused {
+        /// Which.
+        step: Step,
+        /// Its error number, 0 for none.
+        errno: i32,
+        /// Which part of it.
+        detail: String,
+    },
+    /// It ended before it should.
+    #[error("the jail ended unexpectedly")]
+    Lost,
+    /// As the system says.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl From<JailError> for Error {
+    fn from(error: JailError) -> Self {
+        match error {
+            JailError::Refused {
+                step,
+                errno,
+                detail,
+            } => hints::explain(step, errno, &detail, &hints::Facts::of_this_machine()),
+            JailError::Lost => Self::local("the jail ended unexpectedly, and the program with it"),
+            JailError::Io(error) => Self::local("can't make a jail").with_source(error),
+        }
+    }
 }

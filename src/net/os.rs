@@ -13,6 +13,8 @@ use tokio::time::timeout;
 
 use super::{BoxFuture, RelayDialer, Transport};
 
+#[cfg(target_os = "linux")]
+pub mod jail;
 mod local;
 
 pub use local::{Accepted, LocalListener, LocalUdp};
