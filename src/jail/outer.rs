@@ -9,7 +9,8 @@ use std::process::Stdio;
 use tokio::sync::{mpsc, oneshot};
 
 use super::message::{Ended, Inward, Outward, borrowed, decode, encode};
-use super::{Caught, Inside, JailError, stages};
+use super::core::{Caught, Inside, JailError};
+use super::stages;
 use crate::net::os::jail::{AsyncChannel, Channel, connected};
 use crate::net::os::{LocalListener, LocalUdp};
 use crate::net::{BoxFuture, BoxStream, UdpDoors};
