@@ -11,6 +11,8 @@ pub mod network;
 pub mod progress;
 pub mod proxy;
 pub mod relay;
+pub mod reload;
+pub mod routes;
 pub mod run;
 pub mod seed;
 mod table;
