@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use super::connect::OverlayArgs;
+use super::routes::RoutesArgs;
 use crate::error::Error;
+use crate::jail::publish::Publish;
 
 #[cfg(target_os = "linux")]
 mod jailed;
@@ -29,6 +31,12 @@ pub struct Args {
     /// When the program ends, wait for those that it has left behind (daemons), instead of ending them
     #[arg(long)]
     linger: bool,
+    /// Lead a port of this computer's loopback to the same, or another, port of loopback inside: 8080, 8081:8080 or
+    /// 127.0.0.2:8080:8080; may be repeated
+    #[arg(long, value_name = "[ADDR:]PORT[:INSIDE]")]
+    publish: Vec<Publish>,
+    #[command(flatten)]
+    routes: RoutesArgs,
     #[command(flatten)]
     overlay: OverlayArgs,
 }

@@ -72,7 +72,8 @@ pub(super) enum Inward {
     },
 }
 
-/// Which doors come with [`Inward::Ready`]: always SOCKS (TCP) and the resolver (UDP), then these.
+/// Which doors come with [`Inward::Ready`]: always SOCKS (TCP) and the resolver (UDP); then, where
+/// anything is caught, two raw sockets for answers (IPv4, IPv6), and TCP and UDP of each of these families.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Doors {
     /// Catching TCP and UDP over IPv4.

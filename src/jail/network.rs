@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use super::message::Doors;
 use super::netlink;
-use crate::net::os::jail::{Kernel, listen, udp, udp_catcher};
+use crate::net::os::jail::{Kernel, listen, raw_replies, udp, udp_catcher};
 
 /// Where SOCKS and HTTP are spoken inside.
 pub(super) const SOCKS_PORT: u16 = 1080;
@@ -54,7 +54,7 @@ pub(super) fn doors() -> io::Result<Vec<OwnedFd>> {
 /// # Errors
 /// The kernel can't: then nothing has changed that lets anything out.
 pub(super) fn catch(doors: &mut Vec<OwnedFd>) -> io::Result<Doors> {
-    let mut sockets = Vec::new();
+    let mut sockets = Vec::from(raw_replies()?);
     let mut families: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into()];
     if has_ipv6() {
         families.push(Ipv6Addr::LOCALHOST.into());

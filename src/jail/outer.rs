@@ -8,11 +8,11 @@ use std::process::Stdio;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::message::{Ended, Inward, Outward, borrowed, decode, encode};
 use super::core::{Caught, Inside, JailError};
+use super::message::{Ended, Inward, Outward, borrowed, decode, encode};
 use super::stages;
 use crate::net::os::jail::{AsyncChannel, Channel, connected};
-use crate::net::os::{LocalListener, LocalUdp};
+use crate::net::os::{LocalListener, LocalUdp, RawReplies};
 use crate::net::{BoxFuture, BoxStream, UdpDoors};
 
 /// Requests that wait for the warden: each is answered in microseconds.
@@ -95,6 +95,7 @@ impl Jail {
         let socks = LocalListener::handed(next()?)?;
         let dns = LocalUdp::handed(next()?)?;
         let caught = if which.caught4 {
+            let replies = RawReplies::handed(next()?, next()?)?;
             let (tcp4, udp4) = (LocalListener::handed(next()?)?, next()?);
             let (tcp6, udp6) = if which.caught6 {
                 (Some(LocalListener::handed(next()?)?), Some(next()?))
@@ -106,6 +107,7 @@ impl Jail {
                 tcp6,
                 udp4,
                 udp6,
+                replies,
             })
         } else {
             None

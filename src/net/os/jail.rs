@@ -281,6 +281,24 @@ pub fn udp_catcher(addr: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
+/// Raw sockets that send whole packets, one for each family, for answers from anywhere (`super::RawReplies`). Where there is no
+/// IPv6, nothing comes by it that wants an answer, and the second is one of IPv4 too.
+///
+/// # Errors
+/// As the system says.
+pub fn raw_replies() -> io::Result<[OwnedFd; 2]> {
+    let raw = |domain| {
+        Socket::new(
+            domain,
+            Type::RAW,
+            Some(Protocol::from(nix::libc::IPPROTO_RAW)),
+        )
+    };
+    let v4 = raw(Domain::IPV4)?;
+    let v6 = raw(Domain::IPV6).or_else(|_| raw(Domain::IPV4))?;
+    Ok([v4.into(), v6.into()])
+}
+
 /// Begins a connection to a port of this namespace's loopback, by IPv4 or else IPv6. It may not be there yet.
 ///
 /// # Errors
