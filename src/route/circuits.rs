@@ -1,13 +1,15 @@
 //! The route through circuits of the overlay.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use hushswarm_circuits::body::OpenStatus;
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::keys::RelayId;
+use hushswarm_circuits::lookup::Answer;
 use hushswarm_circuits::path::ExitNeed;
-use hushswarm_circuits::relay_list::Proto;
-use hushswarm_circuits::target::Target;
+use hushswarm_circuits::relay_list::{ExitPolicy, Proto, is_global};
+use hushswarm_circuits::target::{Host, HostName, Target};
 
 use super::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
 use crate::overlay::circuit::StreamFailure;
@@ -40,6 +42,46 @@ impl CircuitRoute {
         }
     }
 
+    /// Looks up at one exit after another. `read` takes what is right out of an answer, or nothing.
+    async fn look_up<T>(
+        &self,
+        host: &Host,
+        isolation: Isolation,
+        read: impl Fn(&ExitPolicy, Answer) -> Option<T>,
+    ) -> Result<T, RouteError> {
+        let mut avoid: Vec<RelayId> = Vec::new();
+        let mut last = RouteError::CircuitLost;
+        for _ in 0..ATTEMPTS {
+            let wanted = self.wanted(ExitNeed::Lookup, &avoid);
+            let circuit = match self.client.circuit_for(isolation, wanted).await {
+                Ok(circuit) => circuit,
+                // An exit has failed, and there is no other: its failure is what happened.
+                Err(_) if !avoid.is_empty() => return Err(last),
+                Err(error) => return Err(RouteError::NoCircuit(error.to_string())),
+            };
+            let exit = circuit.path().last();
+            last = match circuit.look_up(host, OPEN_TIMEOUT).await {
+                Ok(answer) => match exit.and_then(|exit| read(&exit.policy, answer)) {
+                    Some(found) => return Ok(found),
+                    // An exit that gives what it must not is as good as one that refuses.
+                    None => RouteError::Refused,
+                },
+                Err(StreamFailure::Status(OpenStatus::NameNotFound)) => {
+                    return Err(RouteError::NameNotFound);
+                }
+                Err(failure @ StreamFailure::Status(_)) => route_error(failure),
+                Err(failure @ (StreamFailure::TimedOut | StreamFailure::CircuitLost)) => {
+                    last = route_error(failure);
+                    circuit.retire();
+                    continue;
+                }
+            };
+            // The resolver of another exit may do better.
+            avoid.extend(exit.map(|exit| exit.identity));
+        }
+        Err(last)
+    }
+
     fn wanted<'a>(&self, exit: ExitNeed, avoid: &'a [RelayId]) -> Wanted<'a> {
         Wanted {
             exit,
@@ -47,6 +89,13 @@ impl CircuitRoute {
             avoid,
         }
     }
+}
+
+/// Addresses that the exit itself could reach. Others it must not give, by its own word in the relay list: a private
+/// address would lead a program of this computer to its neighbours.
+fn told(exit: &ExitPolicy, found: &[(IpAddr, u32)]) -> Vec<IpAddr> {
+    let ips = found.iter().map(|(ip, _)| ip.to_canonical());
+    ips.filter(|ip| exit.may_allow_ip(*ip)).collect()
 }
 
 fn route_error(failure: StreamFailure) -> RouteError {
@@ -124,5 +173,57 @@ impl Outside for CircuitRoute {
             }
             Err(last)
         })
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        name: &'a HostName,
+        isolation: Isolation,
+    ) -> BoxFuture<'a, Result<Vec<IpAddr>, RouteError>> {
+        Box::pin(async move {
+            let host = Host::Name(name.clone());
+            let read = |exit: &ExitPolicy, answer| match answer {
+                Answer::Addresses(found) => Some(told(exit, &found)).filter(|ips| !ips.is_empty()),
+                Answer::Name(..) => None,
+            };
+            self.look_up(&host, isolation, read).await
+        })
+    }
+
+    fn resolve_ptr(
+        &self,
+        ip: IpAddr,
+        isolation: Isolation,
+    ) -> BoxFuture<'_, Result<HostName, RouteError>> {
+        Box::pin(async move {
+            let ip = ip.to_canonical();
+            if !is_global(ip) {
+                return Err(RouteError::Refused);
+            }
+            let read = |_: &ExitPolicy, answer| match answer {
+                Answer::Name(name, _) => Some(name),
+                Answer::Addresses(_) => None,
+            };
+            self.look_up(&Host::Ip(ip), isolation, read).await
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_exit_that_gives_addresses_it_must_not_is_not_believed() {
+        let ips = |texts: &[&str]| -> Vec<IpAddr> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let given = ["8.8.8.8", "10.0.0.1", "::1", "::ffff:8.8.4.4", "fd00::1"];
+        let given: Vec<_> = ips(&given).into_iter().map(|ip| (ip, 60)).collect();
+        let public = told(&ExitPolicy::public(), &given);
+        assert_eq!(public, ips(&["8.8.8.8", "8.8.4.4"]));
+        let private = ExitPolicy::from_texts(&["accept tcp 10.0.0.0/8:*"]).unwrap();
+        assert_eq!(told(&private, &given), ips(&["10.0.0.1"]));
     }
 }

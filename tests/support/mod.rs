@@ -8,9 +8,11 @@
 
 pub mod capture;
 pub mod clients;
+pub mod inside;
 pub mod loopback;
 pub mod network;
 pub mod process;
+pub mod tor;
 pub mod world;
 
 use std::io::{Read, Write};

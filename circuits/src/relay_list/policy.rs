@@ -343,6 +343,20 @@ impl ExitPolicy {
         false
     }
 
+    /// Whether some port of this address may be accepted, for streams or datagrams: lookups give no other addresses.
+    pub fn may_allow_ip(&self, ip: IpAddr) -> bool {
+        // What is accepted begins where a rule that accepts does, or right after one that rejects.
+        let mut begins = self.rules.iter().filter_map(|rule| match rule.action {
+            Action::Accept => Some(rule.first_port),
+            Action::Reject => rule.last_port.checked_add(1),
+        });
+        let accepted = |port| {
+            let mut protos = [Proto::Tcp, Proto::Udp].into_iter();
+            protos.any(|proto| self.allows(proto, ip, port))
+        };
+        begins.any(accepted)
+    }
+
     /// Whether some port may be accepted for this protocol: for datagram flows, whose targets come later.
     pub fn may_allow(&self, proto: Proto) -> bool {
         self.rules
