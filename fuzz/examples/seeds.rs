@@ -67,6 +67,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("extension", extensions()),
         ("frame_header", headers()),
         ("hop_handshake", handshakes()),
+        ("http_proxy", http_requests()),
         ("http_tracker", announces()),
         ("layers", disturbances()),
         ("link_frame", disturbances()),
@@ -87,6 +88,8 @@ fn all() -> Vec<(&'static str, Seeds)> {
             "routes_file",
             vec![("example", ROUTES_EXAMPLE.into()), ("rules", ROUTES.into())],
         ),
+        ("socks_datagram", socks_datagrams()),
+        ("socks_request", socks_requests()),
         ("target", targets()),
         ("tracker_server", requests()),
         ("udp_tracker", vec![("exchange", udp_exchange())]),
@@ -415,4 +418,48 @@ fn udp_exchange() -> Vec<u8> {
     }
     answer.extend_from_slice(&[192, 0, 2, 1, 26, 225]);
     [step(0, &[7; 8]), step(1, &answer)].concat()
+}
+
+fn http_requests() -> Seeds {
+    vec![
+        (
+            "connect",
+            b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\nProxy-Authorization: Basic YTpi\r\n\r\n".to_vec(),
+        ),
+        (
+            "get",
+            b"GET http://a.example:80/p?q#f HTTP/1.1\r\nHost: b\r\nProxy-Connection: keep-alive\r\nConnection: x\r\nX: 1\r\n\r\n".to_vec(),
+        ),
+        (
+            "post",
+            b"POST http://[::1]/ HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc".to_vec(),
+        ),
+        (
+            "page",
+            b"GET / HTTP/1.1\r\nHost: 127.0.0.1:1080\r\nOrigin: http://evil.example\r\n\r\n".to_vec(),
+        ),
+    ]
+}
+
+fn socks_requests() -> Seeds {
+    vec![
+        ("methods", vec![5, 2, 0, 2]),
+        ("password", b"\x01\x05alice\x06secret".to_vec()),
+        ("connect_v4", vec![5, 1, 0, 1, 203, 0, 113, 7, 0, 80]),
+        ("connect_name", b"\x05\x01\x00\x03\x09a.example\x00\x50".to_vec()),
+        ("connect_v6", [&[5, 1, 0, 4][..], &[0x20; 16], &[0, 80]].concat()),
+        ("associate", vec![5, 3, 0, 1, 0, 0, 0, 0, 0, 0]),
+        ("resolve", b"\x05\xf0\x00\x03\x09a.example\x00\x00".to_vec()),
+        ("resolve_ptr", vec![5, 0xf1, 0, 1, 203, 0, 113, 7, 0, 0]),
+        ("socks4", b"\x04\x01\x00\x50\xcb\x00\x71\x07me\0".to_vec()),
+        ("socks4a", b"\x04\x01\x00\x50\x00\x00\x00\x01\0a.example\0".to_vec()),
+    ]
+}
+
+fn socks_datagrams() -> Seeds {
+    vec![
+        ("v4", b"\x00\x00\x00\x01\xcb\x00\x71\x07\x1a\xe1d1:ad2:id".to_vec()),
+        ("name", b"\x00\x00\x00\x03\x09a.example\x00\x50x".to_vec()),
+        ("fragment", b"\x00\x00\x01\x01\xcb\x00\x71\x07\x1a\xe1x".to_vec()),
+    ]
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hushswarm_circuits::circuit::padding::CircuitPaddingConfig;
+use hushswarm_circuits::path::GuardSample;
 
 use super::network::keep_fresh;
 use crate::config::{NetworkFile, config_folder, unix_now};
@@ -39,8 +40,8 @@ pub struct Connected {
     pub client: Client,
     /// The state folder.
     pub state: Arc<StateDir>,
-    /// Held for as long as the folder is used.
-    pub lock: StateLock,
+    /// Held by a command that keeps others of its kind out.
+    pub lock: Option<StateLock>,
     /// Fetches newer relay lists for as long as it is held.
     pub fresh: Fresh,
 }
@@ -55,11 +56,24 @@ impl Drop for Fresh {
 }
 
 impl OverlayArgs {
-    /// Opens the state folder, reads the network file and its relay list, and makes a client. Nothing is sent yet.
+    /// Opens the state folder, reads the network file and its relay list, and makes a client. Nothing is sent yet. Other
+    /// commands may use the folder at the same time.
     ///
     /// # Errors
     /// What is missing or wrong, and what to do. There is no way to go on without circuits.
     pub fn connect(&self) -> Result<Connected, Error> {
+        self.open(false)
+    }
+
+    /// The same for a command that writes resume records: only one of them may use the folder at a time.
+    ///
+    /// # Errors
+    /// As [`OverlayArgs::connect`]; another one uses the folder.
+    pub fn connect_alone(&self) -> Result<Connected, Error> {
+        self.open(true)
+    }
+
+    fn open(&self, alone: bool) -> Result<Connected, Error> {
         let file = network_path(self.network.as_deref())?;
         let (network, list) = NetworkFile::load(&file, unix_now())?;
         let path = match &self.state {
@@ -67,8 +81,10 @@ impl OverlayArgs {
             None => StateDir::default_path()?,
         };
         let state = Arc::new(StateDir::open(&path)?);
-        let lock = state.lock()?;
-        let (guards, store) = GuardFile::open(StateDir::open(&path)?, &network.name)?;
+        let lock = alone.then(|| state.lock()).transpose()?;
+        let draw = |guards: &mut GuardSample| guards.refresh(&list, unix_now(), &mut rand::rng());
+        let folder = StateDir::open(&path)?;
+        let (guards, store) = GuardFile::open_drawn(folder, &network.name, draw)?;
         let config = ClientConfig {
             hops: usize::from(self.hops),
             rules: network.rules,

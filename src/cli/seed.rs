@@ -48,7 +48,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         state,
         lock: _lock,
         fresh: _fresh,
-    } = args.overlay.connect()?;
+    } = args.overlay.connect_alone()?;
     let mut display = Display::new(args.json);
     display.say("hashing");
     let trackers = args.tracker.iter().map(|url| vec![url.clone()]).collect();
