@@ -5,7 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use hushswarm::config::{NetworkFile, RelayConfig};
+use hushswarm::config::{NetworkFile, ROUTES_EXAMPLE, RelayConfig};
 use hushswarm::torrent::bencode;
 use hushswarm::torrent::extension::{self, MetadataMessage};
 use hushswarm::torrent::infohash::InfoHash;
@@ -38,6 +38,12 @@ fn main() -> std::io::Result<()> {
 }
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+/// Routes of every kind.
+const ROUTES: &str = "default = 'refuse'\nrefuse_ports = [25, '135-139']\n\
+    [[rule]]\nhost = ['*.example.org', '8.8.0.0/16', '[2606::]/16', '*']\nport = [80, '1-9']\naction = 'circuit'\nhops = 2\n\
+    [[rule]]\nhost = '*.onion'\nproto = 'tcp'\naction = 'tor'\n\
+    [[rule]]\nproto = 'udp'\naction = 'refuse'\n";
 
 fn all() -> Vec<(&'static str, Seeds)> {
     let identity = IdentityKey::from_seed([5; 32]);
@@ -78,6 +84,10 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("peer", vec![("messages", [&[3][..], &messages()].concat())]),
         ("relay_config", vec![("relay", relay_config().into_bytes())]),
         ("relay_list", vec![("signed", list), ("unsigned", unsigned)]),
+        (
+            "routes_file",
+            vec![("example", ROUTES_EXAMPLE.into()), ("rules", ROUTES.into())],
+        ),
         ("target", targets()),
         ("tracker_server", requests()),
         ("udp_tracker", vec![("exchange", udp_exchange())]),

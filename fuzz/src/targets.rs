@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hushswarm::config::{NetworkFile, RelayConfig};
+use hushswarm::config::{NetworkFile, RelayConfig, Routes};
 use hushswarm::jail::dns::{Decision, decide};
 use hushswarm::jail::names::{SharedNames, is_virtual};
 use hushswarm::net::dns;
+use hushswarm::route::policy::{Policy, Verdict};
 use hushswarm::torrent::bencode::Value;
 use hushswarm::torrent::extension::{MetadataMessage, PeerExtensions};
 use hushswarm::torrent::infohash::InfoHash;
@@ -36,7 +37,7 @@ use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, RelayId, Suite};
 use hushswarm_circuits::layers::{BackwardHop, ForwardHop, LayerKeys, OriginLayers};
 use hushswarm_circuits::link::{HANDSHAKE_LEN, LinkInitiator, LinkPeer, respond, verify_auth};
 use hushswarm_circuits::lookup::{Answer, MAX_ANSWER};
-use hushswarm_circuits::relay_list::{Descriptor, Draft, ExitPolicy, RelayList, Trust};
+use hushswarm_circuits::relay_list::{Descriptor, Draft, ExitPolicy, Proto, RelayList, Trust};
 use hushswarm_circuits::target::{HostName, Target};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -67,6 +68,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("peer", peer),
     ("relay_config", relay_config),
     ("relay_list", relay_list),
+    ("routes_file", routes_file),
     ("target", target),
     ("tracker_server", tracker_server),
     ("udp_tracker", udp_tracker),
@@ -542,6 +544,42 @@ pub fn network_file(input: &[u8]) {
             .to_toml()
             .map(|text| NetworkFile::parse(&text, Path::new("x")).is_ok());
         assert!(matches!(again, Ok(true)));
+    }
+}
+
+/// Routes files. Whatever one says, nothing private and no onion name gets a circuit.
+pub fn routes_file(input: &[u8]) {
+    const NEVER: &[&str] = &[
+        "127.0.0.1",
+        "10.0.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "224.0.0.251",
+        "0.0.0.0",
+        "::1",
+        "::ffff:10.0.0.1",
+        "64:ff9b::10.0.0.1",
+        "fd00::1",
+        "fe80::1",
+        "ff02::1",
+        "localhost",
+        "127.1",
+        "a.b.onion",
+        "A.ONION.",
+    ];
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    let Ok(routes) = Routes::parse(text, Path::new("routes.toml")) else {
+        return;
+    };
+    let policy = Policy::new(routes);
+    for host in NEVER {
+        for proto in [Proto::Tcp, Proto::Udp] {
+            let target = Target::parse(host, 443).expect("a good host");
+            let verdict = policy.decide(proto, &target);
+            assert!(!matches!(verdict, Verdict::Circuit { .. }), "{host}");
+        }
     }
 }
 
