@@ -79,10 +79,11 @@ impl Scene {
             run(add);
         }
         let mut command = server.command("python3");
-        command
-            .arg(fixture("jail_server.py"))
-            .arg(&file)
-            .args(["10.77.0", &FIRST.to_string(), &LAST.to_string()]);
+        command.arg(fixture("jail_server.py")).arg(&file).args([
+            "10.77.0",
+            &FIRST.to_string(),
+            &LAST.to_string(),
+        ]);
         let mut served = Process::spawn("server", command);
         served.wait_for_line(PATIENCE, |line| line == "ready");
         Some(Self {
@@ -153,7 +154,14 @@ fn errors(output: &Output) -> String {
 fn programs_that_know_no_proxy_reach_servers_by_name_and_address_and_nothing_else_leaves() {
     let Some(scene) = Scene::new() else { return };
     let capture = Capture::start(&scene.client, &[NAME.as_bytes()]);
-    scene.assert_good(&["names", "streams", "half_close", "reset", "refused", "datagrams"]);
+    scene.assert_good(&[
+        "names",
+        "streams",
+        "half_close",
+        "reset",
+        "refused",
+        "datagrams",
+    ]);
     let captured = capture.stop();
     captured.assert_only_to(&scene.guards());
     assert!(captured.found(0).is_empty(), "a name in the clear");
@@ -173,7 +181,15 @@ fn curl_and_getent_work_without_any_setting() {
 
     let file = format!("@{}", blob.display());
     let output = scene.run(&[
-        "curl", "-sS", "--noproxy", "*", "-H", "Expect:", "--data-binary", &file, &url,
+        "curl",
+        "-sS",
+        "--noproxy",
+        "*",
+        "-H",
+        "Expect:",
+        "--data-binary",
+        &file,
+        &url,
     ]);
     let mut sum = Command::new("sha256sum");
     sum.arg(&blob);
@@ -181,7 +197,11 @@ fn curl_and_getent_work_without_any_setting() {
     assert_eq!(text(&output.stdout), expected, "{}", errors(&output));
 
     let output = scene.run(&["getent", "hosts", NAME]);
-    assert!(text(&output.stdout).starts_with("198.1"), "{}", errors(&output));
+    assert!(
+        text(&output.stdout).starts_with("198.1"),
+        "{}",
+        errors(&output)
+    );
     // There are no virtual IPv6 addresses: it says that there is none, at once.
     let output = scene.run(&["curl", "-6", "-sS", "--noproxy", "*", &url]);
     assert_eq!(output.status.code(), Some(6), "{}", errors(&output));
@@ -196,8 +216,15 @@ fn a_published_port_leads_to_the_web_page_of_a_program_inside_and_from_this_host
     write_noise(&folder.join("index.html"), 5 << 20, 9);
     let page = folder.to_str().unwrap();
     let mut jail = scene.jail(&["--publish", "8099:8080"]);
-    jail.args(["python3", "-m", "http.server", "8080", "--bind", "127.0.0.1"])
-        .args(["--directory", page]);
+    jail.args([
+        "python3",
+        "-m",
+        "http.server",
+        "8080",
+        "--bind",
+        "127.0.0.1",
+    ])
+    .args(["--directory", page]);
     let mut jail = Process::spawn("jail", jail);
     let got = scene.dir.path().join("page.got");
     jail.wait_until(PATIENCE, |_| {
