@@ -204,7 +204,11 @@ fn curl_and_getent_work_without_any_setting() {
     );
     // There are no virtual IPv6 addresses: it says that there is none, at once.
     let output = scene.run(&["curl", "-6", "-sS", "--noproxy", "*", &url]);
-    assert_eq!(output.status.code(), Some(6), "{}", errors(&output));
+    assert!(
+        matches!(output.status.code(), Some(6 | 7)),
+        "{}",
+        errors(&output)
+    );
     capture.stop().assert_only_to(&scene.guards());
 }
 
