@@ -8,7 +8,6 @@ mod support;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use hushswarm_circuits::path::PathRules;
 use support::capture::Capture;
@@ -242,7 +241,7 @@ fn a_published_port_leads_to_the_web_page_of_a_program_inside_and_from_this_host
     let url = format!("http://{}:8099/", scene.client.ip4);
     curl.args(["-sS", "--max-time", "10", &url]);
     assert!(!curl.output().unwrap().status.success());
-    jail.stop(Duration::from_secs(60));
+    jail.kill();
     let refused = scene
         .jail(&["--publish", "0.0.0.0:8099:8080"])
         .arg("true")
