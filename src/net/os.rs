@@ -128,9 +128,23 @@ impl LinkListener {
     ///
     /// # Errors
     /// Mostly passing ones (no file descriptors left): wait a little and call again.
-    pub async fn accept(&self) -> io::Result<(Transport, SocketAddr)> {
+    pub async fn accept(&self) -> io::Result<(Incoming, SocketAddr)> {
         let (stream, from) = self.0.accept().await?;
-        Ok((transport(stream)?, from))
+        Ok((Incoming(stream.into_std()?), from))
+    }
+}
+
+/// A connection that a neighbour opened, not yet bound to a runtime.
+#[derive(Debug)]
+pub struct Incoming(std::net::TcpStream);
+
+impl Incoming {
+    /// Binds it to the runtime in which this is called.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn transport(self) -> io::Result<Transport> {
+        transport(TcpStream::from_std(self.0)?)
     }
 }
 
