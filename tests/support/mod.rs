@@ -11,6 +11,8 @@ pub mod clients;
 pub mod loopback;
 pub mod network;
 pub mod process;
+pub mod scene;
+pub mod settings;
 pub mod world;
 
 use std::io::{Read, Write};
