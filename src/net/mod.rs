@@ -16,12 +16,24 @@ use self::os::LocalUdp;
 /// A boxed future, so that capabilities can be trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A byte stream to somebody in the world.
-pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + ?Sized> ByteStream for T {}
+/// A byte stream to somebody.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Makes the drop that follows tell the other side that something is missing, where dropping alone would look like
+    /// an end.
+    fn reset_on_drop(&mut self) {}
+}
 
 /// A boxed [`ByteStream`].
 pub type BoxStream = Box<dyn ByteStream>;
+
+impl<T: ByteStream + ?Sized> ByteStream for Box<T> {
+    fn reset_on_drop(&mut self) {
+        (**self).reset_on_drop();
+    }
+}
+
+/// A pipe in memory, as tests use it.
+impl ByteStream for tokio::io::DuplexStream {}
 
 /// Datagrams to and from anybody, as if sent by one UDP socket far away.
 pub trait Datagrams: Send + Sync {

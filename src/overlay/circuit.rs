@@ -281,12 +281,16 @@ impl Circuit {
         }
     }
 
+    /// Forgets a stream that both sides have ended: what is queued for the exit still leaves.
+    pub(super) fn leave_stream(&self, id: u32) {
+        let mut shared = self.events.lock();
+        shared.streams.remove(&id);
+        shared.idle = Instant::now();
+    }
+
+    /// Resets a stream.
     pub(super) fn end_stream(&self, id: u32) {
-        {
-            let mut shared = self.events.lock();
-            shared.streams.remove(&id);
-            shared.idle = Instant::now();
-        }
+        self.leave_stream(id);
         self.with(|origin| origin.mux().reset(id, EndReason::Reset));
     }
 

@@ -12,15 +12,25 @@ use hushswarm_circuits::target::Target;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::circuit::{Circuit, Side};
-use crate::net::{BoxFuture, Datagrams};
+use crate::net::{BoxFuture, ByteStream, Datagrams};
 
-/// A byte stream through a circuit. Dropping it resets what has not ended.
+/// A byte stream through a circuit. Dropping it resets what has not ended; where both sides have ended, what is queued
+/// still leaves.
 pub struct CircuitStream {
     circuit: Arc<Circuit>,
     id: u32,
     /// What of the last cell did not fit the reader's buffer.
     rest: Option<Payload>,
+    /// We said that no more will come.
     finished: bool,
+    /// The other side did, and everything was read.
+    read_out: bool,
+}
+
+impl ByteStream for CircuitStream {
+    fn reset_on_drop(&mut self) {
+        self.finished = false;
+    }
 }
 
 impl CircuitStream {
@@ -30,6 +40,7 @@ impl CircuitStream {
             id,
             rest: None,
             finished: false,
+            read_out: false,
         }
     }
 
@@ -86,7 +97,10 @@ impl AsyncRead for CircuitStream {
             match self.take(buf) {
                 (0, Recv::Pending | Recv::Data(_)) if buf.remaining() > 0 => {}
                 (0, Recv::Ended(reason)) => return Poll::Ready(Err(broken(reason))),
-                _ => return Poll::Ready(Ok(())),
+                (_, end) => {
+                    self.read_out |= matches!(end, Recv::Finished);
+                    return Poll::Ready(Ok(()));
+                }
             }
             if self.circuit.is_closed() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
@@ -145,7 +159,11 @@ impl AsyncWrite for CircuitStream {
 
 impl Drop for CircuitStream {
     fn drop(&mut self) {
-        self.circuit.end_stream(self.id);
+        if self.finished && self.read_out {
+            self.circuit.leave_stream(self.id);
+        } else {
+            self.circuit.end_stream(self.id);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! There is no direct route. What implements [`Outside`] opens streams inside circuits (later also Tor), or refuses.
 
+pub mod carry;
 pub mod circuits;
 
 use std::net::IpAddr;
