@@ -161,8 +161,6 @@ impl Scene {
             .arg("proxy")
             .args(self.overlay("proxy"))
             .args(["--listen", PROXY, "--log", "debug"]);
-        // Everything in this world has a private address.
-        command.arg("--allow-private");
         let mut process = Process::spawn("proxy", command);
         process.wait_for_line(PATIENCE, |line| {
             line.contains("listens on") || line.contains(PROXY)
@@ -175,7 +173,6 @@ impl Scene {
     pub fn jail(&self, state: &str, options: &[&str]) -> Place {
         let mut words = vec![PROGRAM.to_owned(), "run".to_owned()];
         words.extend(self.overlay(state));
-        words.push("--allow-private".to_owned());
         words.extend(options.iter().map(|&word| word.to_owned()));
         words.push("--".to_owned());
         Place::inside(&self.client, words)
