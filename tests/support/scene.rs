@@ -151,6 +151,8 @@ impl Scene {
             text(&self.network.file),
             "--state".to_owned(),
             text(&self.state.path().join(state)),
+            // Everything in this world has a private address.
+            "--allow-private".to_owned(),
         ]
     }
 
