@@ -1,12 +1,12 @@
 //! What commands that use the overlay have in common: the network file, the state folder, the client.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hushswarm_circuits::circuit::padding::CircuitPaddingConfig;
 
 use super::network::keep_fresh;
-use crate::config::{NetworkFile, unix_now};
+use crate::config::{NetworkFile, config_folder, unix_now};
 use crate::error::{Error, Exit, Kind};
 use crate::net::os::OsDialer;
 use crate::overlay::client::{Client, ClientConfig};
@@ -60,12 +60,7 @@ impl OverlayArgs {
     /// # Errors
     /// What is missing or wrong, and what to do. There is no way to go on without circuits.
     pub fn connect(&self) -> Result<Connected, Error> {
-        let file = match &self.network {
-            Some(file) => file.clone(),
-            None => default_network()
-                .filter(|file| file.exists())
-                .ok_or_else(no_network)?,
-        };
+        let file = network_path(self.network.as_deref())?;
         let (network, list) = NetworkFile::load(&file, unix_now())?;
         let path = match &self.state {
             Some(path) => path.clone(),
@@ -103,12 +98,16 @@ impl OverlayArgs {
     }
 }
 
-fn default_network() -> Option<PathBuf> {
-    let config = match std::env::var_os("XDG_CONFIG_HOME").filter(|dir| !dir.is_empty()) {
-        Some(dir) => PathBuf::from(dir),
-        None => PathBuf::from(std::env::var_os("HOME")?).join(".config"),
-    };
-    Some(config.join("hushswarm").join(NETWORK_FILE))
+/// The network file that was named, or the one at its usual place.
+///
+/// # Errors
+/// None was named, and there is none: nothing can be sent.
+pub fn network_path(named: Option<&Path>) -> Result<PathBuf, Error> {
+    let usual = || config_folder().map(|folder| folder.join(NETWORK_FILE));
+    match named {
+        Some(file) => Ok(file.to_owned()),
+        None => usual().filter(|file| file.exists()).ok_or_else(no_network),
+    }
 }
 
 fn no_network() -> Error {

@@ -220,7 +220,7 @@ fn read_password(file: &Path) -> Result<String, Error> {
 }
 
 /// Lets this process have as many files open as the system allows; gives how many that are.
-fn raise_file_limit() -> u64 {
+pub(super) fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let wanted = Rlimit {

@@ -3,6 +3,7 @@
 
 mod network;
 mod relay;
+mod routes;
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -19,6 +20,21 @@ pub use network::NetworkFile;
 pub use relay::{
     DEFAULT_DESCRIPTOR_DAYS, MAX_RELAY_FILE_LEN, RELAY_CONFIG_FILE, RelayConfig, RelayLimits,
 };
+
+pub use routes::{
+    HostPattern, MAX_ROUTE_PATTERNS, MAX_ROUTE_RULES, MAX_ROUTES_LEN, ROUTES_EXAMPLE, ROUTES_FILE,
+    RouteAction, RouteRule, Routes, USUAL_REFUSED_PORTS,
+};
+
+/// The folder of configuration files: `$XDG_CONFIG_HOME/hushswarm` or `~/.config/hushswarm`; `None` where the
+/// environment names no home.
+pub fn config_folder() -> Option<PathBuf> {
+    let base = match std::env::var_os("XDG_CONFIG_HOME").filter(|dir| !dir.is_empty()) {
+        Some(dir) => PathBuf::from(dir),
+        None => PathBuf::from(std::env::var_os("HOME")?).join(".config"),
+    };
+    Some(base.join("hushswarm"))
+}
 
 /// Seconds since 1970. A clock before that counts as 0, at which no relay list is valid.
 pub fn unix_now() -> u64 {
@@ -67,7 +83,7 @@ struct Source<'a> {
 impl Source<'_> {
     fn parse<T: serde::de::DeserializeOwned>(&self) -> Result<T, ConfigError> {
         toml::from_str(self.text).map_err(|error| {
-            let what = error.message().trim().replace('\n', ", ");
+            let what = without_texts(error.message().trim()).replace('\n', ", ");
             ConfigError {
                 line: error.span().map(|span| self.line(&span)),
                 ..self.error(what)
@@ -104,6 +120,16 @@ impl Source<'_> {
             .count()
             .saturating_add(1)
     }
+}
+
+/// A message without the texts of the file that it repeats: a host there may be what somebody visits.
+fn without_texts(message: &str) -> String {
+    let mut parts = message.splitn(2, "string \"");
+    let (before, Some(rest)) = (parts.next().unwrap_or_default(), parts.next()) else {
+        return message.to_owned();
+    };
+    let after = rest.rsplit_once('"').map_or("", |(_, after)| after);
+    format!("{before}a text{after}")
 }
 
 /// Reads a file of at most `limit` bytes.

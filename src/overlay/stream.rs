@@ -12,7 +12,7 @@ use hushswarm_circuits::target::Target;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::circuit::{Circuit, Side};
-use crate::net::{BoxFuture, ByteStream, Datagrams};
+use crate::net::{BoxFuture, ByteStream, Datagrams, MANY_DATAGRAMS};
 
 /// A byte stream through a circuit. Dropping it resets what has not ended; where both sides have ended, what is queued
 /// still leaves.
@@ -178,19 +178,25 @@ impl CircuitDatagrams {
         Self { circuit, id }
     }
 
-    fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Target, Vec<u8>)>> {
+    /// Gives `take` up to `most` datagrams; ready when there was one, or can't be.
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        most: usize,
+        take: &mut dyn FnMut((Target, Vec<u8>)),
+    ) -> Poll<io::Result<()>> {
         for registered in [false, true] {
-            let (datagram, state) = self.circuit.with(|origin| {
+            let (taken, state) = self.circuit.with(|origin| {
                 let mux = origin.mux();
-                (mux.recv_datagram(self.id), mux.recv(self.id))
+                let waiting = std::iter::from_fn(|| mux.recv_datagram(self.id));
+                let taken = waiting.take(most).map(&mut *take).count();
+                (taken, mux.recv(self.id))
             });
-            match (datagram, state) {
-                (Some(datagram), _) => return Poll::Ready(Ok(datagram)),
-                (None, Recv::Ended(reason)) => return Poll::Ready(Err(broken(reason))),
-                (None, Recv::Finished) => {
-                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-                }
-                (None, Recv::Pending | Recv::Data(_)) => {}
+            match state {
+                _ if taken > 0 => return Poll::Ready(Ok(())),
+                Recv::Ended(reason) => return Poll::Ready(Err(broken(reason))),
+                Recv::Finished => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Recv::Pending | Recv::Data(_) => {}
             }
             if self.circuit.is_closed() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
@@ -214,9 +220,40 @@ impl Datagrams for CircuitDatagrams {
         sent.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
     }
 
+    fn send_many<'a>(
+        &self,
+        datagrams: &mut dyn Iterator<Item = (&'a Target, &'a [u8])>,
+    ) -> io::Result<()> {
+        if self.circuit.is_closed() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        // Cells are made when all are queued, so that one carries many.
+        let sent = self.circuit.with(|origin| {
+            let mux = origin.mux();
+            let mut sent = Ok(());
+            for (to, payload) in datagrams {
+                let one = mux.send_datagram(self.id, to, payload);
+                sent = sent.and(one);
+            }
+            sent
+        });
+        sent.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+    }
+
     fn recv(&self) -> BoxFuture<'_, io::Result<(Target, Vec<u8>)>> {
         Box::pin(std::future::poll_fn(|cx| {
-            Poll::Ready(ready!(self.poll_recv(cx)))
+            let mut one = None;
+            ready!(self.poll_recv(cx, 1, &mut |datagram| one = Some(datagram)))?;
+            Poll::Ready(one.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()))
+        }))
+    }
+
+    fn recv_many<'a>(
+        &'a self,
+        into: &'a mut Vec<(Target, Vec<u8>)>,
+    ) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(std::future::poll_fn(move |cx| {
+            self.poll_recv(cx, MANY_DATAGRAMS, &mut |datagram| into.push(datagram))
         }))
     }
 }

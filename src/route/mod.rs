@@ -4,6 +4,10 @@
 
 pub mod carry;
 pub mod circuits;
+pub mod gate;
+mod gated;
+pub mod policy;
+pub mod special;
 
 use std::net::IpAddr;
 
@@ -18,9 +22,12 @@ pub enum RouteError {
     /// No circuit could be built: wait, and say so to the user.
     #[error("no circuit: {0}")]
     NoCircuit(String),
-    /// The exit refused, or our own policy did: another exit may do.
+    /// The exit refused: another exit may do.
     #[error("refused by policy")]
     Refused,
+    /// Our own rules refuse it, and nothing was sent: say why; it would be refused again.
+    #[error("{0}")]
+    Forbidden(policy::Reason),
     /// The name does not exist.
     #[error("name not found")]
     NameNotFound,

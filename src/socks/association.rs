@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tracing::debug;
 
 use super::limits::AssociationPlace;
 use super::udp;
+use crate::net::MANY_DATAGRAMS;
 use crate::net::os::LocalUdp;
 use crate::route::{BoxStream, Datagrams, Outside, RouteError};
 
@@ -25,8 +27,8 @@ use crate::route::{BoxStream, Datagrams, Outside, RouteError};
 const MAX_DATAGRAM: usize = 8 * 1024;
 /// Datagrams that wait for a flow; beyond it the oldest are dropped.
 const WAITING: usize = 64;
-/// Datagrams read from the program before the other direction gets its turn.
-const BURST: usize = 64;
+/// Bytes of the program's datagrams that are worked in one go; one more may begin below this.
+const BATCH_BYTES: usize = 16 * 1024;
 /// Pauses after a flow could not be opened: the first, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Failures in a row after which the association ends, so that the program notices: about five minutes.
@@ -82,7 +84,7 @@ type Waiting = VecDeque<(Target, Vec<u8>)>;
 
 impl Association {
     async fn pump(&self, outside: &Arc<dyn Outside>, isolation: Isolation) {
-        let mut buf = vec![0; MAX_DATAGRAM];
+        let mut buf = vec![0; BATCH_BYTES + MAX_DATAGRAM];
         let mut waiting = Waiting::new();
         loop {
             let opening = self.open(outside, isolation);
@@ -134,8 +136,8 @@ impl Association {
         None
     }
 
-    /// The next datagram of the program: where to, and what. `None` when there is none now.
-    fn next<'a>(&self, buf: &'a mut [u8]) -> Option<Option<(Target, &'a [u8])>> {
+    /// The next datagram of the program: where to, and where in `buf` what it carries stands. `None` when there is none now.
+    fn next(&self, buf: &mut [u8]) -> Option<Option<(Target, Range<usize>)>> {
         let (len, from) = match self.socket.try_recv_from(buf) {
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
@@ -145,12 +147,12 @@ impl Association {
         if !self.is_client(from) || len == buf.len() {
             return Some(None);
         }
-        let Some(datagram) = udp::decode(&buf[..len]) else {
+        let Some((target, payload)) = udp::decode(&buf[..len]) else {
             return Some(None);
         };
         // Only what is well formed settles whose association it is.
         self.port.store(from.port(), Ordering::Relaxed);
-        Some(Some(datagram))
+        Some(Some((target, len - payload.len()..len)))
     }
 
     fn is_client(&self, from: SocketAddr) -> bool {
@@ -160,8 +162,8 @@ impl Association {
 
     /// Puts what has come into the queue.
     fn gather_ready(&self, buf: &mut [u8], waiting: &mut Waiting) {
-        for _ in 0..BURST {
-            let Some(datagram) = self.next(buf) else {
+        for _ in 0..MANY_DATAGRAMS {
+            let Some(datagram) = self.next(&mut buf[..MAX_DATAGRAM]) else {
                 return;
             };
             let Some((target, payload)) = datagram else {
@@ -170,7 +172,7 @@ impl Association {
             if waiting.len() == WAITING {
                 waiting.pop_front();
             }
-            waiting.push_back((target, payload.to_vec()));
+            waiting.push_back((target, buf[payload].to_vec()));
         }
     }
 
@@ -183,43 +185,52 @@ impl Association {
     }
 
     async fn up(&self, buf: &mut [u8], flow: &dyn Datagrams) -> io::Error {
+        let mut batch: Vec<(Target, Range<usize>)> = Vec::new();
         loop {
             if let Err(error) = self.socket.readable().await {
                 return error;
             }
-            for _ in 0..BURST {
-                let Some(datagram) = self.next(buf) else {
-                    break;
-                };
-                let Some((target, payload)) = datagram else {
-                    continue;
-                };
-                match flow.send(&target, payload) {
-                    // One that is too long for a cell is lost.
-                    Err(error) if error.kind() != io::ErrorKind::InvalidInput => return error,
-                    _ => {}
+            let mut begin = 0;
+            while batch.len() < MANY_DATAGRAMS && begin < BATCH_BYTES {
+                match self.next(&mut buf[begin..begin + MAX_DATAGRAM]) {
+                    None => break,
+                    Some(None) => {}
+                    Some(Some((target, payload))) => {
+                        let (start, end) = (begin + payload.start, begin + payload.end);
+                        batch.push((target, start..end));
+                        begin = end;
+                    }
                 }
             }
+            // What has come together leaves together, in few cells. One that is too long for a cell is lost.
+            let mut datagrams = batch.iter().map(|(to, at)| (to, &buf[at.clone()]));
+            match flow.send_many(&mut datagrams) {
+                Err(error) if error.kind() != io::ErrorKind::InvalidInput => return error,
+                _ => {}
+            }
+            batch.clear();
             tokio::task::yield_now().await;
         }
     }
 
     async fn down(&self, flow: &dyn Datagrams) -> io::Error {
+        let mut batch = Vec::new();
         let mut datagram = Vec::with_capacity(MAX_DATAGRAM);
         loop {
-            let (from, payload) = match flow.recv().await {
-                Ok(received) => received,
-                Err(error) => return error,
-            };
-            let port = self.port.load(Ordering::Relaxed);
-            if port == 0 {
-                // Nobody is known to want it.
-                continue;
+            if let Err(error) = flow.recv_many(&mut batch).await {
+                return error;
             }
-            udp::encode(&mut datagram, &from, &payload);
-            let to = SocketAddr::new(self.client, port);
-            // A full socket loses it, as a network would.
-            let _ = self.socket.try_send_to(&datagram, to);
+            let port = self.port.load(Ordering::Relaxed);
+            for (from, payload) in batch.drain(..) {
+                if port == 0 {
+                    // Nobody is known to want it.
+                    continue;
+                }
+                udp::encode(&mut datagram, &from, &payload);
+                let to = SocketAddr::new(self.client, port);
+                // A full socket loses it, as a network would.
+                let _ = self.socket.try_send_to(&datagram, to);
+            }
         }
     }
 }

@@ -294,7 +294,7 @@ pub fn bad_head(bad: BadHead) -> Vec<u8> {
 /// Says why a target was not reached.
 pub fn not_reached(error: &RouteError) -> Vec<u8> {
     let (status, text) = match error {
-        RouteError::Refused => (
+        RouteError::Refused | RouteError::Forbidden(_) => (
             "403 Forbidden",
             "The routing policy, or that of every exit, does not let this target out. \
              Addresses of your own network are refused unless you allow them.",

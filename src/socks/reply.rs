@@ -34,7 +34,7 @@ pub enum Code {
 impl From<&RouteError> for Code {
     fn from(error: &RouteError) -> Self {
         match error {
-            RouteError::Refused => Self::Policy,
+            RouteError::Refused | RouteError::Forbidden(_) => Self::Policy,
             RouteError::NoCircuit(_) => Self::NetworkUnreachable,
             RouteError::NameNotFound | RouteError::Unreachable => Self::HostUnreachable,
             RouteError::ConnectionRefused => Self::Refused,

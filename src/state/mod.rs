@@ -233,6 +233,26 @@ impl StateDir {
         }
     }
 
+    /// Whether another process uses the folder. Nothing is made or marked.
+    ///
+    /// # Errors
+    /// The mark can't be looked at: tell the user.
+    pub fn is_locked(&self) -> Result<bool, StateError> {
+        let path = self.path.join(LOCK_FILE);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.dir, LOCK_FILE, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(false),
+            Err(error) => return Err(StateError::io("open", &path, error)),
+        };
+        // Held for a moment only, and shared, so that two looks don't see each other.
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(StateError::io("lock", &path, error)),
+        }
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path

@@ -13,6 +13,7 @@ pub mod network;
 pub mod process;
 pub mod scene;
 pub mod settings;
+pub mod tor;
 pub mod world;
 
 use std::io::{Read, Write};
