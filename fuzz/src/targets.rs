@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hushswarm::cli::doctor::{settings::Client, sockets};
 use hushswarm::config::{NetworkFile, RelayConfig, Routes};
 use hushswarm::net::dns;
 use hushswarm::route::policy::{Policy, Verdict};
@@ -46,6 +47,7 @@ pub type Run = fn(&[u8]);
 /// All targets by name; `fuzz_targets/NAME.rs` and `corpus/NAME/` belong to each.
 pub const TARGETS: &[(&str, Run)] = &[
     ("bencode", bencode),
+    ("client_files", client_files),
     ("descriptor", descriptor),
     ("dns_reply", dns_reply),
     ("exit_policy", exit_policy),
@@ -792,5 +794,16 @@ pub fn tracker_server(input: &[u8]) {
     for head in input.split(|byte| *byte == 0) {
         let answer = tracker.handle(Instant::now(), from, head);
         assert!(answer.starts_with(b"HTTP/1.1 "));
+    }
+}
+
+/// Configuration files of BitTorrent clients, and the kernel's tables of sockets, as the doctor reads them.
+pub fn client_files(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    for (client, _) in Client::PLACES {
+        assert!(!client.check(&text).is_empty());
+    }
+    for socket in sockets::parse(&text) {
+        let _ = (socket.is_open(), socket.leaves());
     }
 }

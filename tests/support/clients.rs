@@ -16,6 +16,7 @@ use super::{PATIENCE, fixture, skip};
 
 mod download;
 
+#[allow(unused_imports)] // every test takes what it needs
 pub use download::{DhtNode, Place, QBittorrent, aria2_get, curl};
 
 /// A torrent made by `tests/fixtures/make_torrent.py`.

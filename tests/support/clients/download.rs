@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::super::process::Process;
 use super::super::world::Host;
 use super::super::{PATIENCE, fixture};
-use super::{Libtorrent, Torrent, Transmission, addr_of, libtorrent_peers, try_rpc};
+use super::{Libtorrent, Transmission, addr_of, try_rpc};
 
 /// Where a program starts: on a host as it is, or inside something else there.
 #[derive(Clone, Debug)]
