@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::core::{Caught, Inside, JailError};
+use super::doors::{Caught, Inside, JailError};
 use super::message::{Ended, Inward, Outward, borrowed, decode, encode};
 use super::stages;
 use crate::net::os::jail::{AsyncChannel, Channel, connected};
