@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hushswarm::cli::doctor::{settings::Client, sockets};
 use hushswarm::config::{NetworkFile, RelayConfig, Routes};
 use hushswarm::jail::dns::{Decision, decide};
 use hushswarm::jail::names::{SharedNames, is_virtual};
@@ -49,6 +50,7 @@ pub type Run = fn(&[u8]);
 /// All targets by name; `fuzz_targets/NAME.rs` and `corpus/NAME/` belong to each.
 pub const TARGETS: &[(&str, Run)] = &[
     ("bencode", bencode),
+    ("client_files", client_files),
     ("descriptor", descriptor),
     ("dns_reply", dns_reply),
     ("exit_policy", exit_policy),
@@ -873,4 +875,15 @@ pub fn jail_query(input: &[u8]) {
         Decision::WhoIs(ip) => assert!(!is_virtual(*ip) && !ip.is_loopback()),
     }
     assert_eq!(decide(&names, "cage", input), first);
+}
+
+/// Configuration files of BitTorrent clients, and the kernel's tables of sockets, as the doctor reads them.
+pub fn client_files(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    for (client, _) in Client::PLACES {
+        assert!(!client.check(&text).is_empty());
+    }
+    for socket in sockets::parse(&text) {
+        let _ = (socket.is_open(), socket.leaves());
+    }
 }

@@ -42,6 +42,8 @@ mod warden;
 #[cfg(target_os = "linux")]
 pub use doors::{Caught, Inside, JailError};
 #[cfg(target_os = "linux")]
+pub use hints::obstacle;
+#[cfg(target_os = "linux")]
 pub use message::{Ended, Step};
 #[cfg(target_os = "linux")]
 pub use outer::{Config, Jail, Running, Warden, standard};

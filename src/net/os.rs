@@ -19,10 +19,12 @@ mod caught;
 pub mod jail;
 mod local;
 mod lookup;
+mod loopback;
 
 #[cfg(target_os = "linux")]
 pub use caught::{Caught, CaughtUdp, RawReplies};
 pub use local::{Accepted, LocalListener, LocalUdp};
+pub use loopback::LoopbackDialer;
 
 /// How long a connection to a relay may take: three retransmitted SYNs.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
