@@ -14,8 +14,12 @@ use tokio::time::timeout;
 use super::{BoxFuture, RelayDialer, Transport};
 
 mod local;
+#[cfg(target_os = "linux")]
+mod world;
 
 pub use local::{Accepted, LocalListener, LocalUdp};
+#[cfg(target_os = "linux")]
+pub use world::{Capture, WorldSockets};
 
 /// How long a connection to a relay may take: three retransmitted SYNs.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
