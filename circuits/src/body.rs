@@ -6,7 +6,7 @@
 use std::ops::{Deref, Range};
 
 use crate::frame::{BODY_OFFSET, CELL_OFFSET, Class, FrameBuf};
-use crate::target::{Target, TargetError};
+use crate::target::{Host, Target, TargetError};
 
 /// Length of the header of a body, bytes.
 pub const BODY_HEADER_LEN: usize = 16;
@@ -85,6 +85,10 @@ wire_enum! {
         Datagrams = 2,
         /// The hop's newest relay list (§7.2), as a byte stream.
         RelayList = 3,
+        /// The addresses of a name (§5.7), as a byte stream.
+        Resolve = 4,
+        /// The name of an address (§5.7), as a byte stream.
+        ResolvePtr = 5,
     }
 }
 
@@ -342,14 +346,24 @@ pub fn decode_window(payload: &[u8]) -> Result<u32, BodyError> {
 pub struct OpenRequest {
     /// What kind of stream.
     pub kind: OpenKind,
-    /// Where to; present for [`OpenKind::Tcp`] alone.
+    /// Where to, for [`OpenKind::Tcp`]; what to look up, for the lookups; absent for the others.
     pub target: Option<Target>,
 }
 
 impl OpenRequest {
-    /// Whether there is a target exactly where the kind has one.
+    /// Whether there is a target exactly where the kind has one, and of the sort that it has (§5.2).
     pub fn is_consistent(&self) -> bool {
-        (self.kind == OpenKind::Tcp) == self.target.is_some()
+        let is_lookup_of = |named: bool| {
+            self.target.as_ref().is_some_and(|target| {
+                target.port == 0 && matches!(target.host, Host::Name(_)) == named
+            })
+        };
+        match self.kind {
+            OpenKind::Tcp => self.target.is_some(),
+            OpenKind::Datagrams | OpenKind::RelayList => self.target.is_none(),
+            OpenKind::Resolve => is_lookup_of(true),
+            OpenKind::ResolvePtr => is_lookup_of(false),
+        }
     }
 
     /// The payload: `kind u8 | target`, at most 260 bytes, so it fits a small cell.

@@ -16,6 +16,7 @@ pub mod isolation;
 pub mod keys;
 pub mod layers;
 pub mod link;
+pub mod lookup;
 pub mod path;
 pub mod relay_list;
 pub mod scheduler;

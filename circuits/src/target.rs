@@ -97,30 +97,12 @@ impl Target {
 
     /// Encoded length, bytes.
     pub fn encoded_len(&self) -> usize {
-        match &self.host {
-            Host::Ip(IpAddr::V4(_)) => 1 + 4 + 2,
-            Host::Ip(IpAddr::V6(_)) => 1 + 16 + 2,
-            Host::Name(name) => 2 + name.0.len() + 2,
-        }
+        self.host.encoded_len() + 2
     }
 
     /// Appends the encoded target.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        match &self.host {
-            Host::Ip(IpAddr::V4(ip)) => {
-                out.push(1);
-                out.extend_from_slice(&ip.octets());
-            }
-            Host::Ip(IpAddr::V6(ip)) => {
-                out.push(2);
-                out.extend_from_slice(&ip.octets());
-            }
-            Host::Name(name) => {
-                // MAX_NAME fits a byte; HostName::new checked it.
-                out.extend_from_slice(&[3, name.0.len() as u8]);
-                out.extend_from_slice(name.0.as_bytes());
-            }
-        }
+        self.host.encode(out);
         out.extend_from_slice(&self.port.to_be_bytes());
     }
 
@@ -129,16 +111,56 @@ impl Target {
     /// # Errors
     /// The sender broke §5.1: destroy the circuit.
     pub fn decode(bytes: &[u8]) -> Result<(Option<Self>, &[u8]), TargetError> {
+        let (host, rest) = Host::decode(bytes)?;
+        let Some(host) = host else {
+            return Ok((None, rest));
+        };
+        let (port, rest) = rest.split_first_chunk::<2>().ok_or(TargetError::CutOff)?;
+        let port = u16::from_be_bytes(*port);
+        Ok((Some(Self { host, port }), rest))
+    }
+}
+
+impl Host {
+    fn encoded_len(&self) -> usize {
+        match self {
+            Self::Ip(IpAddr::V4(_)) => 1 + 4,
+            Self::Ip(IpAddr::V6(_)) => 1 + 16,
+            Self::Name(name) => 2 + name.0.len(),
+        }
+    }
+
+    /// Appends the host as it stands in a target: type and address or name.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Ip(IpAddr::V4(ip)) => {
+                out.push(1);
+                out.extend_from_slice(&ip.octets());
+            }
+            Self::Ip(IpAddr::V6(ip)) => {
+                out.push(2);
+                out.extend_from_slice(&ip.octets());
+            }
+            Self::Name(name) => {
+                // MAX_NAME fits a byte; HostName::new checked it.
+                out.extend_from_slice(&[3, name.0.len() as u8]);
+                out.extend_from_slice(name.0.as_bytes());
+            }
+        }
+    }
+
+    /// Reads a host from the front of `bytes`; gives it and the rest. `None` is type 0.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<(Option<Self>, &[u8]), TargetError> {
         let (&kind, rest) = bytes.split_first().ok_or(TargetError::CutOff)?;
         let (host, rest) = match kind {
             0 => return Ok((None, rest)),
             1 => {
                 let (ip, rest) = rest.split_first_chunk::<4>().ok_or(TargetError::CutOff)?;
-                (Host::Ip(Ipv4Addr::from(*ip).into()), rest)
+                (Self::Ip(Ipv4Addr::from(*ip).into()), rest)
             }
             2 => {
                 let (ip, rest) = rest.split_first_chunk::<16>().ok_or(TargetError::CutOff)?;
-                (Host::Ip(Ipv6Addr::from(*ip).into()), rest)
+                (Self::Ip(Ipv6Addr::from(*ip).into()), rest)
             }
             3 => {
                 let (&len, rest) = rest.split_first().ok_or(TargetError::CutOff)?;
@@ -146,18 +168,11 @@ impl Target {
                     .split_at_checked(usize::from(len))
                     .ok_or(TargetError::CutOff)?;
                 let name = std::str::from_utf8(name).map_err(|_| TargetError::BadName)?;
-                (Host::Name(HostName::new(name)?), rest)
+                (Self::Name(HostName::new(name)?), rest)
             }
             other => return Err(TargetError::UnknownType(other)),
         };
-        let (port, rest) = rest.split_first_chunk::<2>().ok_or(TargetError::CutOff)?;
-        Ok((
-            Some(Self {
-                host,
-                port: u16::from_be_bytes(*port),
-            }),
-            rest,
-        ))
+        Ok((Some(host), rest))
     }
 }
 

@@ -16,9 +16,10 @@ use hushswarm_circuits::body::{
 };
 use hushswarm_circuits::frame::{Class, FrameType, Header};
 use hushswarm_circuits::keys::{IdentityKey, Suite};
+use hushswarm_circuits::lookup::Answer;
 use hushswarm_circuits::path::PathRules;
 use hushswarm_circuits::relay_list::{Descriptor, Draft, ExitPolicy, RelayInfo, Roles};
-use hushswarm_circuits::target::Target;
+use hushswarm_circuits::target::{HostName, Target};
 use hushswarm_fuzz::targets::{HASH, NOW, authority};
 
 const DAY: u64 = 86_400;
@@ -52,6 +53,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
     vec![
         ("bencode", bencodes()),
         ("descriptor", vec![("relay", descriptor.bytes().to_vec())]),
+        ("dns_reply", dns_replies()),
         (
             "exit_policy",
             vec![("public", b"public".to_vec()), ("rules", policy.into())],
@@ -63,6 +65,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("layers", disturbances()),
         ("link_frame", disturbances()),
         ("link_handshake", handshakes()),
+        ("lookup_answer", lookups()),
         ("magnet", magnets()),
         ("metainfo", torrents()),
         ("mux_body", bodies()),
@@ -81,6 +84,32 @@ fn all() -> Vec<(&'static str, Seeds)> {
             "wire",
             vec![("messages", [&[15][..], &messages()].concat())],
         ),
+    ]
+}
+
+fn dns_replies() -> Seeds {
+    // Flags and counts; then the answers, whose owner is the question's name.
+    let head = |answers: u8| vec![0x81, 0x80, 0, 1, 0, answers, 0, 0, 0, 0];
+    let record = |kind: u8, data: &[u8]| {
+        let len = u8::try_from(data.len()).expect("a short record");
+        [&[0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 60, 0, len][..], data].concat()
+    };
+    let name = record(12, b"\x04host\x07example\x00");
+    // An alias to itself, then a name.
+    let alias = record(5, &[0xc0, 12]);
+    vec![
+        ("name", [head(1), name.clone()].concat()),
+        ("alias", [head(2), alias, name].concat()),
+        ("missing", vec![0x81, 0x83, 0, 1, 0, 0, 0, 0, 0, 0]),
+    ]
+}
+
+fn lookups() -> Seeds {
+    let ips = ["192.0.2.1", "2001:db8::1"].map(|ip| (ip.parse().expect("an address"), 60));
+    let name = HostName::new("host.example").expect("a good name");
+    vec![
+        ("addresses", Answer::Addresses(ips.to_vec()).encode()),
+        ("name", Answer::Name(name, 60).encode()),
     ]
 }
 

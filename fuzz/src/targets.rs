@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hushswarm::config::{NetworkFile, RelayConfig};
+use hushswarm::net::dns;
 use hushswarm::torrent::bencode::Value;
 use hushswarm::torrent::extension::{MetadataMessage, PeerExtensions};
 use hushswarm::torrent::infohash::InfoHash;
@@ -32,8 +33,9 @@ use hushswarm_circuits::handshake::{CREATE_LEN, HopInitiator, HopKeys, HopPeer, 
 use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, RelayId, Suite};
 use hushswarm_circuits::layers::{BackwardHop, ForwardHop, LayerKeys, OriginLayers};
 use hushswarm_circuits::link::{HANDSHAKE_LEN, LinkInitiator, LinkPeer, respond, verify_auth};
+use hushswarm_circuits::lookup::{Answer, MAX_ANSWER};
 use hushswarm_circuits::relay_list::{Descriptor, Draft, ExitPolicy, RelayList, Trust};
-use hushswarm_circuits::target::Target;
+use hushswarm_circuits::target::{HostName, Target};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -44,6 +46,7 @@ pub type Run = fn(&[u8]);
 pub const TARGETS: &[(&str, Run)] = &[
     ("bencode", bencode),
     ("descriptor", descriptor),
+    ("dns_reply", dns_reply),
     ("exit_policy", exit_policy),
     ("extension", extension),
     ("frame_header", frame_header),
@@ -52,6 +55,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("layers", layers),
     ("link_frame", link_frame),
     ("link_handshake", link_handshake),
+    ("lookup_answer", lookup_answer),
     ("magnet", magnet),
     ("metainfo", metainfo),
     ("mux_body", mux_body),
@@ -125,6 +129,28 @@ pub fn target(input: &[u8]) {
         let mut out = Vec::new();
         target.encode(&mut out);
         assert!(matches!(Target::decode(&out), Ok((Some(again), [])) if again == target));
+    }
+}
+
+/// A nameserver's replies: the input is what follows the id, and comes as itself and with the question that was asked.
+pub fn dns_reply(input: &[u8]) {
+    let asked = [192, 0, 2, 7].into();
+    let query = dns::ptr_query(7, asked).unwrap();
+    let _ = dns::ptr_reply(&query, input);
+    let (counts, rest) = input.split_at(input.len().min(10));
+    let mut reply = query.clone();
+    reply[2..2 + counts.len()].copy_from_slice(counts);
+    reply.extend_from_slice(rest);
+    if let Some(dns::Reply::Name(name, _)) = dns::ptr_reply(&query, &reply) {
+        assert!(HostName::new(name.as_str()).is_ok());
+    }
+}
+
+/// Answers of lookups (§5.7).
+pub fn lookup_answer(input: &[u8]) {
+    if let Ok(answer) = Answer::decode(input) {
+        assert!(input.len() <= MAX_ANSWER);
+        assert_eq!(answer.encode(), input);
     }
 }
 

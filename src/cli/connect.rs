@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hushswarm_circuits::circuit::padding::CircuitPaddingConfig;
 
 use super::network::keep_fresh;
-use crate::config::{NetworkFile, unix_now};
+use crate::config::{NetworkFile, config_folder, unix_now};
 use crate::error::{Error, Exit, Kind};
 use crate::net::os::OsDialer;
 use crate::overlay::client::{Client, ClientConfig};
@@ -104,11 +104,7 @@ impl OverlayArgs {
 }
 
 fn default_network() -> Option<PathBuf> {
-    let config = match std::env::var_os("XDG_CONFIG_HOME").filter(|dir| !dir.is_empty()) {
-        Some(dir) => PathBuf::from(dir),
-        None => PathBuf::from(std::env::var_os("HOME")?).join(".config"),
-    };
-    Some(config.join("hushswarm").join(NETWORK_FILE))
+    Some(config_folder()?.join(NETWORK_FILE))
 }
 
 fn no_network() -> Error {

@@ -3,6 +3,7 @@
 
 mod network;
 mod relay;
+mod routes;
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -19,6 +20,21 @@ pub use network::NetworkFile;
 pub use relay::{
     DEFAULT_DESCRIPTOR_DAYS, MAX_RELAY_FILE_LEN, RELAY_CONFIG_FILE, RelayConfig, RelayLimits,
 };
+
+pub use routes::{
+    HostPattern, MAX_ROUTE_PATTERNS, MAX_ROUTE_RULES, MAX_ROUTES_LEN, ROUTES_EXAMPLE, ROUTES_FILE,
+    RouteAction, RouteRule, Routes, USUAL_REFUSED_PORTS,
+};
+
+/// The folder of configuration files: `$XDG_CONFIG_HOME/hushswarm` or `~/.config/hushswarm`; `None` where the
+/// environment names no home.
+pub fn config_folder() -> Option<PathBuf> {
+    let base = match std::env::var_os("XDG_CONFIG_HOME").filter(|dir| !dir.is_empty()) {
+        Some(dir) => PathBuf::from(dir),
+        None => PathBuf::from(std::env::var_os("HOME")?).join(".config"),
+    };
+    Some(base.join("hushswarm"))
+}
 
 /// Seconds since 1970. A clock before that counts as 0, at which no relay list is valid.
 pub fn unix_now() -> u64 {

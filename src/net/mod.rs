@@ -1,6 +1,7 @@
 //! Capabilities to reach the network. Sockets and name resolution live in [`os`] alone; who holds none of the values
 //! made here can't send a packet.
 
+pub mod dns;
 pub mod mem;
 pub mod os;
 
@@ -16,12 +17,24 @@ use self::os::LocalUdp;
 /// A boxed future, so that capabilities can be trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A byte stream to somebody in the world.
-pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + ?Sized> ByteStream for T {}
+/// A byte stream to somebody.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Makes the drop that follows tell the other side that something is missing, where dropping alone would look like
+    /// an end.
+    fn reset_on_drop(&mut self) {}
+}
 
 /// A boxed [`ByteStream`].
 pub type BoxStream = Box<dyn ByteStream>;
+
+impl<T: ByteStream + ?Sized> ByteStream for Box<T> {
+    fn reset_on_drop(&mut self) {
+        (**self).reset_on_drop();
+    }
+}
+
+/// A pipe in memory, as tests use it.
+impl ByteStream for tokio::io::DuplexStream {}
 
 /// Datagrams to and from anybody, as if sent by one UDP socket far away.
 pub trait Datagrams: Send + Sync {
@@ -31,9 +44,41 @@ pub trait Datagrams: Send + Sync {
     /// The flow has ended: open a new one.
     fn send(&self, to: &Target, payload: &[u8]) -> io::Result<()>;
 
+    /// Queues several, which then leave together.
+    ///
+    /// # Errors
+    /// As [`Datagrams::send`]; one that can't be sent is lost and the others go on.
+    fn send_many<'a>(
+        &self,
+        datagrams: &mut dyn Iterator<Item = (&'a Target, &'a [u8])>,
+    ) -> io::Result<()> {
+        let mut result = Ok(());
+        for (to, payload) in datagrams {
+            if let Err(error) = self.send(to, payload) {
+                result = Err(error);
+            }
+        }
+        result
+    }
+
     /// Waits for the next datagram and who sent it.
     fn recv(&self) -> BoxFuture<'_, io::Result<(Target, Vec<u8>)>>;
+
+    /// Waits for the next datagram, and puts it and those that came with it behind what is in `into`: at most
+    /// [`MANY_DATAGRAMS`].
+    fn recv_many<'a>(
+        &'a self,
+        into: &'a mut Vec<(Target, Vec<u8>)>,
+    ) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            into.push(self.recv().await?);
+            Ok(())
+        })
+    }
 }
+
+/// Datagrams that are worked in one go: as many small ones as two cells carry, and not so many that others wait long.
+pub const MANY_DATAGRAMS: usize = 64;
 
 /// Makes the near ends of UDP associations: sockets that programs of this computer send datagrams to.
 pub trait UdpDoors: Send + Sync {

@@ -13,10 +13,15 @@ use tokio::time::timeout;
 
 use super::{BoxFuture, RelayDialer, Transport};
 
+#[cfg(target_os = "linux")]
+mod caught;
 mod local;
+mod lookup;
 #[cfg(target_os = "linux")]
 mod world;
 
+#[cfg(target_os = "linux")]
+pub use caught::{Caught, CaughtUdp, RawReplies};
 pub use local::{Accepted, LocalListener, LocalUdp};
 #[cfg(target_os = "linux")]
 pub use world::{Capture, WorldSockets};
@@ -143,15 +148,6 @@ impl ExitPermit {
             .filter(|source| source.is_ipv4() == ip.is_ipv4())
     }
 
-    /// Asks the system's resolver, which may take half a minute.
-    ///
-    /// # Errors
-    /// No such name, or no resolver.
-    pub async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
-        let found = tokio::net::lookup_host((name, 0)).await?;
-        Ok(found.map(|addr| addr.ip()).collect())
-    }
-
     /// Connects to a target that the exit policy allowed.
     ///
     /// # Errors
@@ -273,32 +269,38 @@ impl ExitDatagrams {
         socket.send_to(payload, to).await.map(drop)
     }
 
-    /// Waits for a datagram from anybody.
+    /// Waits until a datagram from anybody may be there.
     ///
     /// # Errors
-    /// As the system says; an unreachable target answers here and may be ignored.
-    pub async fn recv(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+    /// As the system says.
+    pub async fn readable(&self) -> io::Result<()> {
         match (&self.v4, &self.v6) {
-            (Some(v4), Some(v6)) => loop {
-                tokio::select! {
-                    ready = v4.readable() => {
-                        ready?;
-                        match v4.try_recv_from(buf) {
-                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                            done => return done,
-                        }
-                    }
-                    ready = v6.readable() => {
-                        ready?;
-                        match v6.try_recv_from(buf) {
-                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                            done => return done,
-                        }
-                    }
-                }
+            (Some(v4), Some(v6)) => tokio::select! {
+                ready = v4.readable() => ready,
+                ready = v6.readable() => ready,
             },
-            (Some(only), None) | (None, Some(only)) => only.recv_from(buf).await,
+            (Some(only), None) | (None, Some(only)) => only.readable().await,
             (None, None) => Err(io::ErrorKind::AddrNotAvailable.into()),
         }
+    }
+
+    /// Reads a datagram of the one family, and where it has none, of the other.
+    ///
+    /// # Errors
+    /// `WouldBlock` where nothing is there: call [`ExitDatagrams::readable`]. Otherwise as the system says; an unreachable
+    /// target answers here and may be ignored.
+    pub fn try_recv(&self, v6_first: bool, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        let order = if v6_first {
+            [&self.v6, &self.v4]
+        } else {
+            [&self.v4, &self.v6]
+        };
+        for socket in order.into_iter().flatten() {
+            match socket.try_recv_from(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
     }
 }

@@ -11,9 +11,12 @@ use hushswarm_circuits::circuit::mux::MuxEvent;
 use hushswarm_circuits::circuit::origin::{CloseReason, Origin, OriginEvent};
 use hushswarm_circuits::circuit::padding::{CircuitPadding, CircuitPaddingConfig};
 use hushswarm_circuits::frame::Pool;
-use hushswarm_circuits::relay_list::{Descriptor, Proto};
+use hushswarm_circuits::lookup::{Answer, MAX_ANSWER};
+use hushswarm_circuits::path::ExitNeed;
+use hushswarm_circuits::relay_list::Descriptor;
 use hushswarm_circuits::switch::{Link, OpenError, OriginCircuit, OriginHandler};
 use hushswarm_circuits::target::{Host, Target};
+use tokio::io::AsyncReadExt;
 
 use super::stream::{CircuitDatagrams, CircuitStream};
 
@@ -191,23 +194,10 @@ impl Circuit {
         shared.streams.is_empty().then(|| shared.idle.elapsed())
     }
 
-    /// Whether its exit may let a target out.
-    pub(super) fn may_reach(&self, proto: Proto, target: Option<&Target>) -> bool {
-        let Some(exit) = self.path.last() else {
-            return false;
-        };
-        let policy = &exit.info().policy;
-        match target {
-            None => policy.may_allow(proto),
-            Some(Target {
-                host: Host::Ip(ip),
-                port,
-            }) => policy.allows(proto, *ip, *port),
-            Some(Target {
-                host: Host::Name(_),
-                port,
-            }) => policy.may_allow_port(proto, *port),
-        }
+    /// Whether its last relay offers this.
+    pub(super) fn offers(&self, need: ExitNeed) -> bool {
+        let last = self.path.last();
+        last.is_some_and(|relay| need.is_met_by(relay))
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -281,12 +271,16 @@ impl Circuit {
         }
     }
 
+    /// Forgets a stream that both sides have ended: what is queued for the exit still leaves.
+    pub(super) fn leave_stream(&self, id: u32) {
+        let mut shared = self.events.lock();
+        shared.streams.remove(&id);
+        shared.idle = Instant::now();
+    }
+
+    /// Resets a stream.
     pub(super) fn end_stream(&self, id: u32) {
-        {
-            let mut shared = self.events.lock();
-            shared.streams.remove(&id);
-            shared.idle = Instant::now();
-        }
+        self.leave_stream(id);
         self.with(|origin| origin.mux().reset(id, EndReason::Reset));
     }
 
@@ -366,6 +360,39 @@ impl Circuit {
     ) -> Result<CircuitDatagrams, StreamFailure> {
         let id = self.open_stream(OpenKind::Datagrams, None, limit).await?;
         Ok(CircuitDatagrams::new(Arc::clone(self), id))
+    }
+
+    /// Looks up the addresses of a name, or the name of an address, at the last hop.
+    ///
+    /// # Errors
+    /// As the failure says: another circuit may do.
+    pub async fn look_up(
+        self: &Arc<Self>,
+        host: &Host,
+        limit: Duration,
+    ) -> Result<Answer, StreamFailure> {
+        let kind = match host {
+            Host::Name(_) => OpenKind::Resolve,
+            Host::Ip(_) => OpenKind::ResolvePtr,
+        };
+        let target = Target {
+            host: host.clone(),
+            port: 0,
+        };
+        let looked_up = async {
+            let id = self.open_stream(kind, Some(&target), limit).await?;
+            let stream = CircuitStream::new(Arc::clone(self), id);
+            let mut bytes = Vec::new();
+            // One byte more than there may be, so that a longer answer is seen.
+            let mut stream = stream.take(MAX_ANSWER as u64 + 1);
+            let read = stream.read_to_end(&mut bytes).await;
+            read.map_err(|_| StreamFailure::CircuitLost)?;
+            // An exit that breaks the protocol is as good as gone.
+            Answer::decode(&bytes).map_err(|_| StreamFailure::CircuitLost)
+        };
+        tokio::time::timeout(limit, looked_up)
+            .await
+            .unwrap_or(Err(StreamFailure::TimedOut))
     }
 
     /// Opens the last hop's copy of the signed relay list.

@@ -16,7 +16,7 @@ use hushswarm_circuits::path::{
 use hushswarm_circuits::relay_list::{Descriptor, Proto, RelayList};
 use hushswarm_circuits::scheduler::CreditBudget;
 use hushswarm_circuits::switch::{Handler, LinkConfig};
-use hushswarm_circuits::target::{Host, Target};
+use hushswarm_circuits::target::Target;
 use tokio::sync::watch;
 use tracing::{debug, info};
 
@@ -113,6 +113,17 @@ pub enum BuildError {
     /// [`Client::close`] was called.
     #[error("circuits are no longer built")]
     Closed,
+}
+
+/// What a circuit is wanted for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// What its last relay must offer.
+    pub exit: ExitNeed,
+    /// Relays in it, 1 to 3; `None`: as many as the client's circuits have.
+    pub hops: Option<u8>,
+    /// Relays that must not be in it, for example exits that have just refused.
+    pub avoid: &'a [RelayId],
 }
 
 /// Stores the guards between runs.
@@ -232,6 +243,7 @@ impl Client {
     }
 
     /// The circuit of an isolation key whose exit may reach `target` (`None`: datagrams to anywhere), built if there is none.
+    /// It has as many relays as all circuits of this client have, where nothing else is asked for.
     ///
     /// # Errors
     /// No circuit could be built: wait, and ask again.
@@ -242,18 +254,41 @@ impl Client {
         target: Option<&Target>,
         avoid: &[RelayId],
     ) -> Result<Arc<Circuit>, BuildError> {
+        let exit = target.map_or(ExitNeed::Datagrams, |target| {
+            ExitNeed::for_target(proto, target)
+        });
+        let wanted = Wanted {
+            exit,
+            hops: None,
+            avoid,
+        };
+        self.circuit_for(isolation, wanted).await
+    }
+
+    /// The circuit of an isolation key that offers what is wanted, built if there is none. One of another length is not
+    /// taken: who asked for three relays is not served by one, nor the other way round.
+    ///
+    /// # Errors
+    /// No circuit could be built: wait, and ask again.
+    pub async fn circuit_for(
+        &self,
+        isolation: Isolation,
+        wanted: Wanted<'_>,
+    ) -> Result<Arc<Circuit>, BuildError> {
         let inner = &self.0;
+        let hops = wanted.hops.map_or(inner.config.hops, usize::from);
         let slot = Arc::clone(lock(&inner.slots).entry(isolation).or_default());
         // Held while building: others with the same key wait for the same circuit.
         let mut held = slot.lock().await;
         held.retain(|circuit| !circuit.is_closed());
         let fits = |circuit: &Circuit| {
             circuit.is_usable(inner.config.dirty_after)
-                && circuit.may_reach(proto, target)
+                && circuit.path().len() == hops
+                && circuit.offers(wanted.exit)
                 && !circuit
                     .path()
                     .iter()
-                    .any(|relay| avoid.contains(&relay.identity))
+                    .any(|relay| wanted.avoid.contains(&relay.identity))
         };
         if let Some(circuit) = held.iter().find(|circuit| fits(circuit)) {
             return Ok(Arc::clone(circuit));
@@ -267,20 +302,7 @@ impl Client {
         inner.refill.notify_one();
         let circuit = match taken {
             Some(circuit) => circuit,
-            None => {
-                let exit = match target {
-                    None => ExitNeed::Datagrams,
-                    Some(Target { host, port }) => ExitNeed::Target {
-                        proto,
-                        port: *port,
-                        ip: match host {
-                            Host::Ip(ip) => Some(*ip),
-                            Host::Name(_) => None,
-                        },
-                    },
-                };
-                inner.build(exit, avoid).await?
-            }
+            None => inner.build(wanted.exit, hops, wanted.avoid).await?,
         };
         held.push(Arc::clone(&circuit));
         Ok(circuit)
@@ -291,7 +313,7 @@ impl Client {
     /// # Errors
     /// No circuit could be built.
     pub async fn directory_circuit(&self) -> Result<Arc<Circuit>, BuildError> {
-        self.0.build(ExitNeed::List, &[]).await
+        self.0.build(ExitNeed::List, self.0.config.hops, &[]).await
     }
 
     /// A fresh circuit that nobody else uses.
@@ -299,7 +321,7 @@ impl Client {
     /// # Errors
     /// No circuit could be built.
     pub async fn fresh_circuit(&self, exit: ExitNeed) -> Result<Arc<Circuit>, BuildError> {
-        self.0.build(exit, &[]).await
+        self.0.build(exit, self.0.config.hops, &[]).await
     }
 
     /// Closes all circuits and links, for good.
@@ -360,13 +382,18 @@ impl Inner {
             .send_if_modified(|status| std::mem::replace(status, new.clone()) != new);
     }
 
-    async fn build(&self, exit: ExitNeed, avoid: &[RelayId]) -> Result<Arc<Circuit>, BuildError> {
+    async fn build(
+        &self,
+        exit: ExitNeed,
+        hops: usize,
+        avoid: &[RelayId],
+    ) -> Result<Arc<Circuit>, BuildError> {
         let mut failure = None;
         let mut spare = None;
         for _ in 0..ATTEMPTS {
             self.may_build()?;
             match self
-                .try_build(exit, avoid, &mut spare, failure.is_none())
+                .try_build(exit, hops, avoid, &mut spare, failure.is_none())
                 .await
             {
                 Ok(circuit) => {
@@ -382,8 +409,16 @@ impl Inner {
             }
         }
         let failure = failure.unwrap_or(BuildError::Failed);
-        if matches!(failure, BuildError::NoPath(PathError::NoExit)) {
-            // No exit lets this target out. That says nothing about the others.
+        let is_special = match failure {
+            // No exit lets this target out, or nobody has so many hops. That says nothing about other requests.
+            BuildError::NoPath(PathError::NoExit | PathError::Hops(_)) => true,
+            BuildError::NoPath(_) => hops != self.config.hops,
+            BuildError::GuardUnreachable
+            | BuildError::Failed
+            | BuildError::ListExpired
+            | BuildError::Closed => false,
+        };
+        if is_special {
             return Err(failure);
         }
         self.say(Status::Unreachable(failure.clone()));
@@ -408,6 +443,7 @@ impl Inner {
     async fn try_build(
         &self,
         exit: ExitNeed,
+        hops: usize,
         avoid: &[RelayId],
         spare: &mut Option<Vec<RelayId>>,
         first: bool,
@@ -422,7 +458,7 @@ impl Inner {
         let (list, rules) = (self.list(), &self.config.rules);
         let path = |guards: &[RelayId], failed: &[RelayId]| {
             let needs = PathNeeds {
-                hops: self.config.hops,
+                hops,
                 exit,
                 avoid: [avoid, failed].concat(),
             };
@@ -597,8 +633,9 @@ async fn prebuild(client: Weak<Inner>) {
             refill.notified().await;
             continue;
         }
-        let built = match inner.build(ExitNeed::Datagrams, &[]).await {
-            Err(BuildError::NoPath(PathError::NoExit)) => inner.build(WEB, &[]).await,
+        let hops = inner.config.hops;
+        let built = match inner.build(ExitNeed::Datagrams, hops, &[]).await {
+            Err(BuildError::NoPath(PathError::NoExit)) => inner.build(WEB, hops, &[]).await,
             built => built,
         };
         match built {

@@ -12,15 +12,25 @@ use hushswarm_circuits::target::Target;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::circuit::{Circuit, Side};
-use crate::net::{BoxFuture, Datagrams};
+use crate::net::{BoxFuture, ByteStream, Datagrams, MANY_DATAGRAMS};
 
-/// A byte stream through a circuit. Dropping it resets what has not ended.
+/// A byte stream through a circuit. Dropping it resets what has not ended; where both sides have ended, what is queued
+/// still leaves.
 pub struct CircuitStream {
     circuit: Arc<Circuit>,
     id: u32,
     /// What of the last cell did not fit the reader's buffer.
     rest: Option<Payload>,
+    /// We said that no more will come.
     finished: bool,
+    /// The other side did, and everything was read.
+    read_out: bool,
+}
+
+impl ByteStream for CircuitStream {
+    fn reset_on_drop(&mut self) {
+        self.finished = false;
+    }
 }
 
 impl CircuitStream {
@@ -30,6 +40,7 @@ impl CircuitStream {
             id,
             rest: None,
             finished: false,
+            read_out: false,
         }
     }
 
@@ -86,7 +97,10 @@ impl AsyncRead for CircuitStream {
             match self.take(buf) {
                 (0, Recv::Pending | Recv::Data(_)) if buf.remaining() > 0 => {}
                 (0, Recv::Ended(reason)) => return Poll::Ready(Err(broken(reason))),
-                _ => return Poll::Ready(Ok(())),
+                (_, end) => {
+                    self.read_out |= matches!(end, Recv::Finished);
+                    return Poll::Ready(Ok(()));
+                }
             }
             if self.circuit.is_closed() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
@@ -145,7 +159,11 @@ impl AsyncWrite for CircuitStream {
 
 impl Drop for CircuitStream {
     fn drop(&mut self) {
-        self.circuit.end_stream(self.id);
+        if self.finished && self.read_out {
+            self.circuit.leave_stream(self.id);
+        } else {
+            self.circuit.end_stream(self.id);
+        }
     }
 }
 
@@ -160,19 +178,25 @@ impl CircuitDatagrams {
         Self { circuit, id }
     }
 
-    fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Target, Vec<u8>)>> {
+    /// Gives `take` up to `most` datagrams; ready when there was one, or can't be.
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        most: usize,
+        take: &mut dyn FnMut((Target, Vec<u8>)),
+    ) -> Poll<io::Result<()>> {
         for registered in [false, true] {
-            let (datagram, state) = self.circuit.with(|origin| {
+            let (taken, state) = self.circuit.with(|origin| {
                 let mux = origin.mux();
-                (mux.recv_datagram(self.id), mux.recv(self.id))
+                let waiting = std::iter::from_fn(|| mux.recv_datagram(self.id));
+                let taken = waiting.take(most).map(&mut *take).count();
+                (taken, mux.recv(self.id))
             });
-            match (datagram, state) {
-                (Some(datagram), _) => return Poll::Ready(Ok(datagram)),
-                (None, Recv::Ended(reason)) => return Poll::Ready(Err(broken(reason))),
-                (None, Recv::Finished) => {
-                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-                }
-                (None, Recv::Pending | Recv::Data(_)) => {}
+            match state {
+                _ if taken > 0 => return Poll::Ready(Ok(())),
+                Recv::Ended(reason) => return Poll::Ready(Err(broken(reason))),
+                Recv::Finished => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Recv::Pending | Recv::Data(_) => {}
             }
             if self.circuit.is_closed() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
@@ -196,9 +220,40 @@ impl Datagrams for CircuitDatagrams {
         sent.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
     }
 
+    fn send_many<'a>(
+        &self,
+        datagrams: &mut dyn Iterator<Item = (&'a Target, &'a [u8])>,
+    ) -> io::Result<()> {
+        if self.circuit.is_closed() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        // Cells are made when all are queued, so that one carries many.
+        let sent = self.circuit.with(|origin| {
+            let mux = origin.mux();
+            let mut sent = Ok(());
+            for (to, payload) in datagrams {
+                let one = mux.send_datagram(self.id, to, payload);
+                sent = sent.and(one);
+            }
+            sent
+        });
+        sent.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+    }
+
     fn recv(&self) -> BoxFuture<'_, io::Result<(Target, Vec<u8>)>> {
         Box::pin(std::future::poll_fn(|cx| {
-            Poll::Ready(ready!(self.poll_recv(cx)))
+            let mut one = None;
+            ready!(self.poll_recv(cx, 1, &mut |datagram| one = Some(datagram)))?;
+            Poll::Ready(one.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()))
+        }))
+    }
+
+    fn recv_many<'a>(
+        &'a self,
+        into: &'a mut Vec<(Target, Vec<u8>)>,
+    ) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(std::future::poll_fn(move |cx| {
+            self.poll_recv(cx, MANY_DATAGRAMS, &mut |datagram| into.push(datagram))
         }))
     }
 }

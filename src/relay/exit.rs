@@ -1,4 +1,4 @@
-//! TCP streams that leave the network here, and the relay list as a stream.
+//! TCP streams that leave the network here, and bytes of the relay's own as a stream.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +14,7 @@ use hushswarm_circuits::target::{Host, Target};
 
 use tokio::time::timeout;
 
+use super::lookup;
 use super::node::{Node, Signals, reset_reason};
 use crate::net::os::{ExitReader, ExitStream, ExitWriter};
 
@@ -75,11 +76,8 @@ pub(super) async fn addresses(
     }
     let ips: Vec<IpAddr> = match &target.host {
         Host::Ip(ip) => vec![ip.to_canonical()],
-        Host::Name(name) => resolve(node, circuit, name.as_str()).await?,
+        Host::Name(name) => lookup::addresses(node, circuit, name.as_str()).await?,
     };
-    if ips.is_empty() {
-        return Err(OpenStatus::NameNotFound);
-    }
     let allowed: Vec<SocketAddr> = ips
         .into_iter()
         .map(|ip| SocketAddr::new(ip, target.port))
@@ -90,28 +88,6 @@ pub(super) async fn addresses(
         Err(OpenStatus::Refused)
     } else {
         Ok(allowed)
-    }
-}
-
-/// Looks a name up, where the limits of lookups allow it.
-async fn resolve(
-    node: &Node,
-    circuit: &Arc<HopCircuit>,
-    name: &str,
-) -> Result<Vec<IpAddr>, OpenStatus> {
-    let place = node.gatekeeper().lookup(circuit.number());
-    let place = place.ok_or(OpenStatus::Limit)?;
-    let (permit, name) = (node.permit(), name.to_owned());
-    // The system's resolver occupies a thread until it is done, whoever still waits; for so long it has its place.
-    let lookup = tokio::spawn(async move {
-        let found = permit.resolve(&name).await;
-        drop(place);
-        found
-    });
-    match timeout(OPEN_LIMIT, lookup).await {
-        Ok(Ok(Ok(ips))) => Ok(ips),
-        Ok(_) => Err(OpenStatus::NameNotFound),
-        Err(_) => Err(OpenStatus::TimedOut),
     }
 }
 
@@ -249,8 +225,8 @@ async fn from_target(
     }
 }
 
-/// Sends the signed relay list.
-pub(super) async fn serve_list(
+/// Opens a stream that brings these bytes and ends.
+pub(super) async fn serve_bytes(
     bytes: &[u8],
     circuit: &Arc<HopCircuit>,
     stream: u32,

@@ -6,6 +6,7 @@
 mod datagrams;
 mod exit;
 pub mod limits;
+mod lookup;
 mod node;
 mod own;
 

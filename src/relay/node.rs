@@ -1,7 +1,7 @@
 //! What a relay does for the circuits that pass or end here.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ use tracing::debug;
 
 use super::limits::Gatekeeper;
 use super::own::Own;
-use super::{Counters, Keys, datagrams, exit};
+use super::{Counters, Keys, datagrams, exit, lookup};
 use crate::config::unix_now;
 use crate::net::RelayDialer;
 use crate::net::os::ExitPermit;
@@ -140,6 +140,16 @@ impl Node {
     pub(super) fn allows(&self, proto: Proto, addr: SocketAddr) -> bool {
         let ip = addr.ip().to_canonical();
         self.policy().allows(proto, ip, addr.port()) && !self.own.is_at(addr)
+    }
+
+    /// Whether anything leaves the network here.
+    pub(super) fn is_exit(&self) -> bool {
+        self.descriptor.roles.exit && !self.policy().rejects_everything()
+    }
+
+    /// Whether lookups may give this address: the exit could reach it at some port.
+    pub(super) fn may_tell(&self, ip: IpAddr) -> bool {
+        self.policy().may_allow_ip(ip) && !self.own.is_at(SocketAddr::new(ip, 0))
     }
 
     pub(super) fn link_identity(&self) -> (&DhSecret, &LinkPeer) {
@@ -267,9 +277,13 @@ impl Node {
                     datagrams::run(&node, &circuit_, stream, &signals_).await
                 }
                 (OpenKind::RelayList, None) => {
-                    exit::serve_list(node.list().bytes(), &circuit_, stream, &signals_).await
+                    exit::serve_bytes(node.list().bytes(), &circuit_, stream, &signals_).await
                 }
-                (OpenKind::Tcp, None) | (OpenKind::Datagrams | OpenKind::RelayList, Some(_)) => {
+                (OpenKind::Resolve | OpenKind::ResolvePtr, Some(target)) => {
+                    lookup::run(&node, &circuit_, stream, &target.host, &signals_).await
+                }
+                (OpenKind::Tcp | OpenKind::Resolve | OpenKind::ResolvePtr, None)
+                | (OpenKind::Datagrams | OpenKind::RelayList, Some(_)) => {
                     Err(exit::Ended::Refused(OpenStatus::Failed))
                 }
             };

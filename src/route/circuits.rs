@@ -1,16 +1,19 @@
 //! The route through circuits of the overlay.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use hushswarm_circuits::body::OpenStatus;
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::keys::RelayId;
-use hushswarm_circuits::relay_list::Proto;
-use hushswarm_circuits::target::Target;
+use hushswarm_circuits::lookup::Answer;
+use hushswarm_circuits::path::ExitNeed;
+use hushswarm_circuits::relay_list::{Proto, is_global};
+use hushswarm_circuits::target::{Host, HostName, Target};
 
 use super::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
-use crate::overlay::circuit::StreamFailure;
-use crate::overlay::client::Client;
+use crate::overlay::circuit::{Circuit, StreamFailure};
+use crate::overlay::client::{Client, Wanted};
 
 /// How long an exit may take to open a stream: its own limit is 15 s, and the way is long.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(25);
@@ -19,13 +22,80 @@ const ATTEMPTS: usize = 3;
 
 /// Opens streams in circuits.
 #[derive(Clone)]
-pub struct CircuitRoute(Client);
+pub struct CircuitRoute {
+    client: Client,
+    hops: Option<u8>,
+}
 
 impl CircuitRoute {
     /// Uses this client's circuits.
     pub fn new(client: Client) -> Self {
-        Self(client)
+        Self { client, hops: None }
     }
+
+    /// The same client's circuits, with this number of relays, 1 to 3; `None`: as many as the client is set to.
+    #[must_use]
+    pub fn with_hops(&self, hops: Option<u8>) -> Self {
+        Self {
+            client: self.client.clone(),
+            hops,
+        }
+    }
+
+    /// Looks up at one exit after another. `read` takes what is right out of an answer, or nothing.
+    async fn look_up<T>(
+        &self,
+        host: &Host,
+        isolation: Isolation,
+        read: impl Fn(&Circuit, Answer) -> Option<T>,
+    ) -> Result<T, RouteError> {
+        let mut avoid: Vec<RelayId> = Vec::new();
+        let mut last = RouteError::CircuitLost;
+        for _ in 0..ATTEMPTS {
+            let wanted = self.wanted(ExitNeed::Lookup, &avoid);
+            let circuit = match self.client.circuit_for(isolation, wanted).await {
+                Ok(circuit) => circuit,
+                // An exit has failed, and there is no other: its failure is what happened.
+                Err(_) if !avoid.is_empty() => return Err(last),
+                Err(error) => return Err(RouteError::NoCircuit(error.to_string())),
+            };
+            last = match circuit.look_up(host, OPEN_TIMEOUT).await {
+                Ok(answer) => match read(&circuit, answer) {
+                    Some(found) => return Ok(found),
+                    None => RouteError::Refused,
+                },
+                Err(StreamFailure::Status(OpenStatus::NameNotFound)) => {
+                    return Err(RouteError::NameNotFound);
+                }
+                Err(failure @ StreamFailure::Status(_)) => route_error(failure),
+                Err(failure @ (StreamFailure::TimedOut | StreamFailure::CircuitLost)) => {
+                    last = route_error(failure);
+                    circuit.retire();
+                    continue;
+                }
+            };
+            // The resolver of another exit may do better.
+            avoid.extend(circuit.path().last().map(|exit| exit.identity));
+        }
+        Err(last)
+    }
+
+    fn wanted<'a>(&self, exit: ExitNeed, avoid: &'a [RelayId]) -> Wanted<'a> {
+        Wanted {
+            exit,
+            hops: self.hops,
+            avoid,
+        }
+    }
+}
+
+/// Addresses that the exit itself could reach. Others it must not give, by its own word in the relay list: a private
+/// address would lead a program of this computer to its neighbours.
+fn told(exit: &Circuit, found: Vec<(IpAddr, u32)>) -> Vec<IpAddr> {
+    let policy = exit.path().last().map(|relay| &relay.policy);
+    let ips = found.into_iter().map(|(ip, _)| ip.to_canonical());
+    ips.filter(|ip| policy.is_some_and(|policy| policy.may_allow_ip(*ip)))
+        .collect()
 }
 
 fn route_error(failure: StreamFailure) -> RouteError {
@@ -53,11 +123,8 @@ impl Outside for CircuitRoute {
             let mut avoid: Vec<RelayId> = Vec::new();
             let mut last = RouteError::CircuitLost;
             for _ in 0..ATTEMPTS {
-                let built = self
-                    .0
-                    .circuit(isolation, Proto::Tcp, Some(target), &avoid)
-                    .await;
-                let circuit = match built {
+                let wanted = self.wanted(ExitNeed::for_target(Proto::Tcp, target), &avoid);
+                let circuit = match self.client.circuit_for(isolation, wanted).await {
                     Ok(circuit) => circuit,
                     // An exit has refused, and there is no other: its refusal is what happened.
                     Err(_) if !avoid.is_empty() => return Err(last),
@@ -90,9 +157,10 @@ impl Outside for CircuitRoute {
         Box::pin(async move {
             let mut last = RouteError::CircuitLost;
             for _ in 0..ATTEMPTS {
+                let wanted = self.wanted(ExitNeed::Datagrams, &[]);
                 let circuit = self
-                    .0
-                    .circuit(isolation, Proto::Udp, None, &[])
+                    .client
+                    .circuit_for(isolation, wanted)
                     .await
                     .map_err(|error| RouteError::NoCircuit(error.to_string()))?;
                 match circuit.datagrams(OPEN_TIMEOUT).await {
@@ -104,6 +172,39 @@ impl Outside for CircuitRoute {
                 }
             }
             Err(last)
+        })
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        name: &'a HostName,
+        isolation: Isolation,
+    ) -> BoxFuture<'a, Result<Vec<IpAddr>, RouteError>> {
+        Box::pin(async move {
+            let host = Host::Name(name.clone());
+            let read = |exit: &Circuit, answer| match answer {
+                Answer::Addresses(found) => Some(told(exit, found)).filter(|ips| !ips.is_empty()),
+                Answer::Name(..) => None,
+            };
+            self.look_up(&host, isolation, read).await
+        })
+    }
+
+    fn resolve_ptr(
+        &self,
+        ip: IpAddr,
+        isolation: Isolation,
+    ) -> BoxFuture<'_, Result<HostName, RouteError>> {
+        Box::pin(async move {
+            let ip = ip.to_canonical();
+            if !is_global(ip) {
+                return Err(RouteError::Refused);
+            }
+            let read = |_: &Circuit, answer| match answer {
+                Answer::Name(name, _) => Some(name),
+                Answer::Addresses(_) => None,
+            };
+            self.look_up(&Host::Ip(ip), isolation, read).await
         })
     }
 }

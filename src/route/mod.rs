@@ -2,7 +2,12 @@
 //!
 //! There is no direct route. What implements [`Outside`] opens streams inside circuits (later also Tor), or refuses.
 
+pub mod carry;
 pub mod circuits;
+pub mod gate;
+mod gated;
+pub mod policy;
+pub mod special;
 
 use std::net::IpAddr;
 
@@ -17,9 +22,12 @@ pub enum RouteError {
     /// No circuit could be built: wait, and say so to the user.
     #[error("no circuit: {0}")]
     NoCircuit(String),
-    /// The exit refused, or our own policy did: another exit may do.
+    /// The exit refused: another exit may do.
     #[error("refused by policy")]
     Refused,
+    /// Our own rules refuse it, and nothing was sent: say why; it would be refused again.
+    #[error("{0}")]
+    Forbidden(policy::Reason),
     /// The name does not exist.
     #[error("name not found")]
     NameNotFound,

@@ -11,6 +11,7 @@ pub mod clients;
 pub mod loopback;
 pub mod network;
 pub mod process;
+pub mod tor;
 pub mod world;
 
 use std::io::{Read, Write};

@@ -12,6 +12,7 @@ use rand::{CryptoRng, RngExt as _};
 
 use crate::keys::RelayId;
 use crate::relay_list::{Descriptor, Proto, RelayList, mask_v4, mask_v6};
+use crate::target::Target;
 
 pub use guards::{
     GUARD_LIFE, Guard, GuardSample, MAX_BACKOFF, NETWORK_LIKELY_DOWN, PRIMARY_GUARDS, SAMPLE_SIZE,
@@ -38,6 +39,8 @@ pub enum ExitNeed {
     },
     /// An exit that accepts datagrams to some port: for a flow whose targets come later.
     Datagrams,
+    /// An exit that lets something out, and so looks names up (PROTOCOL.md §5.7).
+    Lookup,
     /// A relay that serves the relay list.
     List,
     /// Any relay: nothing leaves the network there.
@@ -55,6 +58,7 @@ impl std::fmt::Debug for ExitNeed {
                 proto: Proto::Udp, ..
             } => "Target(udp)",
             Self::Datagrams => "Datagrams",
+            Self::Lookup => "Lookup",
             Self::List => "List",
             Self::Any => "Any",
         })
@@ -62,7 +66,17 @@ impl std::fmt::Debug for ExitNeed {
 }
 
 impl ExitNeed {
-    fn is_met_by(self, relay: &Descriptor) -> bool {
+    /// An exit for this target.
+    pub fn for_target(proto: Proto, target: &Target) -> Self {
+        Self::Target {
+            proto,
+            ip: target.socket_addr().map(|addr| addr.ip()),
+            port: target.port,
+        }
+    }
+
+    /// Whether a relay offers this.
+    pub fn is_met_by(self, relay: &Descriptor) -> bool {
         match self {
             Self::Target { proto, ip, port } => {
                 relay.roles.exit
@@ -72,6 +86,10 @@ impl ExitNeed {
                     }
             }
             Self::Datagrams => relay.roles.exit && relay.policy.may_allow(Proto::Udp),
+            Self::Lookup => {
+                let lets_out = |proto| relay.policy.may_allow(proto);
+                relay.roles.exit && (lets_out(Proto::Tcp) || lets_out(Proto::Udp))
+            }
             Self::List => relay.roles.list,
             Self::Any => true,
         }

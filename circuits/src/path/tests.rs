@@ -173,6 +173,7 @@ fn the_exit_follows_policy_and_role() {
     assert_eq!(find(tcp(Some("9.8.8.8"), 80)), Err(PathError::NoExit));
     assert_eq!(find(tcp(None, 81)), Err(PathError::NoExit));
     assert_eq!(find(ExitNeed::Datagrams), Err(PathError::NoExit));
+    assert_eq!(find(ExitNeed::Lookup), Ok(id(1)), "it lets something out");
     assert!(find(ExitNeed::List).is_ok() && find(ExitNeed::Any).is_ok());
 }
 

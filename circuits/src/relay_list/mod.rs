@@ -19,6 +19,8 @@ pub use list::{
     Draft, ListError, MAX_LIST_LEN, MAX_LIST_LIFE, MAX_RELAYS, MAX_SIGNATURES, RelayList, Trust,
     check_network_name,
 };
-pub use policy::{Action, ExitPolicy, MAX_RULES, Net, Proto, Protocols, Rule, is_global};
+pub use policy::{
+    Action, ExitPolicy, MAX_RULES, Net, Proto, Protocols, Rule, embedded_v4, is_global,
+};
 pub(crate) use policy::{mask_v4, mask_v6};
 pub use policy_text::PolicyTextError;

@@ -157,7 +157,7 @@ fn in_v6(ip: Ipv6Addr, (net, prefix): (Ipv6Addr, u8)) -> bool {
 
 /// The IPv4 address that packets to this IPv6 address may end up at: IPv4-compatible (`::/96`), translated
 /// (`::ffff:0:0:0/96`), NAT64 (RFC 6052), 6to4 (RFC 3056), Teredo (RFC 4380) or ISATAP (RFC 5214).
-fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+pub fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let [a, b, c, d, e, f, g, h] = ip.segments();
     let v4 = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
     match [a, b, c, d, e, f] {
@@ -341,6 +341,20 @@ impl ExitPolicy {
             }
         }
         false
+    }
+
+    /// Whether some port of this address may be accepted, for streams or datagrams: lookups give no other addresses.
+    pub fn may_allow_ip(&self, ip: IpAddr) -> bool {
+        // What is accepted begins where a rule that accepts does, or right after one that rejects.
+        let mut begins = self.rules.iter().filter_map(|rule| match rule.action {
+            Action::Accept => Some(rule.first_port),
+            Action::Reject => rule.last_port.checked_add(1),
+        });
+        let accepted = |port| {
+            let mut protos = [Proto::Tcp, Proto::Udp].into_iter();
+            protos.any(|proto| self.allows(proto, ip, port))
+        };
+        begins.any(accepted)
     }
 
     /// Whether some port may be accepted for this protocol: for datagram flows, whose targets come later.

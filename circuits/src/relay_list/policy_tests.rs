@@ -318,7 +318,45 @@ pub(crate) fn any_policy() -> impl Strategy<Value = ExitPolicy> {
     prop::collection::vec(any_rule(), 0..=MAX_RULES).prop_map(|rules| ExitPolicy { rules })
 }
 
+#[test]
+fn an_address_that_some_port_accepts_may_be_told() {
+    let told = |rules: &[&str], ip: &str| policy(rules).may_allow_ip(ip.parse().unwrap());
+    let public = ExitPolicy::public();
+    for (ip, is_told) in [
+        ("8.8.8.8", true),
+        ("2a00::1", true),
+        ("10.0.0.1", false),
+        ("127.0.0.1", false),
+        ("169.254.169.254", false),
+        ("::1", false),
+        ("fd00::1", false),
+        ("::ffff:10.0.0.1", false),
+        ("64:ff9b::a00:1", false),
+    ] {
+        assert_eq!(public.may_allow_ip(ip.parse().unwrap()), is_told, "{ip}");
+    }
+    assert!(told(&["accept udp 10.0.0.0/8:53"], "10.1.2.3"));
+    assert!(!told(&["accept udp 10.0.0.0/8:53"], "11.1.2.3"));
+    assert!(told(
+        &["reject * *:1-99", "accept tcp *:80-100"],
+        "10.0.0.1"
+    ));
+    assert!(!told(
+        &["reject * *:1-100", "accept tcp *:80-100"],
+        "10.0.0.1"
+    ));
+    assert!(!ExitPolicy::reject_all().may_allow_ip("8.8.8.8".parse().unwrap()));
+}
+
 proptest! {
+    #[test]
+    fn an_address_with_a_port_that_is_accepted_may_be_told(
+        policy in any_policy(), ip: IpAddr, port in 1u16.., udp: bool,
+    ) {
+        let proto = if udp { Proto::Udp } else { Proto::Tcp };
+        prop_assert!(!policy.allows(proto, ip, port) || policy.may_allow_ip(ip));
+    }
+
     #[test]
     fn a_printed_rule_reads_back_the_same(rule in any_rule()) {
         prop_assert_eq!(rule.to_string().parse(), Ok(rule));

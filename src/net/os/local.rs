@@ -5,11 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use tokio::net::{TcpListener, UdpSocket, UnixListener};
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
 
 use super::{LinkListener, tune};
-use crate::net::BoxStream;
+use crate::net::{BoxStream, ByteStream};
 
 /// Permissions of a Unix socket: its owner alone may connect.
 const OWNER_ONLY: u32 = 0o600;
@@ -30,6 +32,16 @@ impl std::fmt::Debug for Accepted {
         f.write_str("[accepted connection]")
     }
 }
+
+impl ByteStream for TcpStream {
+    fn reset_on_drop(&mut self) {
+        // Closing then discards what is queued and sends a reset. Where that fails, the close at least is abrupt.
+        let _ = SockRef::from(&*self).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// A Unix socket has no reset: its reader sees an end.
+impl ByteStream for UnixStream {}
 
 /// A listener that programs of this computer can reach.
 #[derive(Debug)]
@@ -191,6 +203,30 @@ impl LocalUdp {
     /// As the system says; an unreachable receiver answers here and may be ignored.
     pub async fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         self.0.recv_from(buf).await
+    }
+
+    /// Waits until there may be a datagram to read.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.0.readable().await
+    }
+
+    /// Reads the next datagram, where there is one.
+    ///
+    /// # Errors
+    /// `WouldBlock` where there is none: call [`LocalUdp::readable`].
+    pub fn try_recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.0.try_recv_from(buf)
+    }
+
+    /// Sends a datagram, where the system takes it at once.
+    ///
+    /// # Errors
+    /// `WouldBlock` where it does not: the datagram is lost, as a network would lose it.
+    pub fn try_send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.0.try_send_to(datagram, to).map(drop)
     }
 
     /// Sends a datagram.

@@ -14,11 +14,12 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
 use super::announce::{AnnounceError, AnnounceRequest, AnnounceResponse};
 use super::endpoint::{Endpoint, Scheme};
-use crate::route::{BoxStream, ByteStream, Outside};
+use crate::route::{BoxStream, Outside};
 
 /// Largest body, bytes: ten thousand peers in the longest form fit.
 pub const MAX_BODY: usize = 2 << 20;
@@ -165,7 +166,7 @@ async fn secure(
     tls: &TlsConnector,
     endpoint: &Endpoint,
     stream: BoxStream,
-) -> Result<impl ByteStream + use<>, AnnounceError> {
+) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>, AnnounceError> {
     use hushswarm_circuits::target::Host;
     let name = match &endpoint.target.host {
         Host::Ip(ip) => ServerName::IpAddress((*ip).into()),
@@ -185,7 +186,7 @@ async fn secure(
 
 /// One request and its response on a stream that is closed after it.
 async fn exchange(
-    stream: impl ByteStream + 'static,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     authority: &str,
     path: &str,
 ) -> Result<Fetched, AnnounceError> {
