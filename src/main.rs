@@ -6,5 +6,10 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
+    // Before anything else: an inner stage of a jail has one thread and no business with the rest.
+    #[cfg(target_os = "linux")]
+    if let Some(code) = hushswarm::jail::stages::run() {
+        return code;
+    }
     hushswarm::cli::main()
 }

@@ -77,6 +77,11 @@ fn cargo_tree(arguments: &[&str]) -> String {
 }
 
 #[test]
+fn only_the_command_line_makes_a_dialer() {
+    none_of(&rules::one_dialer(&product()));
+}
+
+#[test]
 fn modules_import_only_what_lies_below_them() {
     none_of(&rules::imports(&product()));
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use hushswarm::config::{NetworkFile, RelayConfig};
+use hushswarm::config::{NetworkFile, ROUTES_EXAMPLE, RelayConfig};
 use hushswarm::torrent::bencode;
 use hushswarm::torrent::extension::{self, MetadataMessage};
 use hushswarm::torrent::infohash::InfoHash;
@@ -39,6 +39,12 @@ fn main() -> std::io::Result<()> {
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
 
+/// Routes of every kind.
+const ROUTES: &str = "default = 'refuse'\nrefuse_ports = [25, '135-139']\n\
+    [[rule]]\nhost = ['*.example.org', '8.8.0.0/16', '[2606::]/16', '*']\nport = [80, '1-9']\naction = 'circuit'\nhops = 2\n\
+    [[rule]]\nhost = '*.onion'\nproto = 'tcp'\naction = 'tor'\n\
+    [[rule]]\nproto = 'udp'\naction = 'refuse'\n";
+
 fn all() -> Vec<(&'static str, Seeds)> {
     let identity = IdentityKey::from_seed([5; 32]);
     let descriptor = relay(&identity);
@@ -61,7 +67,9 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("extension", extensions()),
         ("frame_header", headers()),
         ("hop_handshake", handshakes()),
+        ("http_proxy", http_requests()),
         ("http_tracker", announces()),
+        ("jail_query", questions()),
         ("layers", disturbances()),
         ("link_frame", disturbances()),
         ("link_handshake", handshakes()),
@@ -77,6 +85,12 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("peer", vec![("messages", [&[3][..], &messages()].concat())]),
         ("relay_config", vec![("relay", relay_config().into_bytes())]),
         ("relay_list", vec![("signed", list), ("unsigned", unsigned)]),
+        (
+            "routes_file",
+            vec![("example", ROUTES_EXAMPLE.into()), ("rules", ROUTES.into())],
+        ),
+        ("socks_datagram", socks_datagrams()),
+        ("socks_request", socks_requests()),
         ("target", targets()),
         ("tracker_server", requests()),
         ("udp_tracker", vec![("exchange", udp_exchange())]),
@@ -101,6 +115,28 @@ fn dns_replies() -> Seeds {
         ("name", [head(1), name.clone()].concat()),
         ("alias", [head(2), alias, name].concat()),
         ("missing", vec![0x81, 0x83, 0, 1, 0, 0, 0, 0, 0, 0]),
+    ]
+}
+
+fn questions() -> Seeds {
+    let question = |name: &str, kind: u8, edns: bool| {
+        let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns)];
+        for label in name.split('.') {
+            query.push(u8::try_from(label.len()).expect("a short label"));
+            query.extend_from_slice(label.as_bytes());
+        }
+        query.extend_from_slice(&[0, 0, kind, 0, 1]);
+        if edns {
+            query.extend_from_slice(&[0, 0, 41, 0x10, 0, 0, 0, 0, 0, 0, 0]);
+        }
+        query
+    };
+    let six = format!("8.{}8.8.8.4.0.6.8.4.1.0.0.2.ip6.arpa", "0.".repeat(19));
+    vec![
+        ("address", question("tracker.example", 1, true)),
+        ("any", question("a.onion", 255, false)),
+        ("owner", question("8.8.8.8.in-addr.arpa", 12, false)),
+        ("owner6", question(&six, 12, false)),
     ]
 }
 
@@ -405,4 +441,63 @@ fn udp_exchange() -> Vec<u8> {
     }
     answer.extend_from_slice(&[192, 0, 2, 1, 26, 225]);
     [step(0, &[7; 8]), step(1, &answer)].concat()
+}
+
+fn http_requests() -> Seeds {
+    vec![
+        (
+            "connect",
+            b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\nProxy-Authorization: Basic YTpi\r\n\r\n".to_vec(),
+        ),
+        (
+            "get",
+            b"GET http://a.example:80/p?q#f HTTP/1.1\r\nHost: b\r\nProxy-Connection: keep-alive\r\nConnection: x\r\nX: 1\r\n\r\n".to_vec(),
+        ),
+        (
+            "post",
+            b"POST http://[::1]/ HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc".to_vec(),
+        ),
+        (
+            "page",
+            b"GET / HTTP/1.1\r\nHost: 127.0.0.1:1080\r\nOrigin: http://evil.example\r\n\r\n".to_vec(),
+        ),
+    ]
+}
+
+fn socks_requests() -> Seeds {
+    vec![
+        ("methods", vec![5, 2, 0, 2]),
+        ("password", b"\x01\x05alice\x06secret".to_vec()),
+        ("connect_v4", vec![5, 1, 0, 1, 203, 0, 113, 7, 0, 80]),
+        (
+            "connect_name",
+            b"\x05\x01\x00\x03\x09a.example\x00\x50".to_vec(),
+        ),
+        (
+            "connect_v6",
+            [&[5, 1, 0, 4][..], &[0x20; 16], &[0, 80]].concat(),
+        ),
+        ("associate", vec![5, 3, 0, 1, 0, 0, 0, 0, 0, 0]),
+        ("resolve", b"\x05\xf0\x00\x03\x09a.example\x00\x00".to_vec()),
+        ("resolve_ptr", vec![5, 0xf1, 0, 1, 203, 0, 113, 7, 0, 0]),
+        ("socks4", b"\x04\x01\x00\x50\xcb\x00\x71\x07me\0".to_vec()),
+        (
+            "socks4a",
+            b"\x04\x01\x00\x50\x00\x00\x00\x01\0a.example\0".to_vec(),
+        ),
+    ]
+}
+
+fn socks_datagrams() -> Seeds {
+    vec![
+        (
+            "v4",
+            b"\x00\x00\x00\x01\xcb\x00\x71\x07\x1a\xe1d1:ad2:id".to_vec(),
+        ),
+        ("name", b"\x00\x00\x00\x03\x09a.example\x00\x50x".to_vec()),
+        (
+            "fragment",
+            b"\x00\x00\x01\x01\xcb\x00\x71\x07\x1a\xe1x".to_vec(),
+        ),
+    ]
 }

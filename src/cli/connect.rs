@@ -1,9 +1,10 @@
 //! What commands that use the overlay have in common: the network file, the state folder, the client.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hushswarm_circuits::circuit::padding::CircuitPaddingConfig;
+use hushswarm_circuits::path::GuardSample;
 
 use super::network::keep_fresh;
 use crate::config::{NetworkFile, config_folder, unix_now};
@@ -39,8 +40,8 @@ pub struct Connected {
     pub client: Client,
     /// The state folder.
     pub state: Arc<StateDir>,
-    /// Held for as long as the folder is used.
-    pub lock: StateLock,
+    /// Held by a command that keeps others of its kind out.
+    pub lock: Option<StateLock>,
     /// Fetches newer relay lists for as long as it is held.
     pub fresh: Fresh,
 }
@@ -55,25 +56,35 @@ impl Drop for Fresh {
 }
 
 impl OverlayArgs {
-    /// Opens the state folder, reads the network file and its relay list, and makes a client. Nothing is sent yet.
+    /// Opens the state folder, reads the network file and its relay list, and makes a client. Nothing is sent yet. Other
+    /// commands may use the folder at the same time.
     ///
     /// # Errors
     /// What is missing or wrong, and what to do. There is no way to go on without circuits.
     pub fn connect(&self) -> Result<Connected, Error> {
-        let file = match &self.network {
-            Some(file) => file.clone(),
-            None => default_network()
-                .filter(|file| file.exists())
-                .ok_or_else(no_network)?,
-        };
+        self.open(false)
+    }
+
+    /// The same for a command that writes resume records: only one of them may use the folder at a time.
+    ///
+    /// # Errors
+    /// As [`OverlayArgs::connect`]; another one uses the folder.
+    pub fn connect_alone(&self) -> Result<Connected, Error> {
+        self.open(true)
+    }
+
+    fn open(&self, alone: bool) -> Result<Connected, Error> {
+        let file = network_path(self.network.as_deref())?;
         let (network, list) = NetworkFile::load(&file, unix_now())?;
         let path = match &self.state {
             Some(path) => path.clone(),
             None => StateDir::default_path()?,
         };
         let state = Arc::new(StateDir::open(&path)?);
-        let lock = state.lock()?;
-        let (guards, store) = GuardFile::open(StateDir::open(&path)?, &network.name)?;
+        let lock = alone.then(|| state.lock()).transpose()?;
+        let draw = |guards: &mut GuardSample| guards.refresh(&list, unix_now(), &mut rand::rng());
+        let folder = StateDir::open(&path)?;
+        let (guards, store) = GuardFile::open_drawn(folder, &network.name, draw)?;
         let config = ClientConfig {
             hops: usize::from(self.hops),
             rules: network.rules,
@@ -103,8 +114,16 @@ impl OverlayArgs {
     }
 }
 
-fn default_network() -> Option<PathBuf> {
-    Some(config_folder()?.join(NETWORK_FILE))
+/// The network file that was named, or the one at its usual place.
+///
+/// # Errors
+/// None was named, and there is none: nothing can be sent.
+pub fn network_path(named: Option<&Path>) -> Result<PathBuf, Error> {
+    let usual = || config_folder().map(|folder| folder.join(NETWORK_FILE));
+    match named {
+        Some(file) => Ok(file.to_owned()),
+        None => usual().filter(|file| file.exists()).ok_or_else(no_network),
+    }
 }
 
 fn no_network() -> Error {

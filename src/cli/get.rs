@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use super::connect::{Connected, OverlayArgs};
 use super::progress::{Progress as Display, duration, json_line};
+use super::routes::{RoutesArgs, gate};
 use super::transfer::follow;
 use crate::error::{Error, Exit, Kind};
 use crate::overlay::client::Client;
-use crate::route::circuits::CircuitRoute;
+use crate::route::policy::Policy;
 use crate::state::StateDir;
 use crate::torrent::engine::{Engine, Job, Options, Source, State};
 use crate::torrent::magnet::Magnet;
@@ -33,14 +34,13 @@ pub struct Args {
     /// Overwrite files of the same name that are not this torrent's
     #[arg(long)]
     overwrite: bool,
-    /// Use trackers and peers at private addresses: for a network of your own, on computers of your own
-    #[arg(long)]
-    allow_private: bool,
     /// Write progress as JSON lines to standard output
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     overlay: OverlayArgs,
+    #[command(flatten)]
+    routes: RoutesArgs,
 }
 
 /// Runs the download.
@@ -49,12 +49,13 @@ pub struct Args {
 /// What went wrong and what to do.
 pub async fn run(args: Args) -> Result<(), Error> {
     let source = read_source(&args.source)?;
+    let policy = args.routes.load()?.policy;
     let Connected {
         client,
         state,
         lock: _lock,
         fresh: _fresh,
-    } = args.overlay.connect()?;
+    } = args.overlay.connect_alone()?;
     let mut display = Display::new(args.json);
     if args.overlay.hops == 1 {
         display.say("with one hop, that relay sees both your address and whom you download from");
@@ -64,7 +65,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         output: args.output,
         seed: args.seed,
         overwrite: args.overwrite,
-        allow_private: args.allow_private,
+        policy,
     };
     let done = download(work, &client, &state, &mut display).await?;
     if args.json {
@@ -85,8 +86,8 @@ pub struct Work {
     pub seed: bool,
     /// Whether files that stand in the way may be overwritten.
     pub overwrite: bool,
-    /// Whether trackers and peers at private addresses are used: in networks on one computer only.
-    pub allow_private: bool,
+    /// Which trackers and peers may be asked, and through what.
+    pub policy: Policy,
 }
 
 /// A download that is complete; what `--json` says at the end.
@@ -134,9 +135,8 @@ pub async fn download(
         overwrite: work.overwrite,
     };
     let mut options = Options::new(state.path().to_owned());
-    options.allow_private = work.allow_private;
-    let outside = Arc::new(CircuitRoute::new(client.clone()));
-    let handle = Engine::new(outside, options).download(job);
+    options.allow_private = work.policy.allows_private();
+    let handle = Engine::new(gate(work.policy, client), options).download(job);
     let seeding = work.seed;
     let ended = follow(handle, client, display, |progress| {
         !seeding && matches!(progress.state, State::Done | State::Seeding)

@@ -11,6 +11,8 @@ pub mod network;
 pub mod progress;
 pub mod proxy;
 pub mod relay;
+pub mod reload;
+pub mod routes;
 pub mod run;
 pub mod seed;
 mod table;
@@ -71,7 +73,7 @@ pub fn main() -> ExitCode {
         Command::Seed(args) => block_on(seed::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Proxy(args) => block_on(proxy::run(args)),
-        Command::Run(args) => block_on(run::run(args)),
+        Command::Run(args) => return run::run(args),
         Command::Check(args) => block_on(check::run(args)),
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Leaktest(args) => block_on(leaktest::run(args)),

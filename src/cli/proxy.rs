@@ -13,11 +13,14 @@ use tokio::task::JoinSet;
 use super::connect::{Connected, OverlayArgs};
 use super::progress::json_line;
 use super::relay::Signals;
+use super::reload::on_hangup;
+use super::routes::RoutesArgs;
 use crate::error::{Error, Exit};
 use crate::net::UdpHere;
 use crate::net::os::LocalListener;
 use crate::overlay::client::Status;
 use crate::route::circuits::CircuitRoute;
+use crate::route::gate::Gate;
 use crate::socks::limits::Limits;
 use crate::socks::{Options, Server};
 
@@ -49,6 +52,8 @@ pub struct Args {
     /// Say what happens as JSON lines on standard output
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    routes: RoutesArgs,
     #[command(flatten)]
     overlay: OverlayArgs,
 }
@@ -95,6 +100,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         (Some(user), Some(file)) => Some((checked_user(user)?, read_password(file)?)),
         _ => None,
     };
+    let loaded = args.routes.load()?;
     let listeners = args
         .listen
         .iter()
@@ -116,8 +122,10 @@ pub async fn run(args: Args) -> Result<(), Error> {
         limits: Limits::default().for_files(raise_file_limit()),
     };
     let protected = options.password.is_some();
-    let outside = Arc::new(CircuitRoute::new(client.clone()));
-    let server = Server::new(outside, options);
+    let ways = Arc::new(CircuitRoute::new(client.clone()));
+    let gate = Gate::new(ways, loaded.policy.clone());
+    let _reloading = on_hangup(Arc::clone(&gate), args.routes.clone(), &loaded)?;
+    let server = Server::new(gate, options);
     let mut serving = JoinSet::new();
     let mut places = Vec::new();
     for (listener, place) in listeners.into_iter().zip(&args.listen) {
@@ -220,7 +228,7 @@ fn read_password(file: &Path) -> Result<String, Error> {
 }
 
 /// Lets this process have as many files open as the system allows; gives how many that are.
-fn raise_file_limit() -> u64 {
+pub(super) fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let wanted = Rlimit {

@@ -1,16 +1,67 @@
 //! `hushswarm run`: runs a program where nothing but circuits can be reached.
 
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use super::connect::OverlayArgs;
+use super::routes::RoutesArgs;
 use crate::error::Error;
+use crate::jail::publish::Publish;
+
+#[cfg(target_os = "linux")]
+mod jailed;
+
+/// The code that a failure of ours ends with, told apart from the program's own (as `env` and containers do).
+const FAILED: u8 = 125;
 
 /// Arguments of `hushswarm run`.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// The program and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "PROGRAM"
+    )]
+    program: Vec<OsString>,
+    /// Catch nothing: only programs that use the proxy (ALL_PROXY is set) reach anything
+    #[arg(long)]
+    no_catch: bool,
+    /// When the program ends, wait for those that it has left behind (daemons), instead of ending them
+    #[arg(long)]
+    linger: bool,
+    /// Lead a port of this computer's loopback to the same, or another, port of loopback inside: 8080, 8081:8080 or
+    /// 127.0.0.2:8080:8080; may be repeated
+    #[arg(long, value_name = "[ADDR:]PORT[:INSIDE]")]
+    publish: Vec<Publish>,
+    #[command(flatten)]
+    routes: RoutesArgs,
+    #[command(flatten)]
+    overlay: OverlayArgs,
+}
 
-/// Runs the command.
-///
-/// # Errors
-/// What went wrong and what to do.
-pub async fn run(args: Args) -> Result<(), Error> {
-    let Args {} = args;
-    Err(Error::local("not built yet"))
+/// Runs the program, and ends as it ended: with its code, or 128 and the signal; with 126 where it can't be executed, 127
+/// where there is none, and 125 where the jail or the network could not be had.
+pub fn run(args: Args) -> ExitCode {
+    #[cfg(target_os = "linux")]
+    let ended = jailed::run(args);
+    #[cfg(not(target_os = "linux"))]
+    let ended = {
+        let _ = args;
+        Err(Error::local("jails are made of Linux namespaces, and this is not Linux")
+            .with_hint("set the program up to use \"hushswarm proxy\", and look at it with \"hushswarm doctor\""))
+    };
+    match ended {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            told(&error);
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn told(error: &Error) {
+    // When even this can't be written, the exit code still tells.
+    let _ = error.report(&mut std::io::stderr().lock());
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::connect::{Connected, OverlayArgs};
 use super::progress::{Progress as Display, json_line};
+use super::routes::RoutesArgs;
 use super::transfer::follow;
 use crate::error::{Error, Exit};
-use crate::route::circuits::CircuitRoute;
 use crate::torrent::engine::{Engine, Options, create};
 use crate::torrent::magnet::Magnet;
 
@@ -23,14 +23,13 @@ pub struct Args {
     /// Write the torrent file here too
     #[arg(long, value_name = "FILE")]
     torrent: Option<PathBuf>,
-    /// Use trackers and peers at private addresses: for a network of your own, on computers of your own
-    #[arg(long)]
-    allow_private: bool,
     /// Write progress as JSON lines to standard output
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     overlay: OverlayArgs,
+    #[command(flatten)]
+    routes: RoutesArgs,
 }
 
 #[derive(serde::Serialize)]
@@ -43,12 +42,13 @@ struct Made {
 /// # Errors
 /// What went wrong and what to do.
 pub async fn run(args: Args) -> Result<(), Error> {
+    let loaded = args.routes.load()?;
     let Connected {
         client,
         state,
         lock: _lock,
         fresh: _fresh,
-    } = args.overlay.connect()?;
+    } = args.overlay.connect_alone()?;
     let mut display = Display::new(args.json);
     display.say("hashing");
     let trackers = args.tracker.iter().map(|url| vec![url.clone()]).collect();
@@ -68,9 +68,8 @@ pub async fn run(args: Args) -> Result<(), Error> {
     }
     .to_string();
     let mut options = Options::new(state.path().to_owned());
-    options.allow_private = args.allow_private;
-    let outside = Arc::new(CircuitRoute::new(client.clone()));
-    let handle = Engine::new(outside, options).seed(metainfo, created.folder);
+    options.allow_private = loaded.policy.allows_private();
+    let handle = Engine::new(loaded.gate(&client), options).seed(metainfo, created.folder);
     if args.json {
         json_line("seeding", &Made { magnet });
     } else {

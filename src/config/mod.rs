@@ -83,7 +83,7 @@ struct Source<'a> {
 impl Source<'_> {
     fn parse<T: serde::de::DeserializeOwned>(&self) -> Result<T, ConfigError> {
         toml::from_str(self.text).map_err(|error| {
-            let what = error.message().trim().replace('\n', ", ");
+            let what = without_texts(error.message().trim()).replace('\n', ", ");
             ConfigError {
                 line: error.span().map(|span| self.line(&span)),
                 ..self.error(what)
@@ -120,6 +120,16 @@ impl Source<'_> {
             .count()
             .saturating_add(1)
     }
+}
+
+/// A message without the texts of the file that it repeats: a host there may be what somebody visits.
+fn without_texts(message: &str) -> String {
+    let mut parts = message.splitn(2, "string \"");
+    let (before, Some(rest)) = (parts.next().unwrap_or_default(), parts.next()) else {
+        return message.to_owned();
+    };
+    let after = rest.rsplit_once('"').map_or("", |(_, after)| after);
+    format!("{before}a text{after}")
 }
 
 /// Reads a file of at most `limit` bytes.

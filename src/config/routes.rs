@@ -125,7 +125,6 @@ impl std::fmt::Debug for Routes {
 #[serde(deny_unknown_fields)]
 struct Read {
     default: Option<Spanned<String>>,
-    default_hops: Option<Spanned<i64>>,
     refuse_ports: Option<Spanned<Value>>,
     #[serde(default)]
     rule: Vec<Spanned<ReadRule>>,
@@ -174,11 +173,7 @@ impl Routes {
         let read: Read = source.parse()?;
         let mut routes = Self::default();
         if let Some(default) = &read.default {
-            routes.default = action(&source, default, read.default_hops.as_ref())?;
-        } else if let Some(hops) = &read.default_hops {
-            routes.default = RouteAction::Circuit {
-                hops: Some(checked_hops(&source, hops)?),
-            };
+            routes.default = action(&source, default, None)?;
         }
         if let Some(ports) = &read.refuse_ports {
             routes.refuse_ports = parse_ports(&source, ports)?;

@@ -237,3 +237,156 @@ proptest! {
         prop_assert_eq!(id_from_hex(&hex[1..]), None);
     }
 }
+
+fn routes(text: &str) -> Result<Routes, String> {
+    Routes::parse(text, Path::new("routes.toml")).map_err(|error| error.to_string())
+}
+
+#[test]
+fn wrong_routes_files_say_where_and_what() {
+    let rule = |entries: &str| format!("# comment\n[[rule]]\naction = 'circuit'\n{entries}\n");
+    let table = [
+        ("default = 'direct'", 1, "no way around"),
+        ("\ndefault = 7", 2, "expected a string"),
+        ("defualt = 'refuse'", 1, "unknown field `defualt`"),
+        ("refuse_ports = 70000", 1, "a port is a number"),
+        ("refuse_ports = ['25-']", 1, "a port is a number"),
+        ("refuse_ports = [0]", 1, "a port is a number"),
+        ("refuse_ports = [[1]]", 1, "a port is a number"),
+        ("refuse_ports = ['9-8']", 1, "a port is a number"),
+        ("refuse_ports = ['+25']", 1, "a port is a number"),
+        ("refuse_ports = [2.5]", 1, "a port is a number"),
+        ("rule = 'x'", 1, "sequence"),
+        ("[[rule]]\nhost = 'a.example'", 1, "missing field `action`"),
+        ("[[rule]]\nhots = 'a.example'", 2, "unknown field `hots`"),
+        (&rule(""), 2, "needs a host, a port or a proto"),
+        (&rule("host = 7"), 4, "host is a text"),
+        (&rule("host = []"), 4, "host is a text"),
+        (&rule("host = ['a.example', 1]"), 4, "host is a text"),
+        (&rule("host = ''"), 4, "a host is a name"),
+        (&rule("host = 'a..example'"), 4, "a host is a name"),
+        (&rule("host = '.example'"), 4, "a host is a name"),
+        (&rule("host = 'a.*.example'"), 4, "a host is a name"),
+        (&rule("host = '*example.org'"), 4, "a host is a name"),
+        (&rule("host = 'b\u{fc}cher.example'"), 4, "xn--"),
+        (
+            &rule("host = 'http://a.example'"),
+            4,
+            "a network is written",
+        ),
+        (
+            &rule("host = '10.1.2.3/8'"),
+            4,
+            "after the network's prefix",
+        ),
+        (&rule("host = '10.0.0.0/33'"), 4, "0 to 32"),
+        (&rule("host = '::/+1'"), 4, "0 to 128"),
+        (&rule("host = 'x.onion'"), 4, "never go through circuits"),
+        (
+            &rule("host = ['a', '*.ONION.']"),
+            4,
+            "never go through circuits",
+        ),
+        (&rule("port = []"), 4, "names no port"),
+        (&rule("port = '80,443'"), 4, "a port is a number"),
+        (&rule("port = 80\nproto = 'TCP'"), 5, "proto is"),
+        (&rule("port = 80\nhops = 0"), 5, "1 to 3"),
+        (&rule("port = 80\nhops = 4"), 5, "1 to 3"),
+        (&rule("port = 80\nhops = 257"), 5, "1 to 3"),
+        (
+            "[[rule]]\nport = 1\naction = 'refuse'\nhops = 2",
+            4,
+            "only circuits",
+        ),
+        ("[[rule]]\nport = 1\naction = 'bypass'", 3, "no way around"),
+    ];
+    for (text, line, what) in table {
+        let shown = routes(text).unwrap_err();
+        let place = format!("routes.toml, line {line}: ");
+        assert!(shown.starts_with(&place), "{text}: {shown}");
+        assert!(shown.contains(what), "{text}: {shown}");
+        assert_eq!(shown.lines().count(), 1, "{shown}");
+    }
+}
+
+/// Errors of a file that is read again go to a service's log.
+#[test]
+fn errors_in_routes_do_not_repeat_hosts() {
+    for text in [
+        "rule = 'secret.example'",
+        "rule = ['secret.example']",
+        "[[rule]]\nport = 1\naction = 'secret.example'",
+        "[[rule]]\nhost = 'secret..example'\naction = 'refuse'",
+        "[[rule]]\nhost = 'secret.example/24'\naction = 'refuse'",
+        "[[rule]]\nport = 1\naction = 'circuit'\nhops = 'secret.example'",
+        "default = ['secret.example']",
+        "[[rule]]\nport = 'secret.example'\naction = 'refuse'",
+    ] {
+        let shown = routes(text).unwrap_err();
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+}
+
+#[test]
+fn hosts_and_ports_are_read_in_every_spelling() {
+    let read = |host: &str| {
+        let text = format!("[[rule]]\nhost = {host}\naction = 'refuse'\n");
+        routes(&text).unwrap().rules.remove(0).hosts
+    };
+    let net = |ip: &str, prefix| {
+        let net = hushswarm_circuits::relay_list::Net::new(ip.parse().unwrap(), prefix);
+        HostPattern::Net(net.unwrap())
+    };
+    let name = |name: &str| HostPattern::Name(name.to_owned());
+    assert!(read("'*'") == [HostPattern::Any]);
+    assert!(read("'A.Example.'") == [name("a.example")]);
+    assert!(read("'*.A.Example.'") == [HostPattern::Below("a.example".to_owned())]);
+    assert!(read("['8.8.8.8', '9.0.0.0/8']") == [net("8.8.8.8", 32), net("9.0.0.0", 8)]);
+    assert!(read("['2606::/16', '[2606::1]']") == [net("2606::", 16), net("2606::1", 128)]);
+    // Targets are judged in their IPv4 form, so rules are kept in it.
+    assert!(read("'::ffff:9.0.0.0/104'") == [net("9.0.0.0", 8)]);
+    assert!(read("'::/0'") == [net("::", 0)]);
+    let text = "refuse_ports = []\n[[rule]]\nport = [80, '443', '1 - 3']\naction = 'refuse'\n";
+    let routes = routes(text).unwrap();
+    assert_eq!(routes.rules[0].ports, [80..=80, 443..=443, 1..=3]);
+    assert!(routes.refuse_ports.is_empty());
+    assert_eq!(routes.default, RouteAction::Circuit { hops: None });
+}
+
+#[test]
+fn routes_files_are_bounded() {
+    let rule = "[[rule]]\nport = 1\naction = 'refuse'\n";
+    assert!(routes(&rule.repeat(MAX_ROUTE_RULES)).is_ok());
+    let error = routes(&rule.repeat(MAX_ROUTE_RULES + 1)).unwrap_err();
+    assert!(error.contains("more than 1000 rules"), "{error}");
+    let hosts = "'a.example',".repeat(MAX_ROUTE_PATTERNS);
+    let error = routes(&format!("[[rule]]\nhost = [{hosts}]\naction = 'refuse'\n")).unwrap_err();
+    assert!(error.contains("more than 4000 hosts"), "{error}");
+}
+
+#[test]
+fn a_routes_file_that_was_named_must_be_there() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("routes.toml");
+    let error = Routes::load(Some(&path)).unwrap_err();
+    assert_eq!(error.exit(), Exit::Disk);
+    std::fs::write(&path, "default = 'refuse'\n").unwrap();
+    let (routes, from) = Routes::load(Some(&path)).unwrap();
+    assert_eq!((routes.default, from), (RouteAction::Refuse, Some(path)));
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_routes_file_panic(text in "\\PC{0,200}") {
+        let _ = routes(&text);
+    }
+
+    #[test]
+    fn no_entry_makes_the_routes_file_panic(
+        entry in prop::sample::select(vec!["host", "port", "proto", "action", "hops"]),
+        value in "\\PC{0,20}|'[0-9a-fA-F:./*-]{0,20}'|-?[0-9]{1,20}|\\[('[0-9*./-]{0,9}',|[0-9]{1,6},){0,3}\\]",
+    ) {
+        let _ = routes(&format!("[[rule]]\naction = 'circuit'\nport = 1\n{entry} = {value}\n"));
+        let _ = routes(&format!("refuse_ports = {value}\n"));
+    }
+}

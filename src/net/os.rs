@@ -15,6 +15,8 @@ use super::{BoxFuture, RelayDialer, Transport};
 
 #[cfg(target_os = "linux")]
 mod caught;
+#[cfg(target_os = "linux")]
+pub mod jail;
 mod local;
 mod lookup;
 #[cfg(target_os = "linux")]

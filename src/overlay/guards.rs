@@ -1,6 +1,9 @@
 //! Where the guard sample is kept: one file per network in the state folder, because guards only protect when they
 //! outlive the process.
 //!
+//! Several processes may use the folder at once (a proxy, a jail, a download): each takes its turn at the file, and puts
+//! down what it has changed beside what the others have.
+//!
 //! The file tells which relays know this user's address, so it is a secret. A damaged one is an error, never a
 //! reason to draw new guards silently: that is what somebody who wants to be drawn would try to bring about.
 
@@ -68,6 +71,37 @@ pub fn store(dir: &StateDir, network: &str, sample: &GuardSample) -> Result<(), 
     })
     .map_err(|error| Error::new(Kind::Bug, "can't write the guards").with_source(error))?;
     Ok(dir.write_secret(&file_name(network), text.as_bytes())?)
+}
+
+/// Stores what this process has changed since it knew `known`, and leaves what other processes have.
+fn store_beside(
+    dir: &StateDir,
+    network: &str,
+    known: &GuardSample,
+    ours: &GuardSample,
+) -> Result<(), Error> {
+    let _turn = dir.lock_briefly()?;
+    let stored = load(dir, network)?;
+    store(dir, network, &merge(&stored, known, ours))
+}
+
+/// What is stored, with the changes from `known` to `ours`: guards that came or went, and what is told of each.
+fn merge(stored: &GuardSample, known: &GuardSample, ours: &GuardSample) -> GuardSample {
+    let find = |sample: &GuardSample, id| sample.guards().iter().find(|g| g.id == id).cloned();
+    let kept = stored.guards().iter().filter_map(|theirs| {
+        let (before, now) = (find(known, theirs.id), find(ours, theirs.id));
+        match (before, now) {
+            (before, Some(now)) if before.as_ref() != Some(&now) => Some(now),
+            // We let it go.
+            (Some(_), None) => None,
+            (_, _) => Some(theirs.clone()),
+        }
+    });
+    let added = ours.guards().iter().filter(|guard| {
+        // One that we knew and that is gone was let go by another process.
+        find(stored, guard.id).is_none() && find(known, guard.id).is_none()
+    });
+    GuardSample::from_guards(kept.chain(added.cloned()).take(SAMPLE_SIZE))
 }
 
 fn file_name(network: &str) -> String {
@@ -152,19 +186,41 @@ pub struct GuardFile {
 }
 
 impl GuardFile {
-    /// Reads the guards of a network, and stores them from now on. The caller holds the folder's lock.
+    /// Reads the guards of a network, and stores them from now on.
     ///
     /// # Errors
     /// As [`load`], or the thread can't be started.
     pub fn open(dir: StateDir, network: &str) -> Result<(GuardSample, Self), Error> {
-        let sample = load(&dir, network)?;
+        Self::open_drawn(dir, network, |_| {})
+    }
+
+    /// The same, with guards drawn where some are missing, before anybody else reads the file: two processes that are
+    /// started at once must not draw different ones.
+    ///
+    /// # Errors
+    /// As [`load`], or the thread can't be started, or the disk.
+    pub fn open_drawn(
+        dir: StateDir,
+        network: &str,
+        draw: impl FnOnce(&mut GuardSample),
+    ) -> Result<(GuardSample, Self), Error> {
+        let turn = dir.lock_briefly()?;
+        let mut sample = load(&dir, network)?;
+        let before = sample.clone();
+        draw(&mut sample);
+        if sample != before {
+            store(&dir, network, &sample)?;
+        }
+        drop(turn);
         let mailbox = Arc::new(Mailbox::default());
         let (network, inbox) = (network.to_owned(), Arc::clone(&mailbox));
+        let mut known = sample.clone();
         let work = move || {
             while let Some(sample) = inbox.next() {
-                if let Err(error) = store(&dir, &network, &sample) {
+                if let Err(error) = store_beside(&dir, &network, &known, &sample) {
                     warn!(%error, "the guards can't be stored: is the disk full?");
                 }
+                known = sample;
             }
         };
         let writer = std::thread::Builder::new().name("guards".to_owned());
@@ -274,6 +330,56 @@ mod tests {
         drop(file);
         let dir = StateDir::open(temp.path().join("state")).unwrap();
         assert_eq!(load(&dir, "net").unwrap(), sample(20));
+    }
+
+    #[test]
+    fn processes_keep_what_each_other_has_stored() {
+        let (temp, dir) = state();
+        store(&dir, "net", &sample(3)).unwrap();
+        let open = || {
+            let dir = StateDir::open(temp.path().join("state")).unwrap();
+            GuardFile::open(dir, "net").unwrap()
+        };
+        let ((_, first), (_, second)) = (open(), open());
+        let mut one = sample(4).guards().to_vec();
+        one[0].failures = 7;
+        first.save(&GuardSample::from_guards(one));
+        drop(first);
+        // The other knows nothing of it, lets the second go and adds one of its own.
+        let mut two = sample(6).guards().to_vec();
+        two.remove(1);
+        two.retain(|guard| guard.id != RelayId([3; 32]) && guard.id != RelayId([4; 32]));
+        two[1].failures = 9;
+        second.save(&GuardSample::from_guards(two));
+        drop(second);
+        let merged = load(&dir, "net").unwrap();
+        let shown: Vec<_> = merged
+            .guards()
+            .iter()
+            .map(|g| (g.id.0[0], g.failures))
+            .collect();
+        let max = u32::MAX;
+        assert_eq!(shown, [(0, 7), (2, 9), (3, max), (5, max)]);
+    }
+
+    #[test]
+    fn two_that_start_at_once_draw_the_same_guards() {
+        let (temp, _dir) = state();
+        let threads: Vec<_> = (0..8u8)
+            .map(|n| {
+                let dir = StateDir::open(temp.path().join("state")).unwrap();
+                std::thread::spawn(move || {
+                    let draw = |held: &mut GuardSample| {
+                        if held.guards().is_empty() {
+                            *held = sample(n + 1);
+                        }
+                    };
+                    GuardFile::open_drawn(dir, "net", draw).unwrap().0
+                })
+            })
+            .collect();
+        let drawn: Vec<_> = threads.into_iter().map(|t| t.join().unwrap()).collect();
+        assert!(drawn.iter().all(|one| *one == drawn[0]));
     }
 
     #[test]

@@ -8,11 +8,11 @@ use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::keys::RelayId;
 use hushswarm_circuits::lookup::Answer;
 use hushswarm_circuits::path::ExitNeed;
-use hushswarm_circuits::relay_list::{Proto, is_global};
+use hushswarm_circuits::relay_list::{ExitPolicy, Proto, is_global};
 use hushswarm_circuits::target::{Host, HostName, Target};
 
 use super::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
-use crate::overlay::circuit::{Circuit, StreamFailure};
+use crate::overlay::circuit::StreamFailure;
 use crate::overlay::client::{Client, Wanted};
 
 /// How long an exit may take to open a stream: its own limit is 15 s, and the way is long.
@@ -47,7 +47,7 @@ impl CircuitRoute {
         &self,
         host: &Host,
         isolation: Isolation,
-        read: impl Fn(&Circuit, Answer) -> Option<T>,
+        read: impl Fn(&ExitPolicy, Answer) -> Option<T>,
     ) -> Result<T, RouteError> {
         let mut avoid: Vec<RelayId> = Vec::new();
         let mut last = RouteError::CircuitLost;
@@ -59,9 +59,11 @@ impl CircuitRoute {
                 Err(_) if !avoid.is_empty() => return Err(last),
                 Err(error) => return Err(RouteError::NoCircuit(error.to_string())),
             };
+            let exit = circuit.path().last();
             last = match circuit.look_up(host, OPEN_TIMEOUT).await {
-                Ok(answer) => match read(&circuit, answer) {
+                Ok(answer) => match exit.and_then(|exit| read(&exit.policy, answer)) {
                     Some(found) => return Ok(found),
+                    // An exit that gives what it must not is as good as one that refuses.
                     None => RouteError::Refused,
                 },
                 Err(StreamFailure::Status(OpenStatus::NameNotFound)) => {
@@ -75,7 +77,7 @@ impl CircuitRoute {
                 }
             };
             // The resolver of another exit may do better.
-            avoid.extend(circuit.path().last().map(|exit| exit.identity));
+            avoid.extend(exit.map(|exit| exit.identity));
         }
         Err(last)
     }
@@ -91,11 +93,9 @@ impl CircuitRoute {
 
 /// Addresses that the exit itself could reach. Others it must not give, by its own word in the relay list: a private
 /// address would lead a program of this computer to its neighbours.
-fn told(exit: &Circuit, found: Vec<(IpAddr, u32)>) -> Vec<IpAddr> {
-    let policy = exit.path().last().map(|relay| &relay.policy);
-    let ips = found.into_iter().map(|(ip, _)| ip.to_canonical());
-    ips.filter(|ip| policy.is_some_and(|policy| policy.may_allow_ip(*ip)))
-        .collect()
+fn told(exit: &ExitPolicy, found: &[(IpAddr, u32)]) -> Vec<IpAddr> {
+    let ips = found.iter().map(|(ip, _)| ip.to_canonical());
+    ips.filter(|ip| exit.may_allow_ip(*ip)).collect()
 }
 
 fn route_error(failure: StreamFailure) -> RouteError {
@@ -182,8 +182,8 @@ impl Outside for CircuitRoute {
     ) -> BoxFuture<'a, Result<Vec<IpAddr>, RouteError>> {
         Box::pin(async move {
             let host = Host::Name(name.clone());
-            let read = |exit: &Circuit, answer| match answer {
-                Answer::Addresses(found) => Some(told(exit, found)).filter(|ips| !ips.is_empty()),
+            let read = |exit: &ExitPolicy, answer| match answer {
+                Answer::Addresses(found) => Some(told(exit, &found)).filter(|ips| !ips.is_empty()),
                 Answer::Name(..) => None,
             };
             self.look_up(&host, isolation, read).await
@@ -200,11 +200,30 @@ impl Outside for CircuitRoute {
             if !is_global(ip) {
                 return Err(RouteError::Refused);
             }
-            let read = |_: &Circuit, answer| match answer {
+            let read = |_: &ExitPolicy, answer| match answer {
                 Answer::Name(name, _) => Some(name),
                 Answer::Addresses(_) => None,
             };
             self.look_up(&Host::Ip(ip), isolation, read).await
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_exit_that_gives_addresses_it_must_not_is_not_believed() {
+        let ips = |texts: &[&str]| -> Vec<IpAddr> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let given = ["8.8.8.8", "10.0.0.1", "::1", "::ffff:8.8.4.4", "fd00::1"];
+        let given: Vec<_> = ips(&given).into_iter().map(|ip| (ip, 60)).collect();
+        let public = told(&ExitPolicy::public(), &given);
+        assert_eq!(public, ips(&["8.8.8.8", "8.8.4.4"]));
+        let private = ExitPolicy::from_texts(&["accept tcp 10.0.0.0/8:*"]).unwrap();
+        assert_eq!(told(&private, &given), ips(&["10.0.0.1"]));
     }
 }

@@ -23,14 +23,13 @@ const MAX_WAITING: usize = 64;
 pub(super) struct GatedDatagrams {
     shared: Arc<Shared>,
     isolation: Isolation,
-    first_hops: Option<u8>,
     first: Box<dyn Datagrams>,
     lanes: Arc<Lanes>,
 }
 
 #[derive(Default)]
 struct Lanes {
-    /// At most one for each number of hops, and one for none: [`Verdict::Circuit`] has four.
+    /// At most one for each number of hops: 1 to 3.
     all: Mutex<Vec<Lane>>,
     /// A lane has opened.
     opened: Notify,
@@ -116,17 +115,15 @@ impl Lanes {
 }
 
 impl GatedDatagrams {
-    /// Opens the lane that most datagrams will take.
+    /// Opens the lane of those datagrams for which no rule asks for a length.
     pub(super) async fn open(
         shared: Arc<Shared>,
         isolation: Isolation,
     ) -> Result<Self, RouteError> {
-        let first_hops = shared.policy().default_hops();
-        let first = shared.circuits(first_hops).datagrams(isolation).await?;
+        let first = shared.circuits(None).datagrams(isolation).await?;
         Ok(Self {
             shared,
             isolation,
-            first_hops,
             first,
             lanes: Arc::default(),
         })
@@ -160,7 +157,7 @@ impl Datagrams for GatedDatagrams {
                 return Ok(());
             }
         };
-        if hops == self.first_hops {
+        if hops.is_none() {
             return self.first.send(to, payload);
         }
         if !self.lanes.send(hops, to, payload) {

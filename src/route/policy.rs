@@ -145,6 +145,12 @@ impl Policy {
         self.routes.rules.len()
     }
 
+    /// Whether some rule uses circuits of a single relay, which then knows both ends.
+    pub fn has_single_hops(&self) -> bool {
+        let single = RouteAction::Circuit { hops: Some(1) };
+        self.routes.rules.iter().any(|rule| rule.action == single)
+    }
+
     /// Where a stream or datagram goes.
     pub fn decide(&self, proto: Proto, target: &Target) -> Verdict {
         self.explain(proto, target).0
@@ -167,14 +173,6 @@ impl Policy {
     /// Where the question for an address's name goes. As [`Policy::decide_name`].
     pub fn decide_address(&self, ip: IpAddr) -> Verdict {
         self.judge(&Host::Ip(ip), None).0
-    }
-
-    /// Where a datagram flow begins, before anything says where its datagrams go.
-    pub fn default_hops(&self) -> Option<u8> {
-        match self.routes.default {
-            RouteAction::Circuit { hops } => hops,
-            RouteAction::Refuse | RouteAction::Tor => None,
-        }
     }
 
     /// Whether an address that an exit gives as an answer may be told to a program here: one that is not public would

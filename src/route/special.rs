@@ -9,10 +9,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hushswarm_circuits::relay_list::is_global;
 use hushswarm_circuits::target::Host;
 
-/// Zones whose names mean something only in one's own network: localhost and test (RFC 6761), local (RFC 6762, whose
-/// appendix G lists the others that people use), internal (reserved by ICANN in 2024), and what routers hand out.
-/// `home.arpa` (RFC 8375) is below [`NOWHERE_ZONES`]' `arpa`, and comes first.
-const LOCAL_ZONES: [&str; 12] = [
+/// Zones whose names mean something only in one's own network: localhost (RFC 6761), local (RFC 6762, whose appendix G
+/// lists the others that people use), internal (reserved by ICANN in 2024), and what routers hand out. `home.arpa`
+/// (RFC 8375) is below [`NOWHERE_ZONES`]' `arpa`, and comes first. Not among them are `test`, `example` and `invalid`:
+/// RFC 6761 has applications treat them as any other name, and the DNS at the exit says that there is no such host.
+const LOCAL_ZONES: [&str; 11] = [
     "localhost",
     "localdomain",
     "local",
@@ -23,13 +24,12 @@ const LOCAL_ZONES: [&str; 12] = [
     "home",
     "lan",
     "home.arpa",
-    "test",
     "fritz.box",
 ];
 
-/// Zones below which no host is: never in the DNS (RFC 6761, RFC 9476), other networks' names, which no resolver at an
-/// exit should learn, and the DNS's own machinery.
-const NOWHERE_ZONES: [&str; 6] = ["invalid", "alt", "i2p", "bit", "exit", "arpa"];
+/// Zones below which the DNS has no host: other networks' names (RFC 9476 for all of `alt`), which no resolver at an exit
+/// should learn, and the DNS's own machinery.
+const NOWHERE_ZONES: [&str; 5] = ["alt", "i2p", "bit", "exit", "arpa"];
 
 /// Names for Tor's onion services (RFC 7686).
 const ONION_ZONE: &str = "onion";

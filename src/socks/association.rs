@@ -125,7 +125,7 @@ impl Association {
                 Ok(flow) => return Some(flow),
                 Err(error) => {
                     debug!(%error, "datagram flow not opened");
-                    if error == RouteError::Refused {
+                    if matches!(error, RouteError::Refused | RouteError::Forbidden(_)) {
                         return None;
                     }
                 }
@@ -191,7 +191,11 @@ impl Association {
                 return error;
             }
             let mut begin = 0;
-            while batch.len() < MANY_DATAGRAMS && begin < BATCH_BYTES {
+            // Strangers' datagrams count too: a flood of them must not keep others from their turn.
+            for _ in 0..MANY_DATAGRAMS {
+                if begin >= BATCH_BYTES {
+                    break;
+                }
                 match self.next(&mut buf[begin..begin + MAX_DATAGRAM]) {
                     None => break,
                     Some(None) => {}

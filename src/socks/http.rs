@@ -78,8 +78,9 @@ pub enum BadHead {
 
 /// Whether a head is complete: its end is in `bytes`, at or after `from`.
 pub fn is_complete(bytes: &[u8], from: usize) -> bool {
-    let tail = bytes.get(from.saturating_sub(3)..).unwrap_or_default();
-    tail.windows(4).any(|end| end == b"\r\n\r\n") || tail.windows(2).any(|end| end == b"\n\n")
+    let tail = bytes.get(from.saturating_sub(2)..).unwrap_or_default();
+    // A line may end without CR (RFC 9112 §2.2).
+    tail.windows(3).any(|end| end == b"\n\r\n") || tail.windows(2).any(|end| end == b"\n\n")
 }
 
 /// Reads a request head; gives it and its length, or `None` while bytes are missing.
@@ -294,10 +295,17 @@ pub fn bad_head(bad: BadHead) -> Vec<u8> {
 /// Says why a target was not reached.
 pub fn not_reached(error: &RouteError) -> Vec<u8> {
     let (status, text) = match error {
+        RouteError::Forbidden(reason) => {
+            let hint = reason.hint().unwrap_or("nothing was sent");
+            return answer(
+                "403 Forbidden",
+                "",
+                &format!("Refused by the routing policy: {reason}; {hint}."),
+            );
+        }
         RouteError::Refused => (
             "403 Forbidden",
-            "The routing policy, or that of every exit, does not let this target out. \
-             Addresses of your own network are refused unless you allow them.",
+            "No exit lets this target out, or the one that was asked refused it.",
         ),
         RouteError::NoCircuit(_) => (
             "503 Service Unavailable",
@@ -336,6 +344,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::route::policy::Reason;
 
     fn parsed(text: &str) -> Result<Head, BadHead> {
         let (head, used) = parse(text.as_bytes())?.unwrap();
@@ -495,6 +504,9 @@ mod tests {
             assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())));
             assert!(!text.contains("secret"));
         }
+        let private =
+            String::from_utf8(not_reached(&RouteError::Forbidden(Reason::PrivateAddress))).unwrap();
+        assert!(private.starts_with("HTTP/1.1 403 ") && private.contains("--allow-private"));
         let wanted = String::from_utf8(password_wanted()).unwrap();
         assert!(wanted.contains("\r\nProxy-Authenticate: Basic realm="));
     }

@@ -136,6 +136,3 @@ impl Server {
         Isolation::new("socks", &owner, 0)
     }
 }
-
-#[cfg(test)]
-mod tests;

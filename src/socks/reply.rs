@@ -34,7 +34,7 @@ pub enum Code {
 impl From<&RouteError> for Code {
     fn from(error: &RouteError) -> Self {
         match error {
-            RouteError::Refused => Self::Policy,
+            RouteError::Refused | RouteError::Forbidden(_) => Self::Policy,
             RouteError::NoCircuit(_) => Self::NetworkUnreachable,
             RouteError::NameNotFound | RouteError::Unreachable => Self::HostUnreachable,
             RouteError::ConnectionRefused => Self::Refused,
@@ -127,11 +127,13 @@ pub fn socks4_wrong_user() -> [u8; 8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::policy::Reason;
 
     #[test]
     fn replies_are_those_of_the_rfc() {
         let table = [
             (RouteError::Refused, 2),
+            (RouteError::Forbidden(Reason::PrivateAddress), 2),
             (RouteError::NoCircuit(String::new()), 3),
             (RouteError::NameNotFound, 4),
             (RouteError::Unreachable, 4),

@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn methods_and_passwords_are_read() {
         assert_eq!(whole(methods, &[5, 2, 0, 2]), [0, 2]);
-        assert_eq!(whole(methods, &[5, 0]), []);
+        assert_eq!(whole(methods, &[5, 0]), Vec::<u8>::new());
         assert_eq!(methods(&[4, 1, 0]), Err(BadRequest::Version));
         let said = whole(password, b"\x01\x05alice\x06secret");
         assert_eq!(said, Credentials::new(*b"alice", *b"secret"));

@@ -26,6 +26,8 @@ const MAX_NAME: usize = 128;
 const MAX_SECRET: usize = 8192;
 /// The file whose lock marks the folder as in use.
 const LOCK_FILE: &str = "lock";
+/// The file whose lock is held for the moment in which shared files are read and written.
+const TURN_FILE: &str = "turn";
 /// What group and others must not have.
 const FOREIGN_BITS: u32 = 0o077;
 
@@ -217,18 +219,57 @@ impl StateDir {
         Self::open(self.path_of(name)?)
     }
 
-    /// Marks the folder as in use.
+    /// Marks the folder as in use by one process alone.
     ///
     /// # Errors
     /// Another process uses it: tell the user.
     pub fn lock(&self) -> Result<StateLock, StateError> {
-        let path = self.path.join(LOCK_FILE);
+        self.lock_file(LOCK_FILE, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Waits for its turn to read and write files that several processes share. Hold it for no longer than that.
+    ///
+    /// # Errors
+    /// As the system says: tell the user.
+    pub fn lock_briefly(&self) -> Result<StateLock, StateError> {
+        loop {
+            match self.lock_file(TURN_FILE, FlockOperation::LockExclusive) {
+                // A signal came in between.
+                Err(StateError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn lock_file(&self, name: &str, how: FlockOperation) -> Result<StateLock, StateError> {
+        let path = self.path.join(name);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.dir, LOCK_FILE, flags, Mode::RUSR | Mode::WUSR)
+        let file = rustix::fs::openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|error| StateError::io("open", &path, error))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match rustix::fs::flock(&file, how) {
             Ok(()) => Ok(StateLock { _file: file }),
             Err(Errno::WOULDBLOCK) => Err(StateError::Locked(self.path.clone())),
+            Err(error) => Err(StateError::io("lock", &path, error)),
+        }
+    }
+
+    /// Whether another process uses the folder. Nothing is made or marked.
+    ///
+    /// # Errors
+    /// The mark can't be looked at: tell the user.
+    pub fn is_locked(&self) -> Result<bool, StateError> {
+        let path = self.path.join(LOCK_FILE);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.dir, LOCK_FILE, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(false),
+            Err(error) => return Err(StateError::io("open", &path, error)),
+        };
+        // Held for a moment only, and shared, so that two looks don't see each other.
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
             Err(error) => Err(StateError::io("lock", &path, error)),
         }
     }

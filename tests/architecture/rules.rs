@@ -253,6 +253,21 @@ fn allows(file: &SourceFile) -> impl Iterator<Item = (&Token, &str)> {
     })
 }
 
+/// What may open connections to relays is made by the command line alone: whoever serves programs or carries torrents
+/// is given a way out, and can't dial.
+pub(crate) fn one_dialer(files: &[SourceFile]) -> Vec<String> {
+    let mut out = Vec::new();
+    for file in files.iter().filter(|file| file.path.starts_with("src/")) {
+        let may = file.path.starts_with("src/cli/") || file.path.starts_with("src/net/");
+        for token in &file.tokens {
+            if !may && token.ident() == Some("OsDialer") {
+                out.push(at(file, token.line, "only the command line makes a dialer"));
+            }
+        }
+    }
+    out
+}
+
 /// No `unsafe`.
 pub(crate) fn no_unsafe(files: &[SourceFile]) -> Vec<String> {
     let mut out = Vec::new();
@@ -460,6 +475,15 @@ mod tests {
         let harmless =
             "//! A TcpStream.\nuse std::net::SocketAddr; fn all() { x.iter().all(allow) }";
         assert!(!finds(one_socket_owner, "src/net/mod.rs", harmless));
+    }
+
+    #[test]
+    fn a_dialer_below_the_command_line_is_found() {
+        let text = "use crate::net::os::OsDialer;";
+        for path in ["src/socks/mod.rs", "src/jail/mod.rs", "src/route/gate.rs"] {
+            assert!(finds(one_dialer, path, text), "{path}");
+        }
+        assert!(!finds(one_dialer, "src/cli/connect.rs", text));
     }
 
     #[test]

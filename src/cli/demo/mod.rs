@@ -20,6 +20,7 @@ use super::progress::Progress as Display;
 use crate::error::{Error, Kind};
 use crate::net::os::OsDialer;
 use crate::overlay::client::{Client, ClientConfig};
+use crate::route::policy::Policy;
 use crate::state::StateDir;
 use crate::torrent::engine::Source;
 use network::Running;
@@ -100,7 +101,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         output: dir.0.join("download"),
         seed: false,
         overwrite: false,
-        allow_private: true,
+        policy: Policy::default().with_private(true),
     };
     let done = download(work, &client, &state, &mut display).await?;
     let sightings = witness.map(Witness::stop);

@@ -127,7 +127,7 @@ pub struct RawReplies {
 }
 
 impl RawReplies {
-    /// Takes over two raw sockets of the protocol `IPPROTO_RAW` (255), one for each family.
+    /// Takes over raw sockets of the protocol `IPPROTO_RAW` (255), one for each family.
     ///
     /// # Errors
     /// They are no sockets, or as the system says.

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ use crate::net::{BoxStream, ByteStream};
 
 /// Permissions of a Unix socket: its owner alone may connect.
 const OWNER_ONLY: u32 = 0o600;
+/// Permissions of the folder that it is made in.
+const PRIVATE_FOLDER: u32 = 0o700;
 
 /// A connection from a program.
 pub struct Accepted {
@@ -109,9 +111,7 @@ impl LocalListener {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let listener = UnixListener::bind(path)?;
-        let remove = Remove(path.to_owned());
-        std::fs::set_permissions(path, PermissionsExt::from_mode(OWNER_ONLY))?;
+        let (listener, remove) = bind_closed(path)?;
         Ok(Self(Door::Unix(listener, remove)))
     }
 
@@ -152,16 +152,57 @@ impl LocalListener {
                     to: Some(to),
                 })
             }
-            Door::Unix(listener, _) => {
+            Door::Unix(listener, _) => loop {
                 let (stream, _) = listener.accept().await?;
-                Ok(Accepted {
+                // The file's mode says the same; but whoever could pass it on, or change it, is not let in either.
+                if !is_ours(&stream) {
+                    continue;
+                }
+                return Ok(Accepted {
                     stream: Box::new(stream),
                     from: None,
                     to: None,
-                })
-            }
+                });
+            },
         }
     }
+}
+
+/// Binds a socket that is closed to others from its first moment: it is made in a folder that only this user can enter,
+/// and gets its name when its mode is set.
+fn bind_closed(path: &Path) -> io::Result<(UnixListener, Remove)> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    };
+    let folder = parent.join(format!(".hs-{:08x}", rand::random::<u32>()));
+    std::fs::DirBuilder::new()
+        .mode(PRIVATE_FOLDER)
+        .create(&folder)?;
+    let first = folder.join("s");
+    let bound = UnixListener::bind(&first).and_then(|listener| {
+        std::fs::set_permissions(&first, PermissionsExt::from_mode(OWNER_ONLY))?;
+        // Fails where somebody else was quicker, which a rename would not.
+        match std::fs::hard_link(&first, path) {
+            Ok(()) => Ok((listener, Remove(path.to_owned()))),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(io::ErrorKind::AddrInUse.into())
+            }
+            Err(error) => Err(error),
+        }
+    });
+    // Left over, they would be harmless.
+    let _ = std::fs::remove_file(&first);
+    let _ = std::fs::remove_dir(&folder);
+    bound
+}
+
+/// Whether a program of this user, or of root, is at the other end.
+fn is_ours(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    stream
+        .peer_cred()
+        .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
 }
 
 /// A UDP socket for programs of this computer: the near end of a UDP association (RFC 1928 §7).
@@ -259,6 +300,11 @@ mod tests {
         let listener = LocalListener::unix(&path).unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, OWNER_ONLY);
+        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "nothing is left beside it");
+        let (client, accepted) =
+            tokio::join!(tokio::net::UnixStream::connect(&path), listener.accept());
+        assert!(client.is_ok() && accepted.unwrap().from.is_none());
         let second = LocalListener::unix(&path).unwrap_err();
         assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
         drop(listener);

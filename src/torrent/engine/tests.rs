@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use hushswarm_circuits::target::Target;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sha1::{Digest, Sha1};
@@ -11,6 +12,8 @@ use tempfile::TempDir;
 
 use super::world::{Script, TRACKER, View, World};
 use super::*;
+use crate::route::gate::Gate;
+use crate::route::policy::Policy;
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::metainfo::Builder;
 use crate::torrent::storage::{StorageError, set_fault};
@@ -546,6 +549,44 @@ async fn lost_circuits_are_replaced_quickly() {
         "{:?}",
         start.elapsed()
     );
+}
+
+/// A magnet link may name anybody: the exit must not be asked for what stands next to it, nor for what the link's author
+/// believes to stand next to us.
+#[tokio::test(start_paused = true)]
+async fn peers_at_private_addresses_are_refused_before_anything_is_sent() {
+    let bench = Bench::new().await;
+    let world = &bench.world;
+    let private = ["10.0.0.9:7000", "127.0.0.1:7000", "169.254.1.1:7000"];
+    for addr in private {
+        world.script(addr, bench.honest());
+    }
+    let mut job = bench.magnet_job("out");
+    let Source::Magnet(magnet) = &mut job.source else {
+        panic!();
+    };
+    for peer in ["localhost", "printer.local", "127.1", "abcdef.onion"] {
+        magnet.peers.push(Target::parse(peer, 7000).unwrap());
+    }
+    for addr in private {
+        magnet.peers.push(Target::ip(addr.parse().unwrap()));
+    }
+    let options = Options::new(bench.path("state"));
+    let gate = Gate::new(Arc::new(View(Arc::clone(world))), Policy::default());
+    let handle = Engine::new(gate, options).download(job);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(handle.progress().borrow().known, 7, "the link was read");
+    {
+        let calls = world.calls.lock().unwrap();
+        let tracker = calls.iter().filter(|(to, _)| to.is_none()).count();
+        assert_eq!(calls.len(), tracker, "a private peer was called");
+        // Names of peers are no address either: whatever was called by name is the tracker.
+        assert_eq!(tracker, world.announces.lock().unwrap().len());
+    }
+    // The same download, with somebody in the world.
+    world.script("11.0.0.1:7000", bench.honest());
+    done(&handle).await;
+    bench.assert_complete("out");
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::Handle;
+use crate::route::gate::Ways;
 use crate::route::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
 use crate::torrent::metainfo::Info;
 use crate::torrent::peer::{Event, Peer};
@@ -154,6 +155,12 @@ impl Outside for View {
 
     fn datagrams(&self, _: Isolation) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>> {
         Box::pin(async { Err(RouteError::Refused) })
+    }
+}
+
+impl Ways for View {
+    fn circuits(&self, _: Option<u8>) -> Arc<dyn Outside> {
+        Arc::new(Self(Arc::clone(&self.0)))
     }
 }
 

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use hushswarm_circuits::relay_list::is_global;
 use hushswarm_circuits::target::{Host, Target};
 use rand::{Rng, RngExt};
 
 use crate::torrent::infohash::PeerName;
 use crate::torrent::picker::PeerKey;
-use crate::torrent::tracker::is_global;
 
 /// Most peers remembered: trackers name a few hundred at a time.
 const MAX_KNOWN: usize = 2000;

@@ -136,7 +136,7 @@ pub enum AnnounceError {
     /// More redirects than allowed, or one to nowhere, or from HTTPS to HTTP.
     #[error("the tracker redirects in a way that is not followed")]
     Redirect,
-    /// The URL, or one it redirects to, leads to a private address (L49).
+    /// The URL, or one it redirects to, leads to a private address, or to no host at all (L49).
     #[error("the tracker is at a private address")]
     Private,
     /// No tracker URL.
@@ -163,7 +163,10 @@ impl AnnounceError {
     /// Whether the same URL can never work, so that asking again only costs a circuit.
     pub fn is_permanent(&self) -> bool {
         match self {
-            Self::BadUrl | Self::UnsupportedScheme | Self::Private => true,
+            Self::BadUrl
+            | Self::UnsupportedScheme
+            | Self::Private
+            | Self::Route(RouteError::Forbidden(_)) => true,
             Self::Failure(_)
             | Self::Malformed
             | Self::TooLarge
@@ -340,41 +343,6 @@ pub(super) fn distinct(peers: Vec<SocketAddr>) -> Vec<SocketAddr> {
     peers.take(MAX_PEERS).collect()
 }
 
-/// Whether an address is one of the public Internet (IANA special-purpose registries).
-pub fn is_global(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => is_global_v4(ip),
-        IpAddr::V6(ip) => match ip.segments() {
-            // Teredo, benchmarking, ORCHID, documentation: all of 2001:0::/23 and 2001:db8::/32.
-            [0x2001, 0..=0x1ff | 0xdb8, ..] => false,
-            // 6to4: what counts is the address inside.
-            [0x2002, high, low, ..] => {
-                is_global_v4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)))
-            }
-            [0x3fff, 0..=0xfff, ..] => false,
-            // Global unicast is 2000::/3; the rest is local, multicast, mapped or unassigned.
-            [first, ..] => first >> 13 == 1,
-        },
-    }
-}
-
-fn is_global_v4(ip: Ipv4Addr) -> bool {
-    let special = matches!(
-        ip.octets(),
-        [0 | 10 | 127 | 224..=255, ..]
-            | [100, 64..=127, ..]
-            | [169, 254, ..]
-            | [172, 16..=31, ..]
-            | [192, 168, ..]
-            | [192, 0, 0 | 2, _]
-            | [192, 88, 99, _]
-            | [198, 18 | 19, ..]
-            | [198, 51, 100, _]
-            | [203, 0, 113, _]
-    );
-    !special
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -512,55 +480,6 @@ d2:ip9:peer.test4:porti5eed4:porti5eei7eee";
             shown(u64::MAX, 0, u64::MAX),
             (u64::MAX - GRAIN + 1, 0, u64::MAX - GRAIN + 1)
         );
-    }
-
-    #[test]
-    fn special_addresses_are_not_global() {
-        for ip in [
-            "0.1.2.3",
-            "10.1.2.3",
-            "100.64.0.1",
-            "127.0.0.1",
-            "169.254.1.1",
-            "172.31.0.1",
-            "192.0.0.1",
-            "192.0.2.1",
-            "192.168.1.1",
-            "198.19.0.1",
-            "198.51.100.1",
-            "203.0.113.1",
-            "224.0.0.1",
-            "255.255.255.255",
-            "::",
-            "::1",
-            "::ffff:10.0.0.1",
-            "64:ff9b::1",
-            "fe80::1",
-            "fc00::1",
-            "ff02::1",
-            "2001::1",
-            "2001:db8::1",
-            "2002:a00:1::",
-            "2002:7f00:1::",
-            "3fff::1",
-            "4000::",
-        ] {
-            assert!(!is_global(ip.parse().unwrap()), "{ip}");
-        }
-        for ip in [
-            "1.1.1.1",
-            "100.128.0.1",
-            "172.32.0.1",
-            "192.0.1.1",
-            "223.255.255.255",
-            "2606:4700::1",
-            "2001:4860::1",
-            "::ffff:1.1.1.1",
-            "2002:101:101::",
-            "3fff:1000::1",
-        ] {
-            assert!(is_global(ip.parse().unwrap()), "{ip}");
-        }
     }
 
     proptest! {

@@ -1,10 +1,11 @@
 //! Tracker URLs taken apart.
 
-use hushswarm_circuits::target::{Host, Target};
+use hushswarm_circuits::target::Target;
 use url::Url;
 
 use super::super::metainfo::MAX_TRACKER_URL;
-use super::announce::{AnnounceError, is_global};
+use super::announce::AnnounceError;
+use crate::route::special::Place;
 
 /// How a tracker is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +63,9 @@ impl Endpoint {
         if port == 0 || authority.is_empty() {
             return Err(AnnounceError::BadUrl);
         }
-        if !allow_private && is_private(&target.host) {
+        // An onion service is no private address: whether there is a way to it, the route knows.
+        let place = Place::of(&target.host);
+        if place != Place::Onion && !place.may_be_sent(allow_private) {
             return Err(AnnounceError::Private);
         }
         let authority = match parsed.port() {
@@ -85,27 +88,6 @@ impl Endpoint {
             Scheme::Udp => "udp",
         };
         format!("{scheme}://{}{request}", self.authority)
-    }
-}
-
-/// Whether a host is, or by its name can only be, on some private network.
-fn is_private(host: &Host) -> bool {
-    match host {
-        Host::Ip(ip) => !is_global(*ip),
-        Host::Name(name) => {
-            let name = name.as_str().trim_end_matches('.').to_ascii_lowercase();
-            let local = [
-                "localhost",
-                "local",
-                "internal",
-                "lan",
-                "home.arpa",
-                "intranet",
-            ];
-            let is_below = |zone: &&str| name.strip_suffix(zone).is_some_and(|n| n.ends_with('.'));
-            // A name without a dot means something only where it is resolved.
-            !name.contains('.') || local.iter().any(is_below)
-        }
     }
 }
 
@@ -211,7 +193,9 @@ mod tests {
             for scheme in ["http", "https", "udp"] {
                 let url = format!("{scheme}://{host}:80/announce");
                 assert_eq!(parse(&url).err(), Some(AnnounceError::Private), "{url}");
-                assert!(Endpoint::parse(&url, true).is_ok(), "{url}");
+                // What leads nowhere even in a network of one's own: link-local and unspecified.
+                let nowhere = ["[fe80::1]", "0"].contains(&host);
+                assert_eq!(Endpoint::parse(&url, true).is_err(), nowhere, "{url}");
             }
         }
         assert!(parse("http://notlocalhost.example/").is_ok());

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex};
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::target::Target;
 use rustls::HandshakeKind;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
-use crate::route::{BoxFuture, BoxStream, ByteStream, Datagrams, Outside, RouteError};
+use crate::route::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::tracker::announce::{AnnounceRequest, NO_PORT};
 
@@ -108,7 +108,7 @@ pub(super) fn request() -> AnnounceRequest {
 }
 
 async fn serve(
-    mut stream: impl ByteStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     target: Target,
     on_request: Arc<OnRequest>,
     asked: Asked,

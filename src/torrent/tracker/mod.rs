@@ -10,10 +10,11 @@ pub mod tiers;
 pub mod udp;
 
 use hushswarm_circuits::isolation::Isolation;
+use hushswarm_circuits::relay_list::is_global;
 use rustls::pki_types::CertificateDer;
 use tokio_rustls::TlsConnector;
 
-pub use announce::{AnnounceError, AnnounceRequest, AnnounceResponse, Event, NO_PORT, is_global};
+pub use announce::{AnnounceError, AnnounceRequest, AnnounceResponse, Event, NO_PORT};
 use endpoint::{Endpoint, Scheme};
 pub use tiers::TierList;
 

@@ -384,6 +384,7 @@ impl Driver {
                     Ok(Ok(stream)) => stream,
                     Ok(Err(RouteError::CircuitLost)) => return (key, Ended::CircuitLost, None),
                     Ok(Err(RouteError::NoCircuit(_))) => return (key, Ended::NoNetwork, None),
+                    Ok(Err(RouteError::Forbidden(_))) => return (key, Ended::Useless, None),
                     Ok(Err(_)) | Err(_) => return (key, Ended::Unreached, None),
                 };
                 let reason = Connection::new(shared, key, true, news).run(stream).await;

@@ -1,0 +1,107 @@
+//! Sets up the network inside: `lo`, addresses, and the rules that catch what is meant for others.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+
+use super::message::Doors;
+use super::netlink;
+use crate::net::os::jail::{Kernel, listen, raw_replies, udp, udp_catcher};
+
+/// Where SOCKS and HTTP are spoken inside.
+pub(super) const SOCKS_PORT: u16 = 1080;
+/// Where names are looked up inside.
+const DNS_PORT: u16 = 53;
+/// Where the packet filter hands what it caught. Nobody connects there by name.
+const CAUGHT_PORT: u16 = 1081;
+
+/// Puts `lo` up with the jail's own addresses. IPv6 may be missing.
+///
+/// # Errors
+/// As the kernel says.
+pub(super) fn addresses() -> io::Result<()> {
+    let kernel = Kernel::routes()?;
+    ask(&kernel, &netlink::lo_up(1), &[1])?;
+    ask(
+        &kernel,
+        &netlink::add_address(2, netlink::OWN4.into()),
+        &[2],
+    )?;
+    if has_ipv6() {
+        ask(
+            &kernel,
+            &netlink::add_address(3, netlink::OWN6.into()),
+            &[3],
+        )?;
+    }
+    Ok(())
+}
+
+/// The doors that are always there: SOCKS, then the resolver.
+///
+/// # Errors
+/// As the system says.
+pub(super) fn doors() -> io::Result<Vec<OwnedFd>> {
+    Ok(vec![
+        listen((Ipv4Addr::LOCALHOST, SOCKS_PORT).into(), false)?,
+        udp((Ipv4Addr::LOCALHOST, DNS_PORT).into())?,
+    ])
+}
+
+/// Catches everything that is sent to an address: pushes the doors for it, and says which they are. Listens before the rules
+/// lead there, and the rules stand before a route leads to them.
+///
+/// # Errors
+/// The kernel can't: then nothing has changed that lets anything out.
+pub(super) fn catch(doors: &mut Vec<OwnedFd>) -> io::Result<Doors> {
+    let mut sockets = Vec::from(raw_replies()?);
+    let mut families: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into()];
+    if has_ipv6() {
+        families.push(Ipv6Addr::LOCALHOST.into());
+    }
+    for ip in &families {
+        let addr = SocketAddr::new(*ip, CAUGHT_PORT);
+        sockets.push(listen(addr, true)?);
+        sockets.push(udp_catcher(addr)?);
+    }
+    let filter = Kernel::filter()?;
+    let (batch, expected) = netlink::catch_all(1, CAUGHT_PORT);
+    ask(&filter, &batch, &expected)?;
+    let kernel = Kernel::routes()?;
+    ask(
+        &kernel,
+        &netlink::everything_local(1, netlink::OWN4.into()),
+        &[1],
+    )?;
+    let caught6 = families.len() > 1;
+    if caught6 {
+        ask(
+            &kernel,
+            &netlink::everything_local(2, netlink::OWN6.into()),
+            &[2],
+        )?;
+    }
+    doors.append(&mut sockets);
+    Ok(Doors {
+        caught4: true,
+        caught6,
+    })
+}
+
+fn has_ipv6() -> bool {
+    // It may be compiled out, or switched off for every device.
+    udp((Ipv6Addr::LOCALHOST, 0).into()).is_ok()
+}
+
+/// Sends requests and waits until each of them is acknowledged.
+fn ask(kernel: &Kernel, request: &[u8], expected: &[u32]) -> io::Result<()> {
+    kernel.send(request)?;
+    let mut open = expected.to_vec();
+    while !open.is_empty() {
+        match netlink::acknowledged(&kernel.receive()?) {
+            Ok(done) => open.retain(|sequence| !done.contains(sequence)),
+            Err(refused) => return Err(io::Error::from_raw_os_error(refused.errno)),
+        }
+    }
+    Ok(())
+}
