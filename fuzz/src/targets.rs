@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hushswarm::cli::leaktest;
 use hushswarm::config::{NetworkFile, RelayConfig, Routes};
 use hushswarm::jail::dns::{Decision, decide};
 use hushswarm::jail::names::{SharedNames, is_virtual};
@@ -59,6 +60,11 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("http_tracker", http_tracker),
     ("jail_query", jail_query),
     ("layers", layers),
+    ("leaktest_classify", leaktest_classify),
+    ("leaktest_dht", leaktest_dht),
+    ("leaktest_dns", leaktest_dns),
+    ("leaktest_peek", leaktest_peek),
+    ("leaktest_udp_tracker", leaktest_udp_tracker),
     ("link_frame", link_frame),
     ("link_handshake", link_handshake),
     ("lookup_answer", lookup_answer),
@@ -873,4 +879,51 @@ pub fn jail_query(input: &[u8]) {
         Decision::WhoIs(ip) => assert!(!is_virtual(*ip) && !ip.is_loopback()),
     }
     assert_eq!(decide(&names, "cage", input), first);
+}
+
+/// A frame of the leak test's capture.
+pub fn leaktest_classify(input: &[u8]) {
+    let _ = leaktest::classify::packet(input);
+}
+
+/// A datagram to a node of the leak test's DHT.
+pub fn leaktest_dht(input: &[u8]) {
+    use leaktest::dht::{Contact, Nodes, id_for};
+    let from = SocketAddr::from(([33, 10, 0, 2], 4000));
+    let addr = SocketAddr::from(([22, 101, 0, 1], 6881));
+    let id = id_for(addr.ip(), [7; 20]);
+    let mut nodes = Nodes::new([1; 32], vec![Contact { id, addr }], HASH, &[addr]);
+    if let Some((answer, _)) = nodes.handle(0, from, input) {
+        assert!(Value::parse(&answer).is_ok());
+    }
+}
+
+/// A datagram to the leak test's name server.
+pub fn leaktest_dns(input: &[u8]) {
+    if let Some(question) = leaktest::dns::Question::parse(input) {
+        let answer = question.answer(Some(&[[22, 1, 0, 1].into()]));
+        assert_eq!(answer[..2], input[..2]);
+    }
+}
+
+/// What a peer sends to the leak test's seeding peer.
+pub fn leaktest_peek(input: &[u8]) {
+    let (mut whole, mut cut) = (
+        leaktest::peek::Peek::default(),
+        leaktest::peek::Peek::default(),
+    );
+    whole.read(input);
+    for byte in input {
+        cut.read(std::slice::from_ref(byte));
+    }
+    assert!(whole.said() == cut.said());
+}
+
+/// A datagram to the leak test's UDP tracker.
+pub fn leaktest_udp_tracker(input: &[u8]) {
+    let from = SocketAddr::from(([33, 10, 0, 2], 4000));
+    let tracker = leaktest::udp_tracker::UdpTracker::new([3; 32], HASH, vec![from]);
+    if let Some((answer, _)) = tracker.handle(from, input) {
+        assert_eq!(answer[4..8], input[12..16]);
+    }
 }

@@ -15,6 +15,9 @@ const NUMBER: usize = 9;
 /// Width of a column of text.
 const TEXT: usize = 36;
 
+/// Lines shown of a program that did not get its file.
+const LAST: usize = 8;
+
 /// The runs that were made, the plain one first.
 pub(super) struct Runs {
     /// Without hushswarm.
@@ -294,19 +297,20 @@ impl Runs {
                 )
             }
         };
-        let through = self.through.as_ref();
-        if let Some(run) = through.filter(|run| !run.complete && run.ended == Ended::Program) {
-            let status = run.status.as_deref().unwrap_or("no status");
-            let _ = writeln!(out, "\nThe program ended early ({status}) and said last:");
-            for line in run
+        for run in self.all().filter(|run| !run.complete && !run.fault) {
+            let way = if run.way == Way::Plain {
+                "plain"
+            } else {
+                "through hushswarm"
+            };
+            let ended = run.status.as_deref().unwrap_or("it was stopped");
+            let _ = writeln!(out, "\nThe program's last words, {way} ({ended}):");
+            let lines: Vec<&str> = run
                 .tail
                 .lines()
-                .rev()
-                .take(8)
-                .collect::<Vec<_>>()
-                .iter()
-                .rev()
-            {
+                .filter(|line| !line.trim().is_empty())
+                .collect();
+            for line in &lines[lines.len().saturating_sub(LAST)..] {
                 let _ = writeln!(out, "  {}", cut(line, WIDTH - 2));
             }
         }

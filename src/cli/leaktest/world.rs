@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::path::PathRules;
 use hushswarm_circuits::target::Target;
+use sha1::{Digest, Sha1};
 
 use super::addresses::{self, EXITS, GUARDS, MIRROR_NAME, RELAYS, TRACKER_NAME, TRACKER_PORT};
 use super::classify;
@@ -25,11 +26,15 @@ use crate::error::{Error, Kind};
 use crate::net::os::{Capture, LinkListener, WorldSockets};
 use crate::route::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
 use crate::torrent::bencode;
-use crate::torrent::engine::{Engine, Options, State, create};
+use crate::torrent::engine::{Engine, Options, State};
 use crate::torrent::infohash::InfoHash;
+use crate::torrent::metainfo::Builder;
 
 /// Name of the content.
 const NAME: &str = "leaktest.bin";
+/// Length of a piece, bytes. Few and large: aria2 sends a second bitfield, which BEP 3 has no room for, when it got many
+/// pieces at once.
+const PIECE: u32 = 512 << 10;
 /// Longest frame that is looked at: what large segments come to.
 const FRAME: usize = 68 << 10;
 /// The cable counts as quiet after so long without a packet.
@@ -224,7 +229,7 @@ async fn make_torrent(settings: &Settings) -> Result<Torrent, Error> {
     let file = settings.dir.join("seed").join(NAME);
     let (path, seed, size) = (file.clone(), settings.seed, settings.size);
     let made = tokio::task::spawn_blocking(move || make_content(&path, &seed, size));
-    let hash = made
+    let (hash, pieces) = made
         .await
         .map_err(|error| Error::new(Kind::Bug, "writing stopped").with_source(error))?
         .map_err(|source| Error::local("can't write the content").with_source(source))?;
@@ -237,11 +242,13 @@ async fn make_torrent(settings: &Settings) -> Result<Torrent, Error> {
         Vec::new()
     };
     let tiers = trackers.iter().map(|url| vec![url.clone()]).collect();
-    let created = create(file.clone(), tiers, Arc::default())
-        .await
-        .map_err(|error| Error::local("can't make a torrent").with_source(error))?;
-    let info_hash = created.metainfo.info.hash;
-    let mut bytes = created.file;
+    let mut builder = Builder::new(NAME.to_owned(), vec![(Vec::new(), size)]);
+    builder.piece_len = PIECE;
+    builder.trackers = tiers;
+    let (metainfo, mut bytes) = builder
+        .finish(pieces)
+        .map_err(|error| Error::new(Kind::Bug, "can't make a torrent").with_source(error))?;
+    let info_hash = metainfo.info.hash;
     if settings.web_seed && bytes.pop() == Some(b'e') {
         // The last key of the dictionary (BEP 19).
         bencode::put_bytes(&mut bytes, b"url-list");
@@ -263,7 +270,7 @@ async fn make_torrent(settings: &Settings) -> Result<Torrent, Error> {
         Arc::new(Nowhere),
         Options::new(settings.dir.join("seed-state")),
     );
-    let seed = Arc::new(engine.seed(created.metainfo, created.folder));
+    let seed = Arc::new(engine.seed(metainfo, settings.dir.join("seed")));
     let mut progress = seed.progress();
     let ready = progress
         .wait_for(|progress| !matches!(progress.state, State::Checking | State::FetchingMetadata));
@@ -284,21 +291,27 @@ async fn make_torrent(settings: &Settings) -> Result<Torrent, Error> {
     })
 }
 
-fn make_content(path: &Path, seed: &[u8; 32], size: u64) -> std::io::Result<blake3::Hash> {
+/// Writes the content; gives its hash, and those of its pieces.
+fn make_content(
+    path: &Path,
+    seed: &[u8; 32],
+    size: u64,
+) -> std::io::Result<(blake3::Hash, Vec<[u8; 20]>)> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }
     let mut noise = blake3::Hasher::new_keyed(seed).finalize_xof();
     let (mut file, mut hasher) = (std::fs::File::create(path)?, blake3::Hasher::new());
-    let (mut left, mut block) = (size, vec![0; 1 << 20]);
+    let (mut left, mut block, mut pieces) = (size, vec![0; PIECE as usize], Vec::new());
     while left > 0 {
         let len = usize::try_from(left).map_or(block.len(), |left| left.min(block.len()));
         noise.fill(&mut block[..len]);
         hasher.update(&block[..len]);
+        pieces.push(Sha1::digest(&block[..len]).into());
         file.write_all(&block[..len])?;
         left -= len as u64;
     }
-    Ok(hasher.finalize())
+    Ok((hasher.finalize(), pieces))
 }
 
 async fn watch(settings: &Settings) -> Result<Outcome, Error> {
