@@ -192,6 +192,20 @@ fn report_name(program: &[String]) -> String {
 }
 
 impl Args {
+    /// The program starts in a folder of its own, so a path that was typed from here must not depend on where "here" is.
+    fn absolute_program(&self) -> Vec<String> {
+        let mut program = self.program.clone();
+        if let Some(name) = program.first_mut().filter(|name| name.contains('/')) {
+            if let Some(path) = std::path::absolute(&name)
+                .ok()
+                .and_then(|path| path.to_str().map(str::to_owned))
+            {
+                *name = path;
+            }
+        }
+        program
+    }
+
     fn settings(&self, way: Way, seed: [u8; 32], dir: PathBuf) -> Result<Settings, Error> {
         let pair = |text: &String, option: &str, shape: &str| -> Result<(String, String), Error> {
             let (a, b) = text.split_once('=').ok_or_else(|| {
@@ -221,7 +235,7 @@ impl Args {
         Ok(Settings {
             way,
             exe,
-            program: self.program.clone(),
+            program: self.absolute_program(),
             env: env.collect::<Result<_, _>>()?,
             templates,
             seed,

@@ -119,8 +119,8 @@ pub fn name(ip: IpAddr) -> String {
         return YOU.to_owned();
     }
     if ip == IpAddr::V4(GATEWAY_V4) || ip == IpAddr::V6(GATEWAY_V6) {
-        // Exits use the world's own address where a relay has none of the family.
-        return "gateway".to_owned();
+        // Exits leave by it where a relay has no address of the family, and ask the name server from it.
+        return "an exit".to_owned();
     }
     let named = [("tracker", tracker()), ("mirror", mirror())];
     if let Some((name, _)) = named.iter().find(|(_, ips)| ips.contains(&ip)) {

@@ -80,7 +80,7 @@ impl Runs {
         }
         // A program that never reached hushswarm's circuits shows nothing; nor does one that can't leak.
         let could = self.plain.as_ref().is_none_or(|plain| plain.packets() > 0);
-        if could && through.guard_packets > 0 && through.served > 0 {
+        if could && through.guard_packets > 0 && !through.learned.parties.is_empty() {
             Verdict::Clean
         } else {
             Verdict::Unproven
@@ -327,7 +327,7 @@ impl Runs {
         } else if through.is_some_and(|run| run.guard_packets == 0) {
             "nothing reached a guard"
         } else {
-            "no content came through hushswarm"
+            "the world heard nothing of it"
         }
     }
 }

@@ -40,9 +40,13 @@ fn runs() -> Runs {
     party.came("you".to_owned());
     party.said("program", "Foo\x1b[2J/1.0");
     plain.learned.parties = BTreeMap::from([("HTTP tracker".to_owned(), party)]);
+    let mut through = run(Way::Run);
+    let mut party = Party::default();
+    party.came("relay5".to_owned());
+    through.learned.parties = BTreeMap::from([("HTTP tracker".to_owned(), party)]);
     Runs {
         plain: Some(plain),
-        through: Some(run(Way::Run)),
+        through: Some(through),
     }
 }
 
@@ -96,7 +100,7 @@ fn silence_proves_nothing() {
     let breaks: [fn(&mut Runs); 3] = [
         |runs| runs.plain.as_mut().unwrap().escaped.clear(),
         |runs| runs.through.as_mut().unwrap().guard_packets = 0,
-        |runs| runs.through.as_mut().unwrap().served = 0,
+        |runs| runs.through.as_mut().unwrap().learned = Learned::default(),
     ];
     for silence in breaks {
         let mut runs = runs();
