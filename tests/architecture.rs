@@ -102,6 +102,11 @@ fn one_file_owns_the_sockets() {
 }
 
 #[test]
+fn capabilities_are_in_the_right_hands() {
+    none_of(&rules::capabilities(&product()));
+}
+
+#[test]
 fn nothing_unsafe_anywhere() {
     none_of(&rules::no_unsafe(&all()));
 }

@@ -7,13 +7,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hushswarm::cli::doctor::{settings::Client, sockets};
 use hushswarm::config::{NetworkFile, RelayConfig, Routes};
-use hushswarm::jail::dns::{Decision, decide};
-use hushswarm::jail::names::{SharedNames, is_virtual};
 use hushswarm::net::dns;
 use hushswarm::route::policy::{Policy, Verdict};
-use hushswarm::socks::{http, request, udp};
 use hushswarm::torrent::bencode::Value;
 use hushswarm::torrent::extension::{MetadataMessage, PeerExtensions};
 use hushswarm::torrent::infohash::InfoHash;
@@ -44,6 +40,10 @@ use hushswarm_circuits::target::{HostName, Target};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+#[path = "local.rs"]
+mod local;
+pub use local::*;
+
 /// A target: it panics where its input breaks something.
 pub type Run = fn(&[u8]);
 
@@ -61,6 +61,11 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("http_tracker", http_tracker),
     ("jail_query", jail_query),
     ("layers", layers),
+    ("leaktest_classify", leaktest_classify),
+    ("leaktest_dht", leaktest_dht),
+    ("leaktest_dns", leaktest_dns),
+    ("leaktest_peek", leaktest_peek),
+    ("leaktest_udp_tracker", leaktest_udp_tracker),
     ("link_frame", link_frame),
     ("link_handshake", link_handshake),
     ("lookup_answer", lookup_answer),
@@ -801,89 +806,5 @@ pub fn tracker_server(input: &[u8]) {
     for head in input.split(|byte| *byte == 0) {
         let answer = tracker.handle(Instant::now(), from, head);
         assert!(answer.starts_with(b"HTTP/1.1 "));
-    }
-}
-
-/// What a program asks the proxy by SOCKS: whole within its limit, and never another thing when more bytes come.
-pub fn socks_request(input: &[u8]) {
-    fn stable<T: PartialEq + std::fmt::Debug>(
-        parse: fn(&[u8]) -> request::Parsed<T>,
-        input: &[u8],
-    ) {
-        let said = parse(input);
-        match &said {
-            Ok(Some((_, used))) => {
-                assert!(*used <= request::MAX_REQUEST && *used <= input.len());
-                assert_eq!(parse(&input[..*used]), said);
-                assert_eq!(parse(&input[..used - 1]), Ok(None));
-            }
-            Ok(None) => assert!(input.len() < request::MAX_REQUEST),
-            Err(_) => {}
-        }
-    }
-    stable(request::methods, input);
-    stable(request::password, input);
-    stable(request::socks4, input);
-    stable(request::socks5, input);
-    let _ = input.first().map(|first| request::Protocol::of(*first));
-}
-
-/// Datagrams of a UDP association.
-pub fn socks_datagram(input: &[u8]) {
-    if let Some((target, payload)) = udp::decode(input) {
-        let mut again = Vec::new();
-        udp::encode(&mut again, &target, payload);
-        assert!(again.len() <= udp::MAX_HEADER + payload.len());
-        assert_eq!(udp::decode(&again), Some((target, payload)));
-    }
-}
-
-/// What a program asks the proxy by HTTP. What is sent on is one request in origin form, with nothing for the proxy in it.
-pub fn http_proxy(input: &[u8]) {
-    let Ok(Some((head, used))) = http::parse(input) else {
-        return;
-    };
-    assert!(used <= input.len());
-    assert!(http::is_complete(input, 0));
-    let http::Wish::Forward(forward) = head.wish else {
-        return;
-    };
-    let text = forward.head;
-    let end = text.windows(4).position(|four| four == b"\r\n\r\n");
-    assert_eq!(end, Some(text.len() - 4));
-    let line = text.split(|&byte| byte == b'\r').next().unwrap_or_default();
-    assert!(line.windows(2).any(|two| two == b" /"));
-    let lower = text.to_ascii_lowercase();
-    assert!(!lower.windows(14).any(|name| name == b"\nproxy-authori"));
-    let hosts = lower
-        .windows(7)
-        .filter(|name| *name == b"\r\nhost:")
-        .count();
-    assert_eq!(hosts, 1);
-}
-
-/// A question that a program in a jail asks, twice: an answer is short, carries the question's number, and is the same
-/// again; what is asked outside is no address of the jail's own.
-pub fn jail_query(input: &[u8]) {
-    let names = SharedNames::default();
-    let first = decide(&names, "cage", input);
-    match &first {
-        Decision::Drop => {}
-        Decision::Answer(answer) => {
-            assert!(answer.len() <= 512 && answer[..2] == input[..2] && answer[2] & 0x80 != 0);
-        }
-        Decision::WhoIs(ip) => assert!(!is_virtual(*ip) && !ip.is_loopback()),
-    }
-    assert_eq!(decide(&names, "cage", input), first);
-}
-
-/// Configuration files of BitTorrent clients, and the kernel's tables of sockets, as the doctor reads them.
-pub fn client_files(input: &[u8]) {
-    let text = String::from_utf8_lossy(input);
-    for (client, _) in Client::PLACES {
-        assert!(!client.check(&text).is_empty());
-    }
-    for socket in sockets::parse(&text) {
-        let _ = (socket.is_open(), socket.leaves());
     }
 }

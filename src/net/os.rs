@@ -20,11 +20,15 @@ pub mod jail;
 mod local;
 mod lookup;
 mod loopback;
+#[cfg(target_os = "linux")]
+mod world;
 
 #[cfg(target_os = "linux")]
 pub use caught::{Caught, CaughtUdp, RawReplies};
 pub use local::{Accepted, LocalListener, LocalUdp};
 pub use loopback::LoopbackDialer;
+#[cfg(target_os = "linux")]
+pub use world::{Capture, WorldSockets};
 
 /// How long a connection to a relay may take: three retransmitted SYNs.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);

@@ -224,6 +224,42 @@ pub(crate) fn one_socket_owner(files: &[SourceFile]) -> Vec<String> {
     out
 }
 
+/// Capabilities that one part alone may name, besides [`SOCKET_OWNER`] which makes them.
+const CAPABILITIES: &[(&str, &[&str])] = &[
+    // Connections for others: a relay's.
+    ("ExitPermit", &["src/relay/"]),
+    // The services and the capture of a leak test's world, in namespaces of its own.
+    (
+        "WorldSockets",
+        &[
+            "src/cli/leaktest/world.rs",
+            "src/cli/leaktest/services.rs",
+            "src/cli/leaktest/strangers.rs",
+        ],
+    ),
+];
+
+/// Nobody else names a capability, so nobody else can hold one.
+pub(crate) fn capabilities(files: &[SourceFile]) -> Vec<String> {
+    let mut out = Vec::new();
+    for file in files.iter().filter(|file| {
+        let owner = file.path == SOCKET_OWNER || file.path.starts_with(SOCKET_OWNERS);
+        file.path.starts_with("src/") && !owner
+    }) {
+        for (name, holders) in CAPABILITIES {
+            if holders.iter().any(|holder| file.path.starts_with(holder)) {
+                continue;
+            }
+            let named = file
+                .tokens
+                .iter()
+                .filter(|token| token.ident() == Some(*name));
+            out.extend(named.map(|token| at(file, token.line, &format!("names `{name}`"))));
+        }
+    }
+    out
+}
+
 fn socket_names(file: &SourceFile) -> impl Iterator<Item = String> {
     file.tokens.iter().filter_map(|token| {
         let name = token.ident()?;
@@ -330,6 +366,35 @@ mod tests {
 
     fn finds(rule: Rule, path: &str, text: &str) -> bool {
         !rule(&[SourceFile::new(path, text)]).is_empty()
+    }
+
+    #[test]
+    fn a_capability_in_other_hands_is_found() {
+        for (path, text) in [
+            ("src/cli/get.rs", "use crate::net::os::WorldSockets;"),
+            (
+                "src/cli/leaktest.rs",
+                "fn f() { crate::net::os::WorldSockets::for_leaktest(); }",
+            ),
+            (
+                "src/overlay/client.rs",
+                "use crate::net::os::{ExitPermit, OsDialer};",
+            ),
+            ("src/net/mod.rs", "pub use os::ExitPermit;"),
+        ] {
+            assert!(finds(capabilities, path, text), "{path}: {text}");
+        }
+        for (path, text) in [
+            (
+                "src/cli/leaktest/world.rs",
+                "use crate::net::os::WorldSockets;",
+            ),
+            ("src/relay/node.rs", "use crate::net::os::ExitPermit;"),
+            ("src/net/os/world.rs", "pub struct WorldSockets(());"),
+            ("src/cli/get.rs", "//! No ExitPermit here."),
+        ] {
+            assert!(!finds(capabilities, path, text), "{path}: {text}");
+        }
     }
 
     #[test]

@@ -125,6 +125,21 @@ impl PrivateNetwork {
     /// # Errors
     /// The disk.
     pub fn write_to(&self, dir: &Path) -> Result<PathBuf, Error> {
+        let path = self.write_public(dir)?;
+        for plan in &self.relays {
+            let state = StateDir::open(dir.join(&plan.config.nickname))?;
+            plan.keys.store(&state)?;
+            state.write(RELAY_CONFIG_FILE, plan.config.to_toml()?.as_bytes())?;
+            state.write(DESCRIPTOR_FILE, plan.descriptor.bytes())?;
+        }
+        Ok(path)
+    }
+
+    /// Writes what clients need: a network file and the list. Gives the network file's path.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn write_public(&self, dir: &Path) -> Result<PathBuf, Error> {
         crate::state::write_public(&dir.join("relay.list"), self.list.bytes())?;
         let network = NetworkFile {
             name: NAME.to_owned(),
@@ -135,12 +150,6 @@ impl PrivateNetwork {
         };
         let path = dir.join("network.toml");
         crate::state::write_public(&path, network.to_toml()?.as_bytes())?;
-        for plan in &self.relays {
-            let state = StateDir::open(dir.join(&plan.config.nickname))?;
-            plan.keys.store(&state)?;
-            state.write(RELAY_CONFIG_FILE, plan.config.to_toml()?.as_bytes())?;
-            state.write(DESCRIPTOR_FILE, plan.descriptor.bytes())?;
-        }
         Ok(path)
     }
 }
@@ -175,7 +184,17 @@ pub fn start(count: usize) -> Result<Running, Error> {
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| Error::local("can't listen").with_source(source))?;
     let network = PrivateNetwork::new(&addrs, count, 2, PathRules::default())?;
+    Ok(serve(network, listeners))
+}
+
+/// Starts the relays of a network inside this process, each on its listener.
+pub fn serve(network: PrivateNetwork, listeners: Vec<LinkListener>) -> Running {
     let list = network.list;
+    let addrs: Vec<SocketAddr> = network
+        .relays
+        .iter()
+        .filter_map(|plan| plan.config.listen.first().copied())
+        .collect();
     let relays = network
         .relays
         .into_iter()
@@ -197,9 +216,9 @@ pub fn start(count: usize) -> Result<Running, Error> {
             Relay::start(options, Arc::new(OsDialer::new(Some(addr.ip()))))
         })
         .collect();
-    Ok(Running {
+    Running {
         relays,
         ips: addrs.iter().map(SocketAddr::ip).collect(),
         list,
-    })
+    }
 }
