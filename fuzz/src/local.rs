@@ -1,13 +1,19 @@
-//! Targets that read what programs of this computer say: the proxy, the jail, the doctor and the leak test.
+//! Targets that read what comes from this computer: programs at the proxy and in the jail, files of rules and of clients, and
+//! the leak test's world.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use hushswarm::cli::doctor::{settings::Client, sockets};
 use hushswarm::cli::leaktest;
+use hushswarm::config::Routes;
 use hushswarm::jail::dns::{Decision, decide};
 use hushswarm::jail::names::{SharedNames, is_virtual};
+use hushswarm::route::policy::{Policy, Verdict};
 use hushswarm::socks::{http, request, udp};
 use hushswarm::torrent::bencode::Value;
+use hushswarm_circuits::relay_list::Proto;
+use hushswarm_circuits::target::Target;
 
 use super::HASH;
 
@@ -139,5 +145,41 @@ pub fn leaktest_udp_tracker(input: &[u8]) {
     let tracker = leaktest::udp_tracker::UdpTracker::new([3; 32], HASH, vec![from]);
     if let Some((answer, _)) = tracker.handle(from, input) {
         assert_eq!(answer[4..8], input[12..16]);
+    }
+}
+
+/// Routes files. Whatever one says, nothing private and no onion name gets a circuit.
+pub fn routes_file(input: &[u8]) {
+    const NEVER: &[&str] = &[
+        "127.0.0.1",
+        "10.0.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "224.0.0.251",
+        "0.0.0.0",
+        "::1",
+        "::ffff:10.0.0.1",
+        "64:ff9b::10.0.0.1",
+        "fd00::1",
+        "fe80::1",
+        "ff02::1",
+        "localhost",
+        "127.1",
+        "a.b.onion",
+        "A.ONION.",
+    ];
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    let Ok(routes) = Routes::parse(text, Path::new("routes.toml")) else {
+        return;
+    };
+    let policy = Policy::new(routes);
+    for host in NEVER {
+        for proto in [Proto::Tcp, Proto::Udp] {
+            let target = Target::parse(host, 443).expect("a good host");
+            let verdict = policy.decide(proto, &target);
+            assert!(!matches!(verdict, Verdict::Circuit { .. }), "{host}");
+        }
     }
 }

@@ -7,9 +7,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hushswarm::config::{NetworkFile, RelayConfig, Routes};
+use hushswarm::config::{NetworkFile, RelayConfig};
 use hushswarm::net::dns;
-use hushswarm::route::policy::{Policy, Verdict};
 use hushswarm::torrent::bencode::Value;
 use hushswarm::torrent::extension::{MetadataMessage, PeerExtensions};
 use hushswarm::torrent::infohash::InfoHash;
@@ -555,42 +554,6 @@ pub fn network_file(input: &[u8]) {
             .to_toml()
             .map(|text| NetworkFile::parse(&text, Path::new("x")).is_ok());
         assert!(matches!(again, Ok(true)));
-    }
-}
-
-/// Routes files. Whatever one says, nothing private and no onion name gets a circuit.
-pub fn routes_file(input: &[u8]) {
-    const NEVER: &[&str] = &[
-        "127.0.0.1",
-        "10.0.0.1",
-        "192.168.1.1",
-        "169.254.169.254",
-        "224.0.0.251",
-        "0.0.0.0",
-        "::1",
-        "::ffff:10.0.0.1",
-        "64:ff9b::10.0.0.1",
-        "fd00::1",
-        "fe80::1",
-        "ff02::1",
-        "localhost",
-        "127.1",
-        "a.b.onion",
-        "A.ONION.",
-    ];
-    let Ok(text) = std::str::from_utf8(input) else {
-        return;
-    };
-    let Ok(routes) = Routes::parse(text, Path::new("routes.toml")) else {
-        return;
-    };
-    let policy = Policy::new(routes);
-    for host in NEVER {
-        for proto in [Proto::Tcp, Proto::Udp] {
-            let target = Target::parse(host, 443).expect("a good host");
-            let verdict = policy.decide(proto, &target);
-            assert!(!matches!(verdict, Verdict::Circuit { .. }), "{host}");
-        }
     }
 }
 
