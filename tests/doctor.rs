@@ -252,9 +252,9 @@ fn a_good_proxy_is_fine_and_none_or_another_one_is_not() {
             .all(|finding| finding["danger"] == "fine" || finding["danger"] == "note"),
         "{found:#?}"
     );
-    // A private address is refused by the policy, and that is said.
+    // A private address is let out by nobody, and that is said.
     let found = about(&listen, &["--target", "192.168.1.1:80"]);
-    is(&found, "broken", "the routing policy");
+    is(&found, "broken", "a connection to the target fails");
     proxy.stop(PATIENCE);
 
     // Somebody else's proxy, which says yes to everything.
