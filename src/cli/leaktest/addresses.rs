@@ -167,7 +167,7 @@ pub fn services() -> BTreeMap<(Proto, SocketAddr), Class> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::torrent::tracker::is_global;
+    use hushswarm_circuits::relay_list::is_global;
 
     #[test]
     fn every_address_of_the_world_looks_public_and_has_one_name() {
