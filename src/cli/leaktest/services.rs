@@ -281,17 +281,16 @@ fn names_own(value: &[u8]) -> bool {
     value == v4 || value == v6 || texts.iter().any(|own| text.contains(own))
 }
 
-/// The letters with which programs begin their peer id, and points for the rest.
+/// What programs begin their peer id with (`-TR3000-`, `A2-1-36-0-`), and a word for those that tell nothing.
 fn start_of_id(id: &[u8]) -> String {
     let letters = id
         .iter()
-        .take(8)
         .take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'-');
-    let start: String = letters.map(|byte| char::from(*byte)).collect();
-    if start.len() == 8 && start.starts_with('-') {
-        start
-    } else {
-        "(random)".to_owned()
+    let start: String = letters.map(|byte| char::from(*byte)).take(10).collect();
+    // Random letters hold no two dashes in so few.
+    match start.rfind('-') {
+        Some(end) if start.matches('-').count() >= 2 => start[..=end].to_owned(),
+        _ => "(random)".to_owned(),
     }
 }
 
@@ -562,6 +561,7 @@ mod tests {
     #[test]
     fn ids_show_the_program_or_nothing() {
         assert_eq!(start_of_id(b"-qB4520-abcdefghijkl"), "-qB4520-");
+        assert_eq!(start_of_id(b"A2-1-36-0-\x7a\xcc..abcdef"), "A2-1-36-0-");
         assert_eq!(start_of_id(&[7; 20]), "(random)");
         assert_eq!(percent_decode("%2dqB%zz%4"), b"-qB%zz%4");
     }

@@ -32,8 +32,7 @@ use crate::torrent::metainfo::Builder;
 
 /// Name of the content.
 const NAME: &str = "leaktest.bin";
-/// Length of a piece, bytes. Few and large: aria2 sends a second bitfield, which BEP 3 has no room for, when it got many
-/// pieces at once.
+/// Length of a piece, bytes.
 const PIECE: u32 = 512 << 10;
 /// Longest frame that is looked at: what large segments come to.
 const FRAME: usize = 68 << 10;

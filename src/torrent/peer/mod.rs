@@ -101,6 +101,8 @@ struct Core {
     theirs: Theirs,
     /// A message came, so a bitfield is too late.
     spoken: bool,
+    /// Pieces of a bitfield that came late, to be told one by one.
+    late: Vec<u32>,
     extended: bool,
     extensions: PeerExtensions,
     chokes_us: bool,
@@ -146,6 +148,7 @@ impl Peer {
                 haves: Vec::new(),
             },
             spoken: false,
+            late: Vec::new(),
             extended: false,
             extensions: PeerExtensions::default(),
             chokes_us: true,
@@ -226,6 +229,9 @@ impl Peer {
             self.hello = Hello::Done;
             self.core.welcome(&theirs)?;
             return Ok(Some(Event::Ready));
+        }
+        if let Some(piece) = self.core.late.pop() {
+            return self.core.handle_have(piece).map(Some);
         }
         match self.decoder.next()? {
             Some(message) => self.core.handle(now, message).map(Some),
@@ -536,7 +542,8 @@ impl Core {
             MessageRef::Have(piece) => return self.handle_have(piece),
             MessageRef::Bitfield(bytes) => {
                 if !first {
-                    return Err(CloseReason::Bad("bitfield"));
+                    self.handle_late_bitfield(bytes)?;
+                    return Ok(Event::Nothing);
                 }
                 return self.handle_bitfield(bytes);
             }
@@ -581,6 +588,16 @@ impl Core {
             }
         }
         Ok(Event::Nothing)
+    }
+
+    /// BEP 3 has a bitfield come first or never, but aria2 sends one in place of many HAVE messages: it is taken as those.
+    fn handle_late_bitfield(&mut self, bytes: &[u8]) -> Result<(), CloseReason> {
+        let Theirs::Known(bits) = &self.theirs else {
+            return Err(CloseReason::Bad("bitfield"));
+        };
+        let said = Bits::from_bytes(bits.len(), bytes).ok_or(CloseReason::Bad("bitfield"))?;
+        self.late = said.ones().filter(|piece| !bits.get(*piece)).collect();
+        Ok(())
     }
 
     fn handle_request(&mut self, block: BlockRef) -> Result<(), CloseReason> {

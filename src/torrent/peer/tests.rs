@@ -180,12 +180,28 @@ fn the_handshake_must_come_in_time_and_name_our_torrent() {
 }
 
 #[test]
+fn a_late_bitfield_is_taken_as_the_haves_that_it_stands_for() {
+    let now = Instant::now();
+    let (mut seed, _) = pair(now);
+    say(now, &mut seed, Message::Interested).unwrap();
+    let first = say(now, &mut seed, Message::Bitfield(vec![0x22, 0])).unwrap();
+    assert_eq!(first.len(), 2, "{first:?}");
+    assert!(first.contains(&"Have(2)".to_owned()) && first.contains(&"Have(6)".to_owned()));
+    let second = say(now, &mut seed, Message::Bitfield(vec![0x32, 0])).unwrap();
+    assert_eq!(second, ["Have(3)"], "what is known is not told again");
+    assert_eq!(seed.pieces().unwrap().count(), 3);
+    let all = say(now, &mut seed, Message::Bitfield(vec![0xff, 0xc0]));
+    assert_eq!(all, Err(CloseReason::BothComplete));
+}
+
+#[test]
 fn impossible_messages_close_the_connection() {
     let now = Instant::now();
     let block = |index, begin, len| BlockRef { index, begin, len };
     for (message, reason) in [
         (Message::Have(10), "piece number"),
-        (Message::Bitfield(vec![0xff, 0xc0]), "bitfield"),
+        (Message::Bitfield(vec![0xff, 0xff]), "bitfield"),
+        (Message::Bitfield(vec![0xff]), "bitfield"),
         (Message::Request(block(10, 0, 1)), "request"),
         (Message::Request(block(9, 4 * BLOCK - 5, 1)), "request"),
         (Message::Request(block(0, u32::MAX, 2)), "request"),
