@@ -482,7 +482,12 @@ fn no_attempt_to_escape_succeeds_and_each_of_them_would_outside() {
         words.push("--".to_owned());
         words.extend(tried.map(str::to_owned));
         let mut command = host.command(&words[0]);
-        command.args(&words[1..]).env("HOME", place.dir.path());
+        // Another user may not look into this one's folder of programs.
+        let programs = "/usr/local/bin:/usr/bin:/bin";
+        command
+            .args(&words[1..])
+            .env("HOME", place.dir.path())
+            .env("PATH", programs);
         let found = attempts(&command.output().unwrap());
         // That the packet could be handed to the kernel means nothing; whether it arrived is asked below.
         let escaped: Vec<_> = found
