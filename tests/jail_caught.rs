@@ -134,9 +134,12 @@ fn receive(channel: &UnixStream) -> Vec<OwnedFd> {
         RecvFlags::CMSG_CLOEXEC,
     )
     .unwrap();
-    let messages = control.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-        _ => None,
+    let messages = control.drain().filter_map(|message| {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            Some(descriptors)
+        } else {
+            None
+        }
     });
     messages.flatten().collect()
 }

@@ -73,7 +73,6 @@ fn libtorrent_downloads_and_not_a_packet_escapes() {
 }
 
 #[test]
-#[ignore = "libtorrent 2 believes only in routes of the main table, and the jail has no default route there yet"]
 fn libtorrent_that_ignores_the_proxy_and_calls_for_peers_downloads_and_not_a_packet_escapes() {
     downloads("http", &[], |scene, place, source, out| {
         get_by_libtorrent(scene, place, CARELESS, source, out);
@@ -101,7 +100,6 @@ fn qbittorrent_is_used_by_its_published_web_page_and_not_a_packet_escapes() {
 }
 
 #[test]
-#[ignore = "libtorrent 2 believes only in routes of the main table, and the jail has no default route there yet"]
 fn qbittorrent_as_it_comes_ignores_the_proxy_and_not_a_packet_escapes() {
     get_by_qbittorrent("");
 }

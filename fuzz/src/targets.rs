@@ -34,7 +34,7 @@ use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, RelayId, Suite};
 use hushswarm_circuits::layers::{BackwardHop, ForwardHop, LayerKeys, OriginLayers};
 use hushswarm_circuits::link::{HANDSHAKE_LEN, LinkInitiator, LinkPeer, respond, verify_auth};
 use hushswarm_circuits::lookup::{Answer, MAX_ANSWER};
-use hushswarm_circuits::relay_list::{Descriptor, Draft, ExitPolicy, Proto, RelayList, Trust};
+use hushswarm_circuits::relay_list::{Descriptor, Draft, ExitPolicy, RelayList, Trust};
 use hushswarm_circuits::target::{HostName, Target};
 use rand::SeedableRng;
 use rand::rngs::StdRng;

@@ -96,8 +96,8 @@ fn parse_target(text: &str) -> Result<Target, Error> {
 /// The network file, the relay list, and the state folder.
 fn overlay(args: &Args) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let loaded = network_path(args.network.as_deref())
-        .and_then(|file| NetworkFile::load(&file, unix_now()).map_err(Error::from));
+    let loaded =
+        network_path(args.network.as_deref()).and_then(|file| NetworkFile::load(&file, unix_now()));
     findings.push(match loaded {
         Ok(_) => Finding::fine("network", "the network file and its relay list are good"),
         Err(error) => broken("network", &error),

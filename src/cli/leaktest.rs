@@ -166,8 +166,10 @@ No packet leaves. The program: {}\n\n",
             Error::local("the capture lost packets, so nothing is proven")
                 .with_hint("run it again while the computer is idle"),
         ),
-        _ => Err(Error::new(Kind::Policy, "something escaped past hushswarm")
-            .with_hint("tell the developers what is above, and with which program")),
+        Verdict::Leak | Verdict::Clean | Verdict::Unproven | Verdict::PlainOnly => {
+            Err(Error::new(Kind::Policy, "something escaped past hushswarm")
+                .with_hint("tell the developers what is above, and with which program"))
+        }
     }
 }
 
@@ -195,13 +197,12 @@ impl Args {
     /// The program starts in a folder of its own, so a path that was typed from here must not depend on where "here" is.
     fn absolute_program(&self) -> Vec<String> {
         let mut program = self.program.clone();
-        if let Some(name) = program.first_mut().filter(|name| name.contains('/')) {
-            if let Some(path) = std::path::absolute(&name)
+        if let Some(name) = program.first_mut().filter(|name| name.contains('/'))
+            && let Some(path) = std::path::absolute(&name)
                 .ok()
                 .and_then(|path| path.to_str().map(str::to_owned))
-            {
-                *name = path;
-            }
+        {
+            *name = path;
         }
         program
     }

@@ -174,7 +174,13 @@ mod tests {
     #[test]
     fn each_cause_has_its_own_way_out() {
         let eperm = nix::libc::EPERM;
-        let cases: [(&[(&str, &str)], Step, i32, &str); 8] = [
+        type Case = (
+            &'static [(&'static str, &'static str)],
+            Step,
+            i32,
+            &'static str,
+        );
+        let cases: [Case; 8] = [
             (
                 &[("proc/sys/kernel/unprivileged_userns_clone", "0\n")],
                 Step::Namespaces,

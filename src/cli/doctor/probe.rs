@@ -43,13 +43,13 @@ pub(super) async fn check(addr: SocketAddr, target: Option<&Target>) -> Vec<Find
     match greet(addr).await {
         Ok(_) => findings.push(Finding::fine(PLACE, format!("answers SOCKS5 on {addr}"))),
         Err(error) => {
-            let what = match error.kind() {
-                io::ErrorKind::ConnectionRefused => format!("nothing listens on {addr}"),
-                io::ErrorKind::PermissionDenied => format!("{addr} wants a password"),
-                _ => format!(
-                    "what listens on {addr} does not answer SOCKS5 ({})",
-                    error.kind()
-                ),
+            let kind = error.kind();
+            let what = if kind == io::ErrorKind::ConnectionRefused {
+                format!("nothing listens on {addr}")
+            } else if kind == io::ErrorKind::PermissionDenied {
+                format!("{addr} wants a password")
+            } else {
+                format!("what listens on {addr} does not answer SOCKS5 ({kind})")
             };
             findings.push(Finding::new(Danger::Broken, PLACE, what, START));
             return findings;

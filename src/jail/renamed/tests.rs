@@ -55,10 +55,10 @@ async fn answers_of_a_name_come_from_its_virtual_address_and_others_as_they_are(
     let (world, renamed, names) = renamed();
     let (a, b) = (give(&names, "a.example"), give(&names, "b.example"));
     let real = |text: &str| vec![text.parse::<IpAddr>().unwrap()];
-    let mut known = world.names.lock().unwrap();
-    known.insert("a.example".to_owned(), real("192.0.2.1"));
-    known.insert("b.example".to_owned(), real("192.0.2.2"));
-    drop(known);
+    world.names.lock().unwrap().extend([
+        ("a.example".to_owned(), real("192.0.2.1")),
+        ("b.example".to_owned(), real("192.0.2.2")),
+    ]);
     let flow = renamed.datagrams(isolation()).await.unwrap();
     let virtual_ = |ip| Target::ip(SocketAddr::new(ip, 6969));
     for ip in [a, b] {
