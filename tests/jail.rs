@@ -408,7 +408,7 @@ fn no_attempt_to_escape_succeeds_and_each_of_them_would_outside() {
     let Some(place) = Place::new() else { return };
     let root = rustix::process::geteuid().is_root();
     let host = world.host("host", 2);
-    let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o777);
+    let mode: fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     for path in [place.dir.path(), &place.dir.path().join("network")] {
         fs::set_permissions(path, mode.clone()).unwrap();
     }
