@@ -8,9 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hushswarm::config::{NetworkFile, RelayConfig, Routes};
-use hushswarm::net::dns;
 use hushswarm::route::policy::{Policy, Verdict};
-use hushswarm::socks::{http, request, udp};
 use hushswarm::torrent::bencode::Value;
 use hushswarm::torrent::extension::{MetadataMessage, PeerExtensions};
 use hushswarm::torrent::infohash::InfoHash;
@@ -35,11 +33,18 @@ use hushswarm_circuits::handshake::{CREATE_LEN, HopInitiator, HopKeys, HopPeer, 
 use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, RelayId, Suite};
 use hushswarm_circuits::layers::{BackwardHop, ForwardHop, LayerKeys, OriginLayers};
 use hushswarm_circuits::link::{HANDSHAKE_LEN, LinkInitiator, LinkPeer, respond, verify_auth};
-use hushswarm_circuits::lookup::{Answer, MAX_ANSWER};
 use hushswarm_circuits::relay_list::{Descriptor, Draft, ExitPolicy, Proto, RelayList, Trust};
-use hushswarm_circuits::target::{HostName, Target};
+use hushswarm_circuits::target::Target;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+
+#[path = "targets/lookups.rs"]
+mod lookups;
+#[path = "targets/proxy.rs"]
+mod proxy;
+
+use lookups::{dns_reply, lookup_answer};
+use proxy::{http_proxy, socks_datagram, socks_request};
 
 /// A target: it panics where its input breaks something.
 pub type Run = fn(&[u8]);
@@ -135,28 +140,6 @@ pub fn target(input: &[u8]) {
         let mut out = Vec::new();
         target.encode(&mut out);
         assert!(matches!(Target::decode(&out), Ok((Some(again), [])) if again == target));
-    }
-}
-
-/// A nameserver's replies: the input is what follows the id, and comes as itself and with the question that was asked.
-pub fn dns_reply(input: &[u8]) {
-    let asked = [192, 0, 2, 7].into();
-    let query = dns::ptr_query(7, asked).unwrap();
-    let _ = dns::ptr_reply(&query, input);
-    let (counts, rest) = input.split_at(input.len().min(10));
-    let mut reply = query.clone();
-    reply[2..2 + counts.len()].copy_from_slice(counts);
-    reply.extend_from_slice(rest);
-    if let Some(dns::Reply::Name(name, _)) = dns::ptr_reply(&query, &reply) {
-        assert!(HostName::new(name.as_str()).is_ok());
-    }
-}
-
-/// Answers of lookups (§5.7).
-pub fn lookup_answer(input: &[u8]) {
-    if let Ok(answer) = Answer::decode(input) {
-        assert!(input.len() <= MAX_ANSWER);
-        assert_eq!(answer.encode(), input);
     }
 }
 
@@ -797,62 +780,4 @@ pub fn tracker_server(input: &[u8]) {
         let answer = tracker.handle(Instant::now(), from, head);
         assert!(answer.starts_with(b"HTTP/1.1 "));
     }
-}
-
-/// What a program asks the proxy by SOCKS: whole within its limit, and never another thing when more bytes come.
-pub fn socks_request(input: &[u8]) {
-    fn stable<T: PartialEq + std::fmt::Debug>(
-        parse: fn(&[u8]) -> request::Parsed<T>,
-        input: &[u8],
-    ) {
-        let said = parse(input);
-        match &said {
-            Ok(Some((_, used))) => {
-                assert!(*used <= request::MAX_REQUEST && *used <= input.len());
-                assert_eq!(parse(&input[..*used]), said);
-                assert_eq!(parse(&input[..used - 1]), Ok(None));
-            }
-            Ok(None) => assert!(input.len() < request::MAX_REQUEST),
-            Err(_) => {}
-        }
-    }
-    stable(request::methods, input);
-    stable(request::password, input);
-    stable(request::socks4, input);
-    stable(request::socks5, input);
-    let _ = input.first().map(|first| request::Protocol::of(*first));
-}
-
-/// Datagrams of a UDP association.
-pub fn socks_datagram(input: &[u8]) {
-    if let Some((target, payload)) = udp::decode(input) {
-        let mut again = Vec::new();
-        udp::encode(&mut again, &target, payload);
-        assert!(again.len() <= udp::MAX_HEADER + payload.len());
-        assert_eq!(udp::decode(&again), Some((target, payload)));
-    }
-}
-
-/// What a program asks the proxy by HTTP. What is sent on is one request in origin form, with nothing for the proxy in it.
-pub fn http_proxy(input: &[u8]) {
-    let Ok(Some((head, used))) = http::parse(input) else {
-        return;
-    };
-    assert!(used <= input.len());
-    assert!(http::is_complete(input, 0));
-    let http::Wish::Forward(forward) = head.wish else {
-        return;
-    };
-    let text = forward.head;
-    let end = text.windows(4).position(|four| four == b"\r\n\r\n");
-    assert_eq!(end, Some(text.len() - 4));
-    let line = text.split(|&byte| byte == b'\r').next().unwrap_or_default();
-    assert!(line.windows(2).any(|two| two == b" /"));
-    let lower = text.to_ascii_lowercase();
-    assert!(!lower.windows(14).any(|name| name == b"\nproxy-authori"));
-    let hosts = lower
-        .windows(7)
-        .filter(|name| *name == b"\r\nhost:")
-        .count();
-    assert_eq!(hosts, 1);
 }

@@ -97,19 +97,19 @@ pub async fn carry(
     let both = Both {
         near,
         far,
-        up: Direction::new(buffers, early),
-        down: Direction::new(buffers, Vec::new()),
+        up: Half::new(buffers, early),
+        down: Half::new(buffers, Vec::new()),
         half_closed: None,
     };
     both.await
 }
 
-/// One connection's two directions.
+/// One connection.
 struct Both {
     near: BoxStream,
     far: BoxStream,
-    up: Direction,
-    down: Direction,
+    up: Half,
+    down: Half,
     /// Since when one direction is over and the other stands still.
     half_closed: Option<Pin<Box<Sleep>>>,
 }
@@ -123,7 +123,9 @@ impl Future for Both {
         let up = this.up.poll(cx, &mut this.near, &mut this.far);
         let down = match &up {
             Poll::Ready(Err(_)) => Poll::Pending,
-            _ => this.down.poll(cx, &mut this.far, &mut this.near),
+            Poll::Ready(Ok(())) | Poll::Pending => {
+                this.down.poll(cx, &mut this.far, &mut this.near)
+            }
         };
         let failed = match (up, down) {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
@@ -166,7 +168,7 @@ enum State {
 }
 
 /// Bytes on their way from a reader to a writer.
-struct Direction {
+struct Half {
     stock: Buffers,
     /// Bytes from before the buffers' time.
     early: Vec<u8>,
@@ -178,7 +180,7 @@ struct Direction {
     carried: u64,
 }
 
-impl Direction {
+impl Half {
     fn new(stock: &Buffers, early: Vec<u8>) -> Self {
         Self {
             stock: stock.clone(),
@@ -267,7 +269,7 @@ impl Direction {
     }
 }
 
-impl Drop for Direction {
+impl Drop for Half {
     fn drop(&mut self) {
         self.release();
     }
