@@ -20,7 +20,13 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use hushswarm::socks::Options;
+use hushswarm::net::{BoxFuture, BoxStream, Datagrams};
+use hushswarm::route::circuits::CircuitRoute;
+use hushswarm::route::{Outside, RouteError};
+use hushswarm::socks::{Options, Server};
+use hushswarm_circuits::isolation::Isolation;
+use hushswarm_circuits::relay_list::Proto;
+use hushswarm_circuits::target::Target;
 use proxy::Proxy;
 use script::Script;
 use serde_json::Value;
@@ -588,4 +594,98 @@ async fn content_is_sent_on_whole_and_another_request_is_not() {
     let rest = ["-w", "%{http_code}", "-o", "/dev/null", url];
     let (_, status, _) = curl(&[&chunked[..], &rest].concat()).await;
     assert_eq!(status, "411");
+}
+
+/// Circuits of a real network, and which one each stream of a program took.
+struct Watched {
+    client: hushswarm::overlay::client::Client,
+    seen: std::sync::Mutex<Vec<u64>>,
+}
+
+impl Outside for Watched {
+    fn connect<'a>(
+        &'a self,
+        target: &'a Target,
+        isolation: Isolation,
+    ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
+        Box::pin(async move {
+            let route = CircuitRoute::new(self.client.clone());
+            let stream = route.connect(target, isolation).await?;
+            // The same key gives the circuit that the stream is in.
+            let circuit = self
+                .client
+                .circuit(isolation, Proto::Tcp, Some(target), &[]);
+            let number = circuit.await.unwrap().number();
+            self.seen.lock().unwrap().push(number);
+            Ok(stream)
+        })
+    }
+
+    fn datagrams(&self, _: Isolation) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>> {
+        Box::pin(async { Err(RouteError::Refused) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_users_have_two_circuits_and_one_user_has_one() {
+    let world = world();
+    let web = web().await;
+    let outside = Arc::new(Watched {
+        client: world.client(3),
+        seen: std::sync::Mutex::default(),
+    });
+    let server = Server::new(Arc::clone(&outside) as Arc<dyn Outside>, Options::default());
+    let (first, second) = (script::listen(&server), script::listen(&server));
+    let url = format!("http://127.0.0.1:{}/", web.port());
+    for proxy in [
+        format!("socks5h://alice:1@{first}"),
+        format!("socks5h://bob:1@{first}"),
+        format!("socks5h://alice:1@{first}"),
+        format!("socks5h://alice:1@{second}"),
+        format!("socks5h://{first}"),
+    ] {
+        let (code, _, errors) = curl(&["-x", &proxy, &url]).await;
+        assert_eq!(code, Some(0), "{errors}");
+    }
+    let seen = outside.seen.lock().unwrap().clone();
+    assert_eq!(seen[0], seen[2], "{seen:?}");
+    let others: std::collections::BTreeSet<_> = seen.iter().collect();
+    assert_eq!(others.len(), 4, "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_proxies_share_a_state_folder_and_its_guards() {
+    let world = world();
+    let web = web().await;
+    let url = format!("http://127.0.0.1:{}/", web.port());
+    let state = tempfile::tempdir().unwrap();
+    let folder = state.path().join("shared").display().to_string();
+    let start = || {
+        let mut command = Command::new(world::PROGRAM);
+        command
+            .args([
+                "proxy",
+                "--json",
+                "--allow-private",
+                "--listen",
+                "127.0.0.1:0",
+            ])
+            .arg("--network")
+            .arg(&world.file)
+            .args(["--state", &folder]);
+        Proxy::run(command, tempfile::tempdir().unwrap())
+    };
+    let mut both = [start(), start()];
+    for proxy in &both {
+        let proxy = format!("socks5h://{}", proxy.addr());
+        let (code, _, errors) = curl(&["-x", &proxy, &url]).await;
+        assert_eq!(code, Some(0), "{errors}");
+    }
+    // Told to stop, each ends well, and the guards are there.
+    for proxy in &mut both {
+        proxy.signal(rustix::process::Signal::TERM);
+        assert!(proxy.child.wait().unwrap().success(), "{}", proxy.log());
+    }
+    let guards = std::fs::read_to_string(format!("{folder}/guards-test.toml")).unwrap();
+    assert_eq!(guards.matches("[[guard]]").count(), 3, "{guards}");
 }

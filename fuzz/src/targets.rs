@@ -8,7 +8,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hushswarm::config::{NetworkFile, RelayConfig};
-use hushswarm::net::dns;
 use hushswarm::torrent::bencode::Value;
 use hushswarm::torrent::extension::{MetadataMessage, PeerExtensions};
 use hushswarm::torrent::infohash::InfoHash;
@@ -33,15 +32,24 @@ use hushswarm_circuits::handshake::{CREATE_LEN, HopInitiator, HopKeys, HopPeer, 
 use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, RelayId, Suite};
 use hushswarm_circuits::layers::{BackwardHop, ForwardHop, LayerKeys, OriginLayers};
 use hushswarm_circuits::link::{HANDSHAKE_LEN, LinkInitiator, LinkPeer, respond, verify_auth};
-use hushswarm_circuits::lookup::{Answer, MAX_ANSWER};
 use hushswarm_circuits::relay_list::{Descriptor, Draft, ExitPolicy, RelayList, Trust};
-use hushswarm_circuits::target::{HostName, Target};
+use hushswarm_circuits::target::Target;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-#[path = "local.rs"]
+#[path = "targets/local.rs"]
 mod local;
-pub use local::*;
+#[path = "targets/lookups.rs"]
+mod lookups;
+#[path = "targets/proxy.rs"]
+mod proxy;
+
+pub use local::{
+    client_files, jail_query, leaktest_classify, leaktest_dht, leaktest_dns, leaktest_peek,
+    leaktest_udp_tracker, routes_file,
+};
+pub use lookups::{dns_reply, lookup_answer};
+pub use proxy::{http_proxy, socks_datagram, socks_request};
 
 /// A target: it panics where its input breaks something.
 pub type Run = fn(&[u8]);
@@ -144,28 +152,6 @@ pub fn target(input: &[u8]) {
         let mut out = Vec::new();
         target.encode(&mut out);
         assert!(matches!(Target::decode(&out), Ok((Some(again), [])) if again == target));
-    }
-}
-
-/// A nameserver's replies: the input is what follows the id, and comes as itself and with the question that was asked.
-pub fn dns_reply(input: &[u8]) {
-    let asked = [192, 0, 2, 7].into();
-    let query = dns::ptr_query(7, asked).unwrap();
-    let _ = dns::ptr_reply(&query, input);
-    let (counts, rest) = input.split_at(input.len().min(10));
-    let mut reply = query.clone();
-    reply[2..2 + counts.len()].copy_from_slice(counts);
-    reply.extend_from_slice(rest);
-    if let Some(dns::Reply::Name(name, _)) = dns::ptr_reply(&query, &reply) {
-        assert!(HostName::new(name.as_str()).is_ok());
-    }
-}
-
-/// Answers of lookups (§5.7).
-pub fn lookup_answer(input: &[u8]) {
-    if let Ok(answer) = Answer::decode(input) {
-        assert!(input.len() <= MAX_ANSWER);
-        assert_eq!(answer.encode(), input);
     }
 }
 

@@ -97,19 +97,19 @@ pub async fn carry(
     let both = Both {
         near,
         far,
-        up: Direction::new(buffers, early),
-        down: Direction::new(buffers, Vec::new()),
+        up: Half::new(buffers, early),
+        down: Half::new(buffers, Vec::new()),
         half_closed: None,
     };
     both.await
 }
 
-/// One connection's two directions.
+/// One connection.
 struct Both {
     near: BoxStream,
     far: BoxStream,
-    up: Direction,
-    down: Direction,
+    up: Half,
+    down: Half,
     /// Since when one direction is over and the other stands still.
     half_closed: Option<Pin<Box<Sleep>>>,
 }
@@ -168,7 +168,7 @@ enum State {
 }
 
 /// Bytes on their way from a reader to a writer.
-struct Direction {
+struct Half {
     stock: Buffers,
     /// Bytes from before the buffers' time.
     early: Vec<u8>,
@@ -180,7 +180,7 @@ struct Direction {
     carried: u64,
 }
 
-impl Direction {
+impl Half {
     fn new(stock: &Buffers, early: Vec<u8>) -> Self {
         Self {
             stock: stock.clone(),
@@ -269,7 +269,7 @@ impl Direction {
     }
 }
 
-impl Drop for Direction {
+impl Drop for Half {
     fn drop(&mut self) {
         self.release();
     }

@@ -2,6 +2,7 @@
 //! it was asked, and by whom.
 #![allow(
     dead_code,
+    clippy::type_complexity,
     unreachable_pub,
     missing_docs,
     clippy::unwrap_used,
