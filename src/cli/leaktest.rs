@@ -161,12 +161,12 @@ No packet leaves. The program: {}\n\n",
         print(false, &format!("\n{}", runs.text()))?;
     }
     match verdict {
-        good if good.is_good() => Ok(()),
+        Verdict::Clean | Verdict::Unproven | Verdict::PlainOnly => Ok(()),
         Verdict::Unknown => Err(
             Error::local("the capture lost packets, so nothing is proven")
                 .with_hint("run it again while the computer is idle"),
         ),
-        _ => Err(Error::new(Kind::Policy, "something escaped past hushswarm")
+        Verdict::Leak => Err(Error::new(Kind::Policy, "something escaped past hushswarm")
             .with_hint("tell the developers what is above, and with which program")),
     }
 }
@@ -195,13 +195,11 @@ impl Args {
     /// The program starts in a folder of its own, so a path that was typed from here must not depend on where "here" is.
     fn absolute_program(&self) -> Vec<String> {
         let mut program = self.program.clone();
-        if let Some(name) = program.first_mut().filter(|name| name.contains('/')) {
-            if let Some(path) = std::path::absolute(&name)
-                .ok()
-                .and_then(|path| path.to_str().map(str::to_owned))
-            {
-                *name = path;
-            }
+        if let Some(name) = program.first_mut().filter(|name| name.contains('/'))
+            && let Ok(path) = std::path::absolute(&name)
+            && let Some(path) = path.to_str()
+        {
+            *name = path.to_owned();
         }
         program
     }

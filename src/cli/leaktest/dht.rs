@@ -218,10 +218,10 @@ impl Nodes {
                 })
             }
             "announce_peer" if token_ok => {
-                if let Some(port) = port.filter(|_| hash == Some(self.hash)) {
-                    if self.peers.len() < MAX_PEERS {
-                        self.peers.insert(SocketAddr::new(from.ip(), port));
-                    }
+                if let Some(port) = port.filter(|_| hash == Some(self.hash))
+                    && self.peers.len() < MAX_PEERS
+                {
+                    self.peers.insert(SocketAddr::new(from.ip(), port));
                 }
                 respond(from, transaction, &own, |_| {})
             }

@@ -195,10 +195,9 @@ impl Running {
         if let Some(id) = i32::try_from(self.program.id())
             .ok()
             .and_then(Pid::from_raw)
+            && self.ended().is_none()
         {
-            if self.ended().is_none() {
-                let _ = kill_process(id, Signal::TERM);
-            }
+            let _ = kill_process(id, Signal::TERM);
         }
         let deadline = Instant::now() + END;
         while self.ended().is_none() && Instant::now() < deadline {

@@ -347,19 +347,20 @@ async fn watch(settings: &Settings) -> Result<Outcome, Error> {
         if complete.is_none() && arrived(&files, settings.size, &torrent.hash) {
             complete = Some(Instant::now());
         }
-        if let Some(fault) = settings.fault.filter(|_| faulted.is_none()) {
-            if shared.served() >= settings.size / FAULT_AT && complete.is_none() {
-                watch.outage.store(true, Ordering::Release);
-                match fault {
-                    Fault::KillProxy => running.kill_hushswarm(settings.way),
-                    Fault::KillRelays => {
-                        for relay in relays.take().into_iter().flat_map(|(relays, _)| relays) {
-                            relay.stop(NO_GRACE).await;
-                        }
+        if let Some(fault) = settings.fault.filter(|_| faulted.is_none())
+            && shared.served() >= settings.size / FAULT_AT
+            && complete.is_none()
+        {
+            watch.outage.store(true, Ordering::Release);
+            match fault {
+                Fault::KillProxy => running.kill_hushswarm(settings.way),
+                Fault::KillRelays => {
+                    for relay in relays.take().into_iter().flat_map(|(relays, _)| relays) {
+                        relay.stop(NO_GRACE).await;
                     }
                 }
-                faulted = Some(Instant::now());
             }
+            faulted = Some(Instant::now());
         }
         // A stranger comes when the program has had time to listen.
         if !knocked && (begun.elapsed() > LEAST / 2 || status.is_some() || complete.is_some()) {
