@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hushswarm::jail::caught::Catcher;
 use hushswarm::jail::dns::Resolver;
 use hushswarm::jail::names::SharedNames;
+use hushswarm::jail::publish::{Inward, publish};
 use hushswarm::jail::renamed::Renamed;
 use hushswarm::net::os::{CaughtUdp, LocalListener, RawReplies};
 use hushswarm::net::{BoxFuture, BoxStream, Datagrams};
@@ -133,9 +134,12 @@ fn receive(channel: &UnixStream) -> Vec<OwnedFd> {
         RecvFlags::CMSG_CLOEXEC,
     )
     .unwrap();
-    let messages = control.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-        _ => None,
+    let messages = control.drain().filter_map(|message| {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            Some(descriptors)
+        } else {
+            None
+        }
     });
     messages.flatten().collect()
 }
@@ -273,6 +277,37 @@ fn a_crowd_and_a_flood_cost_bounded_memory_and_nobody_else() {
     assert!(caught.world.flows.load(Ordering::SeqCst) >= 256);
     caught.run("same_port");
     caught.run("tcp");
+}
+
+/// Echoes at port 7; nobody listens elsewhere.
+struct Inside;
+
+impl Inward for Inside {
+    fn connect(&self, port: u16) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(async move {
+            let isolation = Isolation::new("jail", b"test", 0);
+            let target = Target::parse("192.0.2.1", port).unwrap();
+            let opened = Echo::default().connect(&target, isolation).await;
+            opened.map_err(|_| io::ErrorKind::ConnectionRefused.into())
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_published_port_leads_inside_and_a_closed_one_is_reset() {
+    for port in [7, 8] {
+        let listener = LocalListener::loopback("127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = listener.local_addr().unwrap().unwrap();
+        let serving = tokio::spawn(publish(listener, Arc::new(Inside), port));
+        let mut browser = tokio::net::TcpStream::connect(addr).await.unwrap();
+        // It may be reset already.
+        let _ = browser.write_all(b"hello").await;
+        let _ = browser.shutdown().await;
+        let mut answer = Vec::new();
+        let read = browser.read_to_end(&mut answer).await;
+        assert_eq!((read.is_ok(), answer == b"hello"), (port == 7, port == 7));
+        serving.abort();
+    }
 }
 
 /// How fast answers from ever other addresses come back. `cargo test --release --test jail_caught -- --ignored --nocapture`.

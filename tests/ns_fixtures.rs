@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use support::capture::Capture;
 use support::clients::{
-    Aria2, Libtorrent, SeenPeer, Torrent, Tracker, Transmission, installed, libtorrent_python,
+    Aria2, DhtNode, Libtorrent, Place, QBittorrent, SeenPeer, Torrent, Tracker, Transmission,
+    aria2_get, installed, libtorrent_python,
 };
 use support::world::{Host, World};
 use support::{PATIENCE, hash_file, write_noise};
@@ -224,4 +225,114 @@ fn a_cable_that_is_pulled_carries_nothing_until_it_is_plugged_in() {
     while !ping() {
         assert!(std::time::Instant::now() < deadline, "the cable stays dead");
     }
+}
+
+#[test]
+fn qbittorrent_downloads_by_magnet_and_file() {
+    let Some(swarm) = installed("qbittorrent-nox")
+        .then(|| swarm("http"))
+        .flatten()
+    else {
+        return;
+    };
+    let seed = Libtorrent::seed(
+        &swarm.python,
+        Some(&swarm.seeder),
+        &swarm.torrent,
+        swarm.folder.path(),
+        None,
+    );
+    for source in [&swarm.torrent.magnet, swarm.torrent.file.to_str().unwrap()] {
+        let got = TempDir::new().unwrap();
+        let place = Place::on(&swarm.client);
+        let mut client = QBittorrent::start(&place, "", got.path(), 8080);
+        client.add(source);
+        client.wait_done();
+        assert_same(&swarm, got.path());
+    }
+    let seen = seed.peers();
+    assert!(
+        seen.iter().any(|peer| peer.client.contains("qBittorrent")),
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn transmission_and_aria2_download() {
+    if !installed("aria2c") || !installed("transmission-daemon") {
+        return;
+    }
+    let Some(swarm) = swarm("http") else { return };
+    let _seed = Libtorrent::seed_with(
+        &swarm.python,
+        Some(&swarm.seeder),
+        &swarm.torrent,
+        swarm.folder.path(),
+        None,
+        &["--utp"],
+    );
+    let place = Place::on(&swarm.client);
+    let got = TempDir::new().unwrap();
+    let mut client = Transmission::download(
+        &place,
+        "{\"dht-enabled\":false,\"port-forwarding-enabled\":false,\"utp-enabled\":false}",
+        &swarm.torrent.magnet,
+        got.path(),
+    );
+    client.wait_done();
+    assert_same(&swarm, got.path());
+    drop(client);
+    let got = TempDir::new().unwrap();
+    let mut client = aria2_get(&place, "", &swarm.torrent.magnet, got.path());
+    assert!(client.wait(PATIENCE).success(), "{}", client.tails());
+    assert_same(&swarm, got.path());
+}
+
+#[test]
+fn a_private_dht_of_real_nodes_brings_peers_together_over_utp() {
+    let Some(mut world) = World::build() else {
+        return;
+    };
+    let Some(python) = libtorrent_python() else {
+        return;
+    };
+    let (client, seeder) = (world.host("client", 2), world.host("seeder", 21));
+    let mut nodes: Vec<DhtNode> = Vec::new();
+    for number in 31..35 {
+        let others: Vec<_> = nodes.iter().map(|node| node.addr).collect();
+        let host = world.host("node", number);
+        nodes.push(DhtNode::start(&python, &host, &others));
+    }
+    let folder = TempDir::new().unwrap();
+    let content = folder.path().join(NAME);
+    write_noise(&content, SIZE, 1);
+    let torrent = Torrent::make(&content, &folder.path().join("t.torrent"), &[], 65536);
+    let known = nodes[0].addr.to_string();
+    let _seed = Libtorrent::seed_with(
+        &python,
+        Some(&seeder),
+        &torrent,
+        folder.path(),
+        None,
+        &["--no-tcp", "--dht", &known],
+    );
+    let got = TempDir::new().unwrap();
+    let place = Place::on(&client);
+    let capture = Capture::start(&client, &[]);
+    let mut get = Libtorrent::download(
+        &place,
+        &python,
+        "{}",
+        &torrent.magnet,
+        got.path(),
+        &["--dht", &known],
+    );
+    get.wait_done();
+    assert_eq!(hash_file(&got.path().join(NAME)), hash_file(&content));
+    let asked = |node: &DhtNode| node.askers().iter().any(|from| client.owns(from.ip()));
+    assert!(nodes.iter().any(asked), "no node was asked by the client");
+    let captured = capture.stop();
+    // uTP to the seeder runs between the very ports of the DHT messages, and counts as those.
+    assert!(!captured.sent("dht").is_empty(), "{captured:#?}");
+    assert!(captured.sent("peer-tcp").is_empty(), "{captured:#?}");
 }

@@ -55,7 +55,7 @@ impl Hushswarm {
     fn proxy(loopback: &Loopback, state: &str) -> (Process, SocketAddr) {
         let mut command = Command::new(PROGRAM);
         command
-            .args(["proxy", "--listen", "127.0.0.1:0"])
+            .args(["proxy", "--allow-private", "--listen", "127.0.0.1:0"])
             .args([Path::new("--network"), &loopback.network.file])
             .args([Path::new("--state"), &loopback.dir.path().join(state)]);
         let mut process = Process::spawn("proxy", command);

@@ -509,7 +509,9 @@ fn socks_datagrams() -> Seeds {
 
 fn captured() -> Seeds {
     let mut dns = vec![0; 12];
-    dns.extend([8, 0, 0x45, 0, 0, 29, 0, 0, 0, 0, 64, 17, 0, 0, 33, 10, 0, 2, 33, 10, 0, 1]);
+    dns.extend([
+        8, 0, 0x45, 0, 0, 29, 0, 0, 0, 0, 64, 17, 0, 0, 33, 10, 0, 2, 33, 10, 0, 1,
+    ]);
     dns.extend([15, 160, 0, 53, 0, 9, 0, 0, b'x']);
     let mut join = vec![0; 12];
     join.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 16, 0, 1]);
@@ -524,7 +526,11 @@ fn krpc() -> Seeds {
         ("ping", [&start[..], b"e1:q4:ping1:t1:a1:y1:qe"].concat()),
         (
             "get_peers",
-            [&start[..], b"9:info_hash20:bbbbbbbbbbbbbbbbbbbbe1:q9:get_peers1:t1:a1:v4:LT\x01\x021:y1:qe"].concat(),
+            [
+                &start[..],
+                b"9:info_hash20:bbbbbbbbbbbbbbbbbbbbe1:q9:get_peers1:t1:a1:v4:LT\x01\x021:y1:qe",
+            ]
+            .concat(),
         ),
     ]
 }
@@ -536,12 +542,21 @@ fn questions() -> Seeds {
 
 fn said() -> Vec<u8> {
     let extended = b"\x14\x00d4:ipv44:\x21\x0a\x00\x021:md11:ut_metadatai1ee1:pi6881e1:v7:Foo 1.0e";
-    let head = [&b"\x13BitTorrent protocol"[..], &[0; 28], b"-XX0001-abcdefghijkl"].concat();
+    let head = [
+        &b"\x13BitTorrent protocol"[..],
+        &[0; 28],
+        b"-XX0001-abcdefghijkl",
+    ]
+    .concat();
     [&head[..], &[0, 0, 0, extended.len() as u8], extended].concat()
 }
 
 fn tracked() -> Seeds {
-    let connect = [&0x0417_2710_1980_u64.to_be_bytes()[..], &[0, 0, 0, 0, 9, 9, 9, 9]].concat();
+    let connect = [
+        &0x0417_2710_1980_u64.to_be_bytes()[..],
+        &[0, 0, 0, 0, 9, 9, 9, 9],
+    ]
+    .concat();
     let announce = [&[0; 8][..], &[0, 0, 0, 1, 9, 9, 9, 9], &[0; 82]].concat();
     vec![("connect", connect), ("announce", announce)]
 }

@@ -7,13 +7,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hushswarm::cli::leaktest;
-use hushswarm::config::{NetworkFile, RelayConfig, Routes};
-use hushswarm::jail::dns::{Decision, decide};
-use hushswarm::jail::names::{SharedNames, is_virtual};
+use hushswarm::config::{NetworkFile, RelayConfig};
 use hushswarm::net::dns;
-use hushswarm::route::policy::{Policy, Verdict};
-use hushswarm::socks::{http, request, udp};
 use hushswarm::torrent::bencode::Value;
 use hushswarm::torrent::extension::{MetadataMessage, PeerExtensions};
 use hushswarm::torrent::infohash::InfoHash;
@@ -39,10 +34,14 @@ use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, RelayId, Suite};
 use hushswarm_circuits::layers::{BackwardHop, ForwardHop, LayerKeys, OriginLayers};
 use hushswarm_circuits::link::{HANDSHAKE_LEN, LinkInitiator, LinkPeer, respond, verify_auth};
 use hushswarm_circuits::lookup::{Answer, MAX_ANSWER};
-use hushswarm_circuits::relay_list::{Descriptor, Draft, ExitPolicy, Proto, RelayList, Trust};
+use hushswarm_circuits::relay_list::{Descriptor, Draft, ExitPolicy, RelayList, Trust};
 use hushswarm_circuits::target::{HostName, Target};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+
+#[path = "local.rs"]
+mod local;
+pub use local::*;
 
 /// A target: it panics where its input breaks something.
 pub type Run = fn(&[u8]);
@@ -50,6 +49,7 @@ pub type Run = fn(&[u8]);
 /// All targets by name; `fuzz_targets/NAME.rs` and `corpus/NAME/` belong to each.
 pub const TARGETS: &[(&str, Run)] = &[
     ("bencode", bencode),
+    ("client_files", client_files),
     ("descriptor", descriptor),
     ("dns_reply", dns_reply),
     ("exit_policy", exit_policy),
@@ -557,42 +557,6 @@ pub fn network_file(input: &[u8]) {
     }
 }
 
-/// Routes files. Whatever one says, nothing private and no onion name gets a circuit.
-pub fn routes_file(input: &[u8]) {
-    const NEVER: &[&str] = &[
-        "127.0.0.1",
-        "10.0.0.1",
-        "192.168.1.1",
-        "169.254.169.254",
-        "224.0.0.251",
-        "0.0.0.0",
-        "::1",
-        "::ffff:10.0.0.1",
-        "64:ff9b::10.0.0.1",
-        "fd00::1",
-        "fe80::1",
-        "ff02::1",
-        "localhost",
-        "127.1",
-        "a.b.onion",
-        "A.ONION.",
-    ];
-    let Ok(text) = std::str::from_utf8(input) else {
-        return;
-    };
-    let Ok(routes) = Routes::parse(text, Path::new("routes.toml")) else {
-        return;
-    };
-    let policy = Policy::new(routes);
-    for host in NEVER {
-        for proto in [Proto::Tcp, Proto::Udp] {
-            let target = Target::parse(host, 443).expect("a good host");
-            let verdict = policy.decide(proto, &target);
-            assert!(!matches!(verdict, Verdict::Circuit { .. }), "{host}");
-        }
-    }
-}
-
 /// A relay's configuration.
 pub fn relay_config(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else {
@@ -805,125 +769,5 @@ pub fn tracker_server(input: &[u8]) {
     for head in input.split(|byte| *byte == 0) {
         let answer = tracker.handle(Instant::now(), from, head);
         assert!(answer.starts_with(b"HTTP/1.1 "));
-    }
-}
-
-/// What a program asks the proxy by SOCKS: whole within its limit, and never another thing when more bytes come.
-pub fn socks_request(input: &[u8]) {
-    fn stable<T: PartialEq + std::fmt::Debug>(
-        parse: fn(&[u8]) -> request::Parsed<T>,
-        input: &[u8],
-    ) {
-        let said = parse(input);
-        match &said {
-            Ok(Some((_, used))) => {
-                assert!(*used <= request::MAX_REQUEST && *used <= input.len());
-                assert_eq!(parse(&input[..*used]), said);
-                assert_eq!(parse(&input[..used - 1]), Ok(None));
-            }
-            Ok(None) => assert!(input.len() < request::MAX_REQUEST),
-            Err(_) => {}
-        }
-    }
-    stable(request::methods, input);
-    stable(request::password, input);
-    stable(request::socks4, input);
-    stable(request::socks5, input);
-    let _ = input.first().map(|first| request::Protocol::of(*first));
-}
-
-/// Datagrams of a UDP association.
-pub fn socks_datagram(input: &[u8]) {
-    if let Some((target, payload)) = udp::decode(input) {
-        let mut again = Vec::new();
-        udp::encode(&mut again, &target, payload);
-        assert!(again.len() <= udp::MAX_HEADER + payload.len());
-        assert_eq!(udp::decode(&again), Some((target, payload)));
-    }
-}
-
-/// What a program asks the proxy by HTTP. What is sent on is one request in origin form, with nothing for the proxy in it.
-pub fn http_proxy(input: &[u8]) {
-    let Ok(Some((head, used))) = http::parse(input) else {
-        return;
-    };
-    assert!(used <= input.len());
-    assert!(http::is_complete(input, 0));
-    let http::Wish::Forward(forward) = head.wish else {
-        return;
-    };
-    let text = forward.head;
-    let end = text.windows(4).position(|four| four == b"\r\n\r\n");
-    assert_eq!(end, Some(text.len() - 4));
-    let line = text.split(|&byte| byte == b'\r').next().unwrap_or_default();
-    assert!(line.windows(2).any(|two| two == b" /"));
-    let lower = text.to_ascii_lowercase();
-    assert!(!lower.windows(14).any(|name| name == b"\nproxy-authori"));
-    let hosts = lower
-        .windows(7)
-        .filter(|name| *name == b"\r\nhost:")
-        .count();
-    assert_eq!(hosts, 1);
-}
-
-/// A question that a program in a jail asks, twice: an answer is short, carries the question's number, and is the same
-/// again; what is asked outside is no address of the jail's own.
-pub fn jail_query(input: &[u8]) {
-    let names = SharedNames::default();
-    let first = decide(&names, "cage", input);
-    match &first {
-        Decision::Drop => {}
-        Decision::Answer(answer) => {
-            assert!(answer.len() <= 512 && answer[..2] == input[..2] && answer[2] & 0x80 != 0);
-        }
-        Decision::WhoIs(ip) => assert!(!is_virtual(*ip) && !ip.is_loopback()),
-    }
-    assert_eq!(decide(&names, "cage", input), first);
-}
-
-/// A frame of the leak test's capture.
-pub fn leaktest_classify(input: &[u8]) {
-    let _ = leaktest::classify::packet(input);
-}
-
-/// A datagram to a node of the leak test's DHT.
-pub fn leaktest_dht(input: &[u8]) {
-    use leaktest::dht::{Contact, Nodes, id_for};
-    let from = SocketAddr::from(([33, 10, 0, 2], 4000));
-    let addr = SocketAddr::from(([22, 101, 0, 1], 6881));
-    let id = id_for(addr.ip(), [7; 20]);
-    let mut nodes = Nodes::new([1; 32], vec![Contact { id, addr }], HASH, &[addr]);
-    if let Some((answer, _)) = nodes.handle(0, from, input) {
-        assert!(Value::parse(&answer).is_ok());
-    }
-}
-
-/// A datagram to the leak test's name server.
-pub fn leaktest_dns(input: &[u8]) {
-    if let Some(question) = leaktest::dns::Question::parse(input) {
-        let answer = question.answer(Some(&[[22, 1, 0, 1].into()]));
-        assert_eq!(answer[..2], input[..2]);
-    }
-}
-
-/// What a peer sends to the leak test's seeding peer.
-pub fn leaktest_peek(input: &[u8]) {
-    let (mut whole, mut cut) = (
-        leaktest::peek::Peek::default(),
-        leaktest::peek::Peek::default(),
-    );
-    whole.read(input);
-    for byte in input {
-        cut.read(std::slice::from_ref(byte));
-    }
-    assert!(whole.said() == cut.said());
-}
-
-/// A datagram to the leak test's UDP tracker.
-pub fn leaktest_udp_tracker(input: &[u8]) {
-    let from = SocketAddr::from(([33, 10, 0, 2], 4000));
-    let tracker = leaktest::udp_tracker::UdpTracker::new([3; 32], HASH, vec![from]);
-    if let Some((answer, _)) = tracker.handle(from, input) {
-        assert_eq!(answer[4..8], input[12..16]);
     }
 }

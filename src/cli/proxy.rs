@@ -19,8 +19,6 @@ use crate::error::{Error, Exit};
 use crate::net::UdpHere;
 use crate::net::os::LocalListener;
 use crate::overlay::client::Status;
-use crate::route::circuits::CircuitRoute;
-use crate::route::gate::Gate;
 use crate::socks::limits::Limits;
 use crate::socks::{Options, Server};
 
@@ -122,8 +120,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         limits: Limits::default().for_files(raise_file_limit()),
     };
     let protected = options.password.is_some();
-    let ways = Arc::new(CircuitRoute::new(client.clone()));
-    let gate = Gate::new(ways, loaded.policy.clone());
+    let gate = loaded.gate(&client);
     let _reloading = on_hangup(Arc::clone(&gate), args.routes.clone(), &loaded)?;
     let server = Server::new(gate, options);
     let mut serving = JoinSet::new();

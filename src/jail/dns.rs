@@ -226,10 +226,12 @@ fn content(names: &SharedNames, own: &str, packet: &Packet<'_>) -> Result<Conten
     };
     let text = name.as_str();
     if is_below(text, "localhost") || text.eq_ignore_ascii_case(own) {
-        return match kind {
-            TYPE::A => Ok(Content::Address(Ipv4Addr::LOCALHOST.into())),
-            TYPE::AAAA => Ok(Content::Address(Ipv6Addr::LOCALHOST.into())),
-            _ => nothing(RCODE::NoError),
+        return if kind == TYPE::A {
+            Ok(Content::Address(Ipv4Addr::LOCALHOST.into()))
+        } else if kind == TYPE::AAAA {
+            Ok(Content::Address(Ipv6Addr::LOCALHOST.into()))
+        } else {
+            nothing(RCODE::NoError)
         };
     }
     if labels.len() < 2 || RESERVED.iter().any(|zone| is_below(text, zone)) {

@@ -53,6 +53,17 @@ impl Facts {
     }
 }
 
+/// What is known to forbid an ordinary user's jails on this machine, and what to do about it; `None` where nothing is. Root makes
+/// namespaces without asking these settings.
+pub fn obstacle() -> Option<String> {
+    let facts = Facts::of_this_machine();
+    let forbids = facts.userns_clone == Some(0)
+        || facts.max_user_namespaces == Some(0)
+        || facts.apparmor_restricts == Some(1);
+    let asked = forbids && !rustix::process::geteuid().is_root();
+    asked.then(|| hint(Step::Namespaces, 0, &facts)).flatten()
+}
+
 const CONTAINER: &str = "this looks like a container, which forbids it: start the container with \
     --security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined, \
     or run hushswarm outside of it";
@@ -163,7 +174,13 @@ mod tests {
     #[test]
     fn each_cause_has_its_own_way_out() {
         let eperm = nix::libc::EPERM;
-        let cases: [(&[(&str, &str)], Step, i32, &str); 8] = [
+        type Case = (
+            &'static [(&'static str, &'static str)],
+            Step,
+            i32,
+            &'static str,
+        );
+        let cases: [Case; 8] = [
             (
                 &[("proc/sys/kernel/unprivileged_userns_clone", "0\n")],
                 Step::Namespaces,

@@ -1,12 +1,15 @@
 //! A jail for one program: namespaces with nothing in them but doors that are served from outside (Linux).
 //!
-//! [`stages`] starts this program again, twice over, until [`warden`] is process 1 of new namespaces. It sets up the network
-//! ([`network`], [`netlink`]), covers what leads outside ([`mounts`]), makes the doors and hands their descriptors out to
-//! [`outer`]; the last stage gives up every right ([`seccomp`]) and becomes the program.
+//! `stages` starts this program again, twice over, until `warden` is process 1 of new namespaces. It sets up the network
+//! (`network`, `netlink`), covers what leads outside (`mounts`), makes the doors and hands their descriptors out to
+//! `outer`; the last stage gives up every right (`seccomp`) and becomes the program. What serves the doors is
+//! [`dns`], [`names`] and [`renamed`] (names instead of addresses), [`caught`] and [`flows`], [`publish`].
 
 #[cfg(target_os = "linux")]
 pub mod caught;
 pub mod dns;
+#[cfg(target_os = "linux")]
+mod doors;
 #[cfg(target_os = "linux")]
 pub mod environment;
 pub mod flows;
@@ -37,10 +40,9 @@ mod testing;
 mod warden;
 
 #[cfg(target_os = "linux")]
-mod core;
-
+pub use doors::{Caught, Inside, JailError};
 #[cfg(target_os = "linux")]
-pub use core::{Caught, Inside, JailError};
+pub use hints::obstacle;
 #[cfg(target_os = "linux")]
 pub use message::{Ended, Step};
 #[cfg(target_os = "linux")]

@@ -418,15 +418,15 @@ mod tests {
                         match step {
                             Step::Use(_) => prop_assert_eq!(names.name(now, ip.into()), expected),
                             Step::Hold(_) => prop_assert_eq!(names.hold(now, ip.into()), expected),
-                            _ if held.as_ref().is_some_and(|held| held.2 > 0) => names.release(now, ip.into()),
-                            _ => continue,
+                            Step::Release(_) if held.as_ref().is_some_and(|held| held.2 > 0) => names.release(now, ip.into()),
+                            Step::Give(_) | Step::Wait(_) | Step::Release(_) => continue,
                         }
                         if let Some(held) = held {
                             held.1 = now;
                             match step {
                                 Step::Hold(_) => held.2 += 1,
                                 Step::Release(_) => held.2 -= 1,
-                                _ => {}
+                                Step::Give(_) | Step::Wait(_) | Step::Use(_) => {}
                             }
                         }
                     }

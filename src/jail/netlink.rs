@@ -47,9 +47,12 @@ const IFA_LOCAL: u16 = 2;
 const IFA_F_NODAD: u8 = 2;
 const RTA_OIF: u16 = 4;
 const RTA_PREFSRC: u16 = 7;
+const RT_TABLE_MAIN: u8 = 254;
 const RT_TABLE_LOCAL: u8 = 255;
 const RTPROT_STATIC: u8 = 4;
+const RT_SCOPE_LINK: u8 = 253;
 const RT_SCOPE_HOST: u8 = 254;
+const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -182,8 +185,21 @@ pub fn add_address(sequence: u32, ip: IpAddr) -> Vec<u8> {
 
 /// Makes every address of `source`'s family local, and lets what is sent come from `source`.
 pub fn everything_local(sequence: u32, source: IpAddr) -> Vec<u8> {
+    let kind = [RT_TABLE_LOCAL, RTPROT_STATIC, RT_SCOPE_HOST, RTN_LOCAL];
+    everything(sequence, source, kind)
+}
+
+/// Adds a default route over `lo` to the table that programs read to learn whether there is a way out (libtorrent does).
+/// The kernel never gets as far as this one: [`everything_local`] comes first.
+pub fn default_route(sequence: u32, source: IpAddr) -> Vec<u8> {
+    let kind = [RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_LINK, RTN_UNICAST];
+    everything(sequence, source, kind)
+}
+
+/// A route for all addresses: `kind` is its table, origin, scope and type.
+fn everything(sequence: u32, source: IpAddr, kind: [u8; 4]) -> Vec<u8> {
     let mut info = vec![family(source), 0, 0, 0];
-    info.extend([RT_TABLE_LOCAL, RTPROT_STATIC, RT_SCOPE_HOST, RTN_LOCAL]);
+    info.extend(kind);
     info.extend([0; 4]); // flags
     Builder::new(
         RTM_NEWROUTE,
@@ -471,6 +487,8 @@ mod tests {
         let route = everything_local(9, OWN6.into());
         assert_eq!(route[16..24], [10, 0, 0, 0, 255, 4, 254, 2]);
         assert_eq!(route.len(), 28 + 8 + 20);
+        let default = default_route(9, OWN6.into());
+        assert_eq!(default[16..24], [10, 0, 0, 0, 254, 4, 253, 1]);
         for message in [up, address, route] {
             assert_eq!(lengths(&message), [(lengths(&message)[0].0, message.len())]);
         }

@@ -68,18 +68,12 @@ pub(super) fn catch(doors: &mut Vec<OwnedFd>) -> io::Result<Doors> {
     let (batch, expected) = netlink::catch_all(1, CAUGHT_PORT);
     ask(&filter, &batch, &expected)?;
     let kernel = Kernel::routes()?;
-    ask(
-        &kernel,
-        &netlink::everything_local(1, netlink::OWN4.into()),
-        &[1],
-    )?;
     let caught6 = families.len() > 1;
-    if caught6 {
-        ask(
-            &kernel,
-            &netlink::everything_local(2, netlink::OWN6.into()),
-            &[2],
-        )?;
+    let mut sources: Vec<IpAddr> = vec![netlink::OWN4.into()];
+    sources.extend(caught6.then_some(IpAddr::V6(netlink::OWN6)));
+    for source in sources {
+        ask(&kernel, &netlink::everything_local(1, source), &[1])?;
+        ask(&kernel, &netlink::default_route(2, source), &[2])?;
     }
     doors.append(&mut sockets);
     Ok(Doors {

@@ -1,14 +1,14 @@
 //! The outer side of a jail: starts it, takes its doors, asks its warden, and hears how the program ended.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Stdio;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::core::{Caught, Inside, JailError};
+use super::doors::{Caught, Inside, JailError};
 use super::message::{Ended, Inward, Outward, borrowed, decode, encode};
 use super::stages;
 use crate::net::os::jail::{AsyncChannel, Channel, connected};
@@ -17,6 +17,9 @@ use crate::net::{BoxFuture, BoxStream, UdpDoors};
 
 /// Requests that wait for the warden: each is answered in microseconds.
 const WAITING: usize = 64;
+
+/// Bytes of standard input or output that are copied at once: as many as a pipe holds.
+const COPIED_AT_ONCE: usize = 64 * 1024;
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -325,7 +328,20 @@ fn own(descriptor: std::os::fd::BorrowedFd<'_>) -> io::Result<OwnedFd> {
 fn copy(from: OwnedFd, to: OwnedFd) -> io::Result<std::thread::JoinHandle<()>> {
     let (mut from, mut to) = (std::fs::File::from(from), std::fs::File::from(to));
     std::thread::Builder::new().spawn(move || {
-        // The end of either is the end of the copy.
-        let _ = io::copy(&mut from, &mut to);
+        // Not `io::copy`: it splices, and a splice that waits for a socket keeps the pipe locked, so that a program can't even
+        // close its end, nor end.
+        let mut buf = vec![0; COPIED_AT_ONCE];
+        loop {
+            match from.read(&mut buf) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The end of either is the end of the copy.
+                Ok(0) | Err(_) => return,
+                Ok(len) => {
+                    if to.write_all(&buf[..len]).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
     })
 }

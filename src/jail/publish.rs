@@ -130,3 +130,46 @@ pub async fn publish(listener: LocalListener, jail: Arc<dyn Inward>, port: u16) 
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_is_published_on() {
+        let good = |text: &str| {
+            let publish: Publish = text.parse().unwrap();
+            (publish.outside.to_string(), publish.inside)
+        };
+        assert_eq!(good("8080"), ("127.0.0.1:8080".to_owned(), 8080));
+        assert_eq!(good("8081:8080"), ("127.0.0.1:8081".to_owned(), 8080));
+        assert_eq!(good("127.0.0.2:1:2"), ("127.0.0.2:1".to_owned(), 2));
+        assert_eq!(good("[::1]:8080"), ("[::1]:8080".to_owned(), 8080));
+        for (bad, why) in [
+            ("0.0.0.0:8080:8080", PublishError::NotLoopback),
+            ("192.168.1.2:8080", PublishError::NotLoopback),
+            ("[::]:8080", PublishError::NotLoopback),
+            ("[::ffff:127.0.0.1]:80", PublishError::NotLoopback),
+            ("", PublishError::Malformed),
+            ("0", PublishError::Malformed),
+            ("+80", PublishError::Malformed),
+            ("80:0", PublishError::Malformed),
+            ("80:80:80", PublishError::Malformed),
+            ("70000", PublishError::Malformed),
+            ("localhost:80", PublishError::Malformed),
+            ("127.0.0.1", PublishError::Malformed),
+            ("[::1:80", PublishError::Malformed),
+        ] {
+            assert_eq!(bad.parse::<Publish>(), Err(why), "{bad}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_taken_is_loopback_whatever_the_text(text in "[0-9a-f.:\\[\\]]{0,24}") {
+            if let Ok(publish) = text.parse::<Publish>() {
+                proptest::prop_assert!(publish.outside.ip().is_loopback() && publish.inside > 0);
+            }
+        }
+    }
+}

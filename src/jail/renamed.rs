@@ -176,8 +176,11 @@ struct Peer {
 }
 
 impl Disguise {
-    /// Notes a datagram to an address that is just that.
-    fn plain(&mut self, ip: IpAddr) {
+    /// Notes a datagram to an address that is just that. What comes from there now answers this, also where a name has
+    /// the same address, until the name is spoken to again.
+    fn plain(&mut self, to: SocketAddr) {
+        self.real.remove(&to);
+        let ip = to.ip();
         if self.plain.insert(ip) {
             self.plain_order.push_back(ip);
             if self.plain_order.len() > MAX_PLAIN
@@ -194,6 +197,8 @@ impl Disguise {
         let known = self.named.get_mut(&to).filter(|peer| peer.name == *name);
         if let Some(peer) = known {
             peer.used = now;
+            let again = peer.addresses.iter().map(|address| (*address, to));
+            self.real.extend(again);
             let overdue = now.saturating_duration_since(peer.looked_up) >= LOOK_AGAIN;
             let again = std::mem::replace(&mut peer.waiting, true) && overdue;
             if again {
@@ -320,7 +325,8 @@ impl Datagrams for NamedDatagrams {
             return self.flow.send(to, payload);
         };
         if !is_virtual(addr.ip()) {
-            lock(&self.disguise).plain(addr.ip());
+            let plain = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+            lock(&self.disguise).plain(plain);
             return self.flow.send(to, payload);
         }
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());

@@ -31,6 +31,14 @@ pub fn block() {
     let _ = passed().thread_block();
 }
 
+/// Holds nothing back: for the program, which would inherit it.
+///
+/// # Errors
+/// As the system says.
+pub fn release() -> io::Result<()> {
+    Ok(SigSet::empty().thread_set_mask()?)
+}
+
 /// Holds back what means the program, the news of children, and what would stop us; and gives them as a descriptor.
 ///
 /// # Errors

@@ -226,6 +226,8 @@ fn surrender() -> io::Result<()> {
         return Err(io::Error::other("this isn't the inside of a jail"));
     }
     close_inherited(&[])?;
+    // What the stages hold back is the program's own business.
+    signals::release()?;
     // A program that crashes must not start a crash reporter outside; for those this limit means "don't" (core(5)).
     let core = Rlimit {
         current: Some(1),

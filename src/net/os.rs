@@ -6,7 +6,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket, tcp};
 use tokio::time::timeout;
@@ -19,12 +19,14 @@ mod caught;
 pub mod jail;
 mod local;
 mod lookup;
+mod loopback;
 #[cfg(target_os = "linux")]
 mod world;
 
 #[cfg(target_os = "linux")]
 pub use caught::{Caught, CaughtUdp, RawReplies};
 pub use local::{Accepted, LocalListener, LocalUdp};
+pub use loopback::LoopbackDialer;
 #[cfg(target_os = "linux")]
 pub use world::{Capture, WorldSockets};
 
@@ -32,6 +34,11 @@ pub use world::{Capture, WorldSockets};
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an exit tries to reach a target.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(15);
+/// A target that says nothing for this time is asked whether it still lives. Short enough for the address translators
+/// in between, which forget a connection that is idle for longer (RFC 5382, REQ-5 asks for two hours; many take minutes).
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(120);
+/// How often it is asked again before it counts as gone: a crashed target costs an exit a place for four minutes, not for ever.
+const KEEPALIVE_EVERY: (Duration, u32) = (Duration::from_secs(30), 4);
 /// Bytes that the kernel takes before it has sent them. More only adds delay: a frame in the kernel can't be overtaken.
 const NOTSENT_LOWAT: u32 = 128 * 1024;
 /// Connections that wait to be accepted.
@@ -127,9 +134,23 @@ impl LinkListener {
     ///
     /// # Errors
     /// Mostly passing ones (no file descriptors left): wait a little and call again.
-    pub async fn accept(&self) -> io::Result<(Transport, SocketAddr)> {
+    pub async fn accept(&self) -> io::Result<(Incoming, SocketAddr)> {
         let (stream, from) = self.0.accept().await?;
-        Ok((transport(stream)?, from))
+        Ok((Incoming(stream.into_std()?), from))
+    }
+}
+
+/// A connection that a neighbour opened, not yet bound to a runtime.
+#[derive(Debug)]
+pub struct Incoming(std::net::TcpStream);
+
+impl Incoming {
+    /// Binds it to the runtime in which this is called.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn transport(self) -> io::Result<Transport> {
+        transport(TcpStream::from_std(self.0)?)
     }
 }
 
@@ -157,6 +178,12 @@ impl ExitPermit {
     pub async fn connect(&self, addr: SocketAddr) -> io::Result<ExitStream> {
         let stream = connect(addr, self.source, EXIT_TIMEOUT).await?;
         stream.set_nodelay(true)?;
+        let (every, times) = KEEPALIVE_EVERY;
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE_AFTER)
+            .with_interval(every)
+            .with_retries(times);
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
         let (reader, writer) = stream.into_split();
         Ok(ExitStream {
             reader: ExitReader(reader),
@@ -304,5 +331,29 @@ impl ExitDatagrams {
             }
         }
         Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn an_exit_stream_notices_a_target_that_is_gone_without_a_word() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let permit = ExitPermit::for_relay(None);
+        let stream = permit
+            .connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let socket = SockRef::from(stream.reader.0.as_ref());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_AFTER);
+        let every = (
+            socket.tcp_keepalive_interval().unwrap(),
+            socket.tcp_keepalive_retries().unwrap(),
+        );
+        assert_eq!(every, KEEPALIVE_EVERY);
     }
 }

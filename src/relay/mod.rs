@@ -9,6 +9,7 @@ pub mod limits;
 mod lookup;
 mod node;
 mod own;
+mod threads;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,12 +21,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use crate::net::os::{ExitPermit, LinkListener};
-use crate::net::{RelayDialer, Transport};
+use crate::net::RelayDialer;
+use crate::net::os::{ExitPermit, Incoming, LinkListener};
 use crate::overlay::link::answer;
 use limits::{Gatekeeper, Limits};
 use node::Node;
 use own::Own;
+use threads::Threads;
 
 /// How often limits are tidied and counters written to the log.
 const TICK: Duration = Duration::from_secs(60);
@@ -77,6 +79,8 @@ pub struct Relay {
     addrs: Vec<SocketAddr>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
+    /// Links run on them until the end.
+    _threads: Arc<Threads>,
 }
 
 impl Relay {
@@ -101,8 +105,10 @@ impl Relay {
         );
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
+        let threads = Arc::new(Threads::start());
         for listener in listeners {
-            tasks.spawn(listen(listener, Arc::clone(&node), stopped.clone()));
+            let (node, threads) = (Arc::clone(&node), Arc::clone(&threads));
+            tasks.spawn(listen(listener, node, threads, stopped.clone()));
         }
         tasks.spawn(tick(Arc::clone(&node), stopped));
         Self {
@@ -110,6 +116,7 @@ impl Relay {
             addrs,
             stop,
             tasks,
+            _threads: threads,
         }
     }
 
@@ -137,15 +144,20 @@ impl Relay {
     }
 }
 
-async fn listen(listener: LinkListener, node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
+async fn listen(
+    listener: LinkListener,
+    node: Arc<Node>,
+    threads: Arc<Threads>,
+    mut stopped: watch::Receiver<bool>,
+) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stopped.wait_for(|stop| *stop) => return,
         };
         match accepted {
-            Ok((transport, from)) => {
-                tokio::spawn(take_link(transport, from.ip(), Arc::clone(&node)));
+            Ok((incoming, from)) => {
+                threads.spawn(take_link(incoming, from.ip(), Arc::clone(&node)));
             }
             Err(error) => {
                 warn!(kind = %error.kind(), "can't take a connection; is the limit of open files too low?");
@@ -155,8 +167,11 @@ async fn listen(listener: LinkListener, node: Arc<Node>, mut stopped: watch::Rec
     }
 }
 
-async fn take_link(transport: Transport, from: IpAddr, node: Arc<Node>) {
+async fn take_link(incoming: Incoming, from: IpAddr, node: Arc<Node>) {
     let Some(place) = node.gatekeeper().link(from) else {
+        return;
+    };
+    let Ok(transport) = incoming.transport() else {
         return;
     };
     // The reader of the link owns the brake, and with it the place: both end when the link does.

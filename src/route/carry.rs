@@ -123,7 +123,9 @@ impl Future for Both {
         let up = this.up.poll(cx, &mut this.near, &mut this.far);
         let down = match &up {
             Poll::Ready(Err(_)) => Poll::Pending,
-            _ => this.down.poll(cx, &mut this.far, &mut this.near),
+            Poll::Ready(Ok(())) | Poll::Pending => {
+                this.down.poll(cx, &mut this.far, &mut this.near)
+            }
         };
         let failed = match (up, down) {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {

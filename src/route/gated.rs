@@ -166,6 +166,23 @@ impl Datagrams for GatedDatagrams {
         Ok(())
     }
 
+    fn send_many<'a>(
+        &self,
+        datagrams: &mut dyn Iterator<Item = (&'a Target, &'a [u8])>,
+    ) -> io::Result<()> {
+        // Most go the one way; the rules still judge each.
+        let policy = self.shared.policy();
+        let (mut first, mut sent) = (Vec::new(), Ok(()));
+        for (to, payload) in datagrams {
+            if policy.decide(Proto::Udp, to) == (Verdict::Circuit { hops: None }) {
+                first.push((to, payload));
+            } else {
+                sent = sent.and(self.send(to, payload));
+            }
+        }
+        self.first.send_many(&mut first.into_iter()).and(sent)
+    }
+
     /// Whatever comes back passes: it answers something that was let out, or comes to a port that is ours alone.
     fn recv(&self) -> BoxFuture<'_, io::Result<(Target, Vec<u8>)>> {
         Box::pin(async move {
@@ -194,6 +211,26 @@ impl Datagrams for GatedDatagrams {
                             .retain(|lane| lane.hops != *hops || !is_it(lane));
                     }
                     (result, _) => return result,
+                }
+            }
+        })
+    }
+
+    fn recv_many<'a>(
+        &'a self,
+        into: &'a mut Vec<(Target, Vec<u8>)>,
+    ) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            loop {
+                // Made before the lanes are read, so that one that opens in between is not missed.
+                let opened = std::pin::pin!(self.lanes.opened.notified());
+                if !self.lanes.lock().is_empty() {
+                    into.push(self.recv().await?);
+                    return Ok(());
+                }
+                if let Either::Left((result, _)) = select(self.first.recv_many(into), opened).await
+                {
+                    return result;
                 }
             }
         })

@@ -408,7 +408,8 @@ mod tests {
         #[test]
         fn more_bytes_never_change_what_was_said(bytes in prop::collection::vec(any::<u8>(), 0..600), cut in 0usize..600) {
             let front = &bytes[..cut.min(bytes.len())];
-            for parse in [socks5 as fn(&[u8]) -> Parsed<Request>] {
+            {
+                let parse = socks5 as fn(&[u8]) -> Parsed<Request>;
                 let early = parse(front);
                 if early != Ok(None) {
                     prop_assert_eq!(early, parse(&bytes));

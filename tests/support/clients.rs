@@ -14,6 +14,11 @@ use super::process::{Process, free_port, run};
 use super::world::Host;
 use super::{PATIENCE, fixture, skip};
 
+mod download;
+
+#[allow(unused_imports)] // every test takes what it needs
+pub use download::{DhtNode, Place, QBittorrent, aria2_get, curl};
+
 /// A torrent made by `tests/fixtures/make_torrent.py`.
 #[derive(Clone, Debug)]
 pub struct Torrent {
@@ -139,11 +144,24 @@ impl Libtorrent {
         folder: &Path,
         upload_rate: Option<u64>,
     ) -> Self {
+        Self::seed_with(python, host, torrent, folder, upload_rate, &[])
+    }
+
+    /// The same with more arguments for `lt_seed.py`.
+    pub fn seed_with(
+        python: &Path,
+        host: Option<&Host>,
+        torrent: &Torrent,
+        folder: &Path,
+        upload_rate: Option<u64>,
+        more: &[&str],
+    ) -> Self {
         let mut command = command_on(host, python);
         command
             .arg(fixture("lt_seed.py"))
             .arg(&torrent.file)
-            .arg(folder);
+            .arg(folder)
+            .args(more);
         if let Some(rate) = upload_rate {
             command.args(["--upload-rate", &rate.to_string()]);
         }

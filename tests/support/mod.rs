@@ -12,6 +12,8 @@ pub mod inside;
 pub mod loopback;
 pub mod network;
 pub mod process;
+pub mod scene;
+pub mod settings;
 pub mod tor;
 pub mod world;
 

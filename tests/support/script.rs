@@ -23,17 +23,22 @@ use tokio::sync::mpsc;
 
 /// What a stream was opened for: host, port, isolation.
 pub type Asked = (String, u16, Isolation);
+/// What goes back to a program; `None` ends the flow.
+pub type Back = Option<(Target, Vec<u8>)>;
 /// Serves one stream.
 pub type Serve = dyn Fn(DuplexStream) + Send + Sync;
+
+/// Says whether a stream is opened.
+pub type Connect = dyn Fn(&Target) -> Result<(), RouteError> + Send + Sync;
 
 /// The way out.
 pub struct Script {
     /// Opens a stream, or says why not.
-    pub connect: Box<dyn Fn(&Target) -> Result<(), RouteError> + Send + Sync>,
+    pub connect: Box<Connect>,
     pub serve: Box<Serve>,
     pub asked: Mutex<Vec<Asked>>,
     /// Flows opened, each with its isolation.
-    pub flows: Mutex<Vec<(Isolation, mpsc::UnboundedSender<Option<(Target, Vec<u8>)>>)>>,
+    pub flows: Mutex<Vec<(Isolation, mpsc::UnboundedSender<Back>)>>,
     /// Datagrams sent by programs.
     pub sent: Mutex<Vec<(Target, Vec<u8>)>>,
     /// Flows that can't be opened yet.
@@ -179,8 +184,8 @@ impl Outside for Script {
 
 /// A flow that sends back whatever is sent; `None` in its queue ends it.
 struct Flow {
-    back: mpsc::UnboundedSender<Option<(Target, Vec<u8>)>>,
-    receiver: tokio::sync::Mutex<mpsc::UnboundedReceiver<Option<(Target, Vec<u8>)>>>,
+    back: mpsc::UnboundedSender<Back>,
+    receiver: tokio::sync::Mutex<mpsc::UnboundedReceiver<Back>>,
     ended: Mutex<bool>,
 }
 

@@ -55,10 +55,10 @@ async fn answers_of_a_name_come_from_its_virtual_address_and_others_as_they_are(
     let (world, renamed, names) = renamed();
     let (a, b) = (give(&names, "a.example"), give(&names, "b.example"));
     let real = |text: &str| vec![text.parse::<IpAddr>().unwrap()];
-    let mut known = world.names.lock().unwrap();
-    known.insert("a.example".to_owned(), real("192.0.2.1"));
-    known.insert("b.example".to_owned(), real("192.0.2.2"));
-    drop(known);
+    world.names.lock().unwrap().extend([
+        ("a.example".to_owned(), real("192.0.2.1")),
+        ("b.example".to_owned(), real("192.0.2.2")),
+    ]);
     let flow = renamed.datagrams(isolation()).await.unwrap();
     let virtual_ = |ip| Target::ip(SocketAddr::new(ip, 6969));
     for ip in [a, b] {
@@ -106,7 +106,7 @@ fn where_looking_up_fails_the_one_that_is_waited_for_is_taken() {
     let (a, b) = (addr("198.18.1.1:6969"), addr("198.18.1.2:6969"));
     let mut flow = Disguise::default();
     assert!(flow.named(now, a, &name("a")));
-    flow.plain("192.0.2.9".parse().unwrap());
+    flow.plain(addr("192.0.2.9:6969"));
     // Spoken to by address: not mistaken for the name.
     assert_eq!(
         flow.apparent(addr("192.0.2.9:6969")),
@@ -128,6 +128,21 @@ fn where_looking_up_fails_the_one_that_is_waited_for_is_taken() {
     assert!(flow.named(now + LOOK_AGAIN, a, &name("a")));
 }
 
+#[test]
+fn a_machine_spoken_to_by_name_and_by_address_answers_as_it_was_last_spoken_to() {
+    let now = Instant::now();
+    let name = HostName::new("a").unwrap();
+    let (to, real) = (addr("198.18.1.1:6881"), addr("192.0.2.1:6881"));
+    let mut flow = Disguise::default();
+    flow.named(now, to, &name);
+    flow.learn(to, &name, std::iter::once(real.ip()));
+    assert_eq!(flow.apparent(real), to);
+    flow.plain(real);
+    assert_eq!(flow.apparent(real), real);
+    flow.named(now, to, &name);
+    assert_eq!(flow.apparent(real), to);
+}
+
 proptest! {
     /// Whatever happens, tables stay bounded, agree with each other, and only virtual or real addresses come out.
     #[test]
@@ -144,7 +159,7 @@ proptest! {
             match what {
                 0 => { flow.named(now, to, &name(b % 2)); }
                 1 => flow.learn(to, &name(b % 2), (0..20).map(|n| IpAddr::from([192, 0, 2, b.wrapping_add(n)]))),
-                2 => flow.plain(Ipv4Addr::new(192, 0, (a % 8) as u8, b).into()),
+                2 => flow.plain(SocketAddr::new(Ipv4Addr::new(192, 0, (a % 8) as u8, b).into(), 1 + a % 2)),
                 _ => {
                     let seen = flow.apparent(real);
                     prop_assert!(seen == real || flow.named.contains_key(&seen));

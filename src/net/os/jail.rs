@@ -95,6 +95,14 @@ impl Channel {
     /// # Errors
     /// It was cut off (`InvalidData`), or as the system says.
     pub fn receive(&self) -> io::Result<Message> {
+        // An end that closes with something unread resets the other, before the last words that it sent are read.
+        match self.receive_once() {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.receive_once(),
+            received => received,
+        }
+    }
+
+    fn receive_once(&self) -> io::Result<Message> {
         let mut bytes = vec![0; MAX_MESSAGE];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -106,9 +114,12 @@ impl Channel {
         )?;
         let descriptors = control
             .drain()
-            .filter_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-                _ => None,
+            .filter_map(|message| {
+                if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                    Some(descriptors)
+                } else {
+                    None
+                }
             })
             .flatten()
             .collect();

@@ -55,7 +55,7 @@ impl ExitPermit {
     }
 
     /// Asks the system's nameservers for an address's name, and for how many seconds it may be kept. It takes
-    /// at most [`MAX_SERVERS`] times [`SERVER_TIMEOUT`].
+    /// at most 12 s.
     ///
     /// # Errors
     /// `NotFound`: the address has no name. Anything else: no nameserver could tell.
