@@ -161,15 +161,13 @@ No packet leaves. The program: {}\n\n",
         print(false, &format!("\n{}", runs.text()))?;
     }
     match verdict {
-        good if good.is_good() => Ok(()),
+        Verdict::Clean | Verdict::Unproven | Verdict::PlainOnly => Ok(()),
         Verdict::Unknown => Err(
             Error::local("the capture lost packets, so nothing is proven")
                 .with_hint("run it again while the computer is idle"),
         ),
-        Verdict::Leak | Verdict::Clean | Verdict::Unproven | Verdict::PlainOnly => {
-            Err(Error::new(Kind::Policy, "something escaped past hushswarm")
-                .with_hint("tell the developers what is above, and with which program"))
-        }
+        Verdict::Leak => Err(Error::new(Kind::Policy, "something escaped past hushswarm")
+            .with_hint("tell the developers what is above, and with which program")),
     }
 }
 
@@ -198,11 +196,10 @@ impl Args {
     fn absolute_program(&self) -> Vec<String> {
         let mut program = self.program.clone();
         if let Some(name) = program.first_mut().filter(|name| name.contains('/'))
-            && let Some(path) = std::path::absolute(&name)
-                .ok()
-                .and_then(|path| path.to_str().map(str::to_owned))
+            && let Ok(path) = std::path::absolute(&name)
+            && let Some(path) = path.to_str()
         {
-            *name = path;
+            *name = path.to_owned();
         }
         program
     }

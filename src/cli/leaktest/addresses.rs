@@ -120,7 +120,7 @@ pub fn name(ip: IpAddr) -> String {
     }
     if ip == IpAddr::V4(GATEWAY_V4) || ip == IpAddr::V6(GATEWAY_V6) {
         // Exits leave by it where a relay has no address of the family, and ask the name server from it.
-        return "an exit".to_owned();
+        return "gateway".to_owned();
     }
     let named = [("tracker", tracker()), ("mirror", mirror())];
     if let Some((name, _)) = named.iter().find(|(_, ips)| ips.contains(&ip)) {

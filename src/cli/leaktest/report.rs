@@ -52,14 +52,6 @@ impl Verdict {
             Self::PlainOnly => "plain-only",
         }
     }
-
-    /// Whether the command succeeds.
-    pub(super) fn is_good(self) -> bool {
-        match self {
-            Self::Clean | Self::Unproven | Self::PlainOnly => true,
-            Self::Leak | Self::Unknown => false,
-        }
-    }
 }
 
 impl Runs {

@@ -103,15 +103,17 @@ impl Capture {
     pub fn read(&mut self, frame: &mut [u8]) -> io::Result<Option<usize>> {
         match self.0.read(frame) {
             Ok(len) => Ok(Some(len)),
-            Err(error) => {
-                let nothing = matches!(
+            Err(error)
+                if matches!(
                     error.kind(),
                     io::ErrorKind::WouldBlock
                         | io::ErrorKind::TimedOut
                         | io::ErrorKind::Interrupted
-                );
-                if nothing { Ok(None) } else { Err(error) }
+                ) =>
+            {
+                Ok(None)
             }
+            Err(error) => Err(error),
         }
     }
 }
