@@ -2,8 +2,8 @@
 //!
 //! The program runs in a world of its own, where leaking is possible: namespaces with a tracker, a DHT, a seeding peer, a
 //! name server and relays, all on this machine and with no way out. What leaves the program's own network interface is
-//! captured from its first packet on. One process is the world ([`world`]): this program once more, started by
-//! [`stage`]; it makes one run and ends with everything in it.
+//! captured from its first packet on. One process is the world (`world`): this program once more, started by
+//! `stage`; it makes one run and ends with everything in it.
 
 pub mod addresses;
 pub mod classify;

@@ -6,7 +6,7 @@
 //! | A, ANY of a name | a virtual address ([`names`](super::names)); whether the name exists shows when it is used |
 //! | every other type (AAAA, HTTPS, SVCB, TXT, SRV, MX, ...) of a name | none of that type (NOERROR without records) |
 //! | A, AAAA of `localhost` and of the jail's own host name | 127.0.0.1, `::1` |
-//! | names without a dot and below [`RESERVED`] | NXDOMAIN: they mean something on somebody's own network only |
+//! | names that mean nothing in the world ([`Place`]) | NXDOMAIN |
 //! | PTR of a virtual or loopback address | the name that it stands for |
 //! | PTR of a public address | what [`Outside::resolve_ptr`] says |
 //! | PTR of any other address | NXDOMAIN |
@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::relay_list::is_global;
-use hushswarm_circuits::target::HostName;
+use hushswarm_circuits::target::{Host, HostName};
 use simple_dns::rdata::{A, AAAA, OPT, PTR, RData};
 use simple_dns::{CLASS, Name, OPCODE, Packet, PacketFlag, QCLASS, QTYPE, RCODE};
 use simple_dns::{ResourceRecord, TYPE};
@@ -39,23 +39,11 @@ use tokio::time::timeout;
 use super::names::{SharedNames, is_virtual};
 use crate::net::ByteStream;
 use crate::net::os::LocalUdp;
+use crate::route::special::Place;
 use crate::route::{Outside, RouteError};
 
 /// How long a program may keep an answer, seconds. Short, since it costs nothing to ask again.
 pub const TTL: u32 = 60;
-/// Names below these are not for the world: RFC 6761, 6762, 8375, ICANN's `internal`, and what routers call home.
-pub const RESERVED: &[&str] = &[
-    "arpa",
-    "corp",
-    "home",
-    "internal",
-    "intranet",
-    "invalid",
-    "lan",
-    "local",
-    "localdomain",
-    "private",
-];
 /// The longest query that is read, bytes: what fits an Ethernet packet, which is also what EDNS answers advertise.
 pub const MAX_QUERY: usize = 1232;
 /// Length of a message's header, bytes (RFC 1035 §4.1.1).
@@ -234,8 +222,17 @@ fn content(names: &SharedNames, own: &str, packet: &Packet<'_>) -> Result<Conten
             nothing(RCODE::NoError)
         };
     }
-    if labels.len() < 2 || RESERVED.iter().any(|zone| is_below(text, zone)) {
+    // A resolver says so at once (RFC 6761 §6.4).
+    if is_below(text, "invalid") {
         return nothing(RCODE::NameError);
+    }
+    match Place::of(&Host::Name(name.clone())) {
+        Place::World | Place::Onion => {}
+        Place::PrivateAddress
+        | Place::LocalName
+        | Place::NoAddress
+        | Place::NoName
+        | Place::Disguised => return nothing(RCODE::NameError),
     }
     if kind != TYPE::A {
         return nothing(RCODE::NoError);

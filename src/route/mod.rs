@@ -80,3 +80,21 @@ pub trait Outside: Send + Sync + 'static {
         Box::pin(async { Err(RouteError::Refused) })
     }
 }
+
+/// The way out of who asks nobody for anything, such as a peer that others come to: it refuses everything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nowhere;
+
+impl Outside for Nowhere {
+    fn connect<'a>(
+        &'a self,
+        _: &'a Target,
+        _: Isolation,
+    ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
+        Box::pin(async { Err(RouteError::Refused) })
+    }
+
+    fn datagrams(&self, _: Isolation) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>> {
+        Box::pin(async { Err(RouteError::Refused) })
+    }
+}

@@ -7,15 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hushswarm_circuits::isolation::Isolation;
-use hushswarm_circuits::target::Target;
 use rand::{Rng, RngExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 use crate::error::{Error, Kind};
 use crate::net::os::{Accepted, LocalListener};
-use crate::route::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
+use crate::route::{BoxStream, Nowhere};
 use crate::torrent::engine::{Engine, Handle, Options, create};
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::magnet::Magnet;
@@ -45,23 +43,6 @@ pub(super) struct World {
     tasks: [JoinHandle<()>; 2],
     /// The file that is shared.
     pub(super) content: PathBuf,
-}
-
-/// The seeding peer asks nobody for anything: peers come to it.
-struct Nowhere;
-
-impl Outside for Nowhere {
-    fn connect<'a>(
-        &'a self,
-        _: &'a Target,
-        _: Isolation,
-    ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
-        Box::pin(async { Err(RouteError::Refused) })
-    }
-
-    fn datagrams(&self, _: Isolation) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>> {
-        Box::pin(async { Err(RouteError::Refused) })
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

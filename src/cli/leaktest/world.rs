@@ -8,9 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::path::PathRules;
-use hushswarm_circuits::target::Target;
 use sha1::{Digest, Sha1};
 
 use super::addresses::{self, EXITS, GUARDS, MIRROR_NAME, RELAYS, TRACKER_NAME, TRACKER_PORT};
@@ -24,7 +22,7 @@ use super::tally::{Meaning, Tally};
 use crate::cli::demo::network::{self, PrivateNetwork};
 use crate::error::{Error, Kind};
 use crate::net::os::{Capture, LinkListener, WorldSockets};
-use crate::route::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
+use crate::route::Nowhere;
 use crate::torrent::bencode;
 use crate::torrent::engine::{Engine, Options, State};
 use crate::torrent::infohash::InfoHash;
@@ -101,23 +99,6 @@ fn run(settings: &Settings) -> Result<Outcome, Error> {
     let done = runtime.block_on(watch(settings));
     runtime.shutdown_background();
     done
-}
-
-/// The seeding peer asks nobody for anything: peers come to it.
-struct Nowhere;
-
-impl Outside for Nowhere {
-    fn connect<'a>(
-        &'a self,
-        _: &'a Target,
-        _: Isolation,
-    ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
-        Box::pin(async { Err(RouteError::Refused) })
-    }
-
-    fn datagrams(&self, _: Isolation) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>> {
-        Box::pin(async { Err(RouteError::Refused) })
-    }
 }
 
 /// Packets that left the program's computer.
