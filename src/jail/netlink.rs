@@ -25,6 +25,10 @@ pub const OWN6: Ipv6Addr = Ipv6Addr::new(0xfdfe, 0x6875, 0x7368, 0, 0, 0, 0, 1);
 
 /// Index of `lo` in every network namespace (`LOOPBACK_IFINDEX` in the kernel).
 const LO: u32 = 1;
+/// Index of [`CARD`]: out of the way of tunnels that some kernels put into every namespace.
+const CARD_INDEX: u32 = 77;
+/// Name of the interface that stands for a network card.
+const CARD: &str = "jail0";
 
 // linux/netlink.h
 const NLM_F_REQUEST: u16 = 0x1;
@@ -42,6 +46,9 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const IFF_UP: u32 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_F_NODAD: u8 = 2;
@@ -50,6 +57,7 @@ const RTA_PREFSRC: u16 = 7;
 const RT_TABLE_MAIN: u8 = 254;
 const RT_TABLE_LOCAL: u8 = 255;
 const RTPROT_STATIC: u8 = 4;
+const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
 const RT_SCOPE_HOST: u8 = 254;
 const RTN_UNICAST: u8 = 1;
@@ -159,10 +167,41 @@ fn family(ip: IpAddr) -> u8 {
     if ip.is_ipv4() { AF_INET } else { AF_INET6 }
 }
 
-/// Puts `lo` up.
-pub fn lo_up(sequence: u32) -> Vec<u8> {
+/// An interface of the jail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interface {
+    /// Carries everything.
+    Lo,
+    /// Carries nothing: a dummy that has the jail's own addresses, since some programs (libtorrent) believe that an address
+    /// of `lo` reaches nobody but this computer, whatever the routes say.
+    Card,
+}
+
+impl Interface {
+    fn index(self) -> [u8; 4] {
+        match self {
+            Self::Lo => LO.to_ne_bytes(),
+            Self::Card => CARD_INDEX.to_ne_bytes(),
+        }
+    }
+}
+
+/// Makes [`Interface::Card`]. A kernel without dummies refuses.
+pub fn add_card(sequence: u32) -> Vec<u8> {
     let mut info = vec![0; 4]; // family, padding, device type
-    info.extend(LO.to_ne_bytes());
+    info.extend(CARD_INDEX.to_ne_bytes());
+    info.extend([0; 8]); // flags, and which to change
+    Builder::new(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, sequence)
+        .raw(&info)
+        .text(IFLA_IFNAME, CARD)
+        .nested(IFLA_LINKINFO, |kind| kind.text(IFLA_INFO_KIND, "dummy"))
+        .finish()
+}
+
+/// Puts an interface up.
+pub fn up(sequence: u32, interface: Interface) -> Vec<u8> {
+    let mut info = vec![0; 4]; // family, padding, device type
+    info.extend(interface.index());
     info.extend(IFF_UP.to_ne_bytes());
     info.extend(IFF_UP.to_ne_bytes()); // which flags to change
     Builder::new(RTM_NEWLINK, NLM_F_ACK, sequence)
@@ -170,12 +209,12 @@ pub fn lo_up(sequence: u32) -> Vec<u8> {
         .finish()
 }
 
-/// Gives `lo` an address.
-pub fn add_address(sequence: u32, ip: IpAddr) -> Vec<u8> {
+/// Gives an interface an address.
+pub fn add_address(sequence: u32, ip: IpAddr, interface: Interface) -> Vec<u8> {
     let octets = octets(ip);
     let prefix = u8::try_from(octets.len() * 8).unwrap_or(u8::MAX);
-    let mut info = vec![family(ip), prefix, IFA_F_NODAD, RT_SCOPE_HOST];
-    info.extend(LO.to_ne_bytes());
+    let mut info = vec![family(ip), prefix, IFA_F_NODAD, RT_SCOPE_UNIVERSE];
+    info.extend(interface.index());
     Builder::new(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, sequence)
         .raw(&info)
         .attribute(IFA_LOCAL, &octets)
@@ -186,18 +225,18 @@ pub fn add_address(sequence: u32, ip: IpAddr) -> Vec<u8> {
 /// Makes every address of `source`'s family local, and lets what is sent come from `source`.
 pub fn everything_local(sequence: u32, source: IpAddr) -> Vec<u8> {
     let kind = [RT_TABLE_LOCAL, RTPROT_STATIC, RT_SCOPE_HOST, RTN_LOCAL];
-    everything(sequence, source, kind)
+    everything(sequence, source, kind, Interface::Lo)
 }
 
-/// Adds a default route over `lo` to the table that programs read to learn whether there is a way out (libtorrent does).
-/// The kernel never gets as far as this one: [`everything_local`] comes first.
-pub fn default_route(sequence: u32, source: IpAddr) -> Vec<u8> {
+/// Adds a default route to the table that programs read to learn whether there is a way out (libtorrent does). The kernel
+/// never gets as far as this one: [`everything_local`] comes first.
+pub fn default_route(sequence: u32, source: IpAddr, interface: Interface) -> Vec<u8> {
     let kind = [RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_LINK, RTN_UNICAST];
-    everything(sequence, source, kind)
+    everything(sequence, source, kind, interface)
 }
 
 /// A route for all addresses: `kind` is its table, origin, scope and type.
-fn everything(sequence: u32, source: IpAddr, kind: [u8; 4]) -> Vec<u8> {
+fn everything(sequence: u32, source: IpAddr, kind: [u8; 4], interface: Interface) -> Vec<u8> {
     let mut info = vec![family(source), 0, 0, 0];
     info.extend(kind);
     info.extend([0; 4]); // flags
@@ -207,7 +246,7 @@ fn everything(sequence: u32, source: IpAddr, kind: [u8; 4]) -> Vec<u8> {
         sequence,
     )
     .raw(&info)
-    .attribute(RTA_OIF, &LO.to_ne_bytes())
+    .attribute(RTA_OIF, &interface.index())
     .attribute(RTA_PREFSRC, &octets(source))
     .finish()
 }
@@ -476,18 +515,23 @@ mod tests {
 
     #[test]
     fn messages_are_laid_out_as_the_kernel_reads_them() {
-        let up = lo_up(7);
+        let up = up(7, Interface::Lo);
         assert_eq!(up.len(), 32);
         assert_eq!(up[8..12], 7_u32.to_ne_bytes());
         assert_eq!(up[20..24], 1_u32.to_ne_bytes());
-        let address = add_address(8, OWN4.into());
-        assert_eq!(address[16..20], [2, 32, 2, 254]);
+        let address = add_address(8, OWN4.into(), Interface::Lo);
+        assert_eq!(address[16..20], [2, 32, 2, 0]);
         assert_eq!(address[24..28], [8, 0, 2, 0]);
         assert_eq!(address[28..32], [10, 254, 0, 1]);
         let route = everything_local(9, OWN6.into());
         assert_eq!(route[16..24], [10, 0, 0, 0, 255, 4, 254, 2]);
         assert_eq!(route.len(), 28 + 8 + 20);
-        let default = default_route(9, OWN6.into());
+        let card = add_card(10);
+        assert_eq!(card[20..24], CARD_INDEX.to_ne_bytes());
+        assert_eq!(card[36..42], *b"jail0\0");
+        assert_eq!(card[44..48], [16, 0, 18, 128]);
+        assert_eq!(card[48..58], *b"\x0a\0\x01\0dummy\0");
+        let default = default_route(9, OWN6.into(), Interface::Card);
         assert_eq!(default[16..24], [10, 0, 0, 0, 254, 4, 253, 1]);
         for message in [up, address, route] {
             assert_eq!(lengths(&message), [(lengths(&message)[0].0, message.len())]);

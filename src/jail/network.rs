@@ -1,11 +1,11 @@
-//! Sets up the network inside: `lo`, addresses, and the rules that catch what is meant for others.
+//! Sets up the network inside: `lo`, a card that carries nothing, addresses, and the rules that catch what is meant for others.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use super::message::Doors;
-use super::netlink;
+use super::netlink::{self, Interface};
 use crate::net::os::jail::{Kernel, listen, raw_replies, udp, udp_catcher};
 
 /// Where SOCKS and HTTP are spoken inside.
@@ -15,26 +15,26 @@ const DNS_PORT: u16 = 53;
 /// Where the packet filter hands what it caught. Nobody connects there by name.
 const CAUGHT_PORT: u16 = 1081;
 
-/// Puts `lo` up with the jail's own addresses. IPv6 may be missing.
+/// Puts `lo` up, and the jail's own addresses on an interface that looks like a network card; on `lo` where the kernel has
+/// no such. IPv6 may be missing.
 ///
 /// # Errors
 /// As the kernel says.
-pub(super) fn addresses() -> io::Result<()> {
+pub(super) fn addresses() -> io::Result<Interface> {
     let kernel = Kernel::routes()?;
-    ask(&kernel, &netlink::lo_up(1), &[1])?;
-    ask(
-        &kernel,
-        &netlink::add_address(2, netlink::OWN4.into()),
-        &[2],
-    )?;
+    ask(&kernel, &netlink::up(1, Interface::Lo), &[1])?;
+    let interface = match ask(&kernel, &netlink::add_card(2), &[2]) {
+        Ok(()) => Interface::Card,
+        Err(_) => Interface::Lo,
+    };
+    ask(&kernel, &netlink::up(3, interface), &[3])?;
+    let own = netlink::add_address(4, netlink::OWN4.into(), interface);
+    ask(&kernel, &own, &[4])?;
     if has_ipv6() {
-        ask(
-            &kernel,
-            &netlink::add_address(3, netlink::OWN6.into()),
-            &[3],
-        )?;
+        let own = netlink::add_address(5, netlink::OWN6.into(), interface);
+        ask(&kernel, &own, &[5])?;
     }
-    Ok(())
+    Ok(interface)
 }
 
 /// The doors that are always there: SOCKS, then the resolver.
@@ -53,7 +53,7 @@ pub(super) fn doors() -> io::Result<Vec<OwnedFd>> {
 ///
 /// # Errors
 /// The kernel can't: then nothing has changed that lets anything out.
-pub(super) fn catch(doors: &mut Vec<OwnedFd>) -> io::Result<Doors> {
+pub(super) fn catch(doors: &mut Vec<OwnedFd>, interface: Interface) -> io::Result<Doors> {
     let mut sockets = Vec::from(raw_replies()?);
     let mut families: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into()];
     if has_ipv6() {
@@ -73,7 +73,7 @@ pub(super) fn catch(doors: &mut Vec<OwnedFd>) -> io::Result<Doors> {
     sources.extend(caught6.then_some(IpAddr::V6(netlink::OWN6)));
     for source in sources {
         ask(&kernel, &netlink::everything_local(1, source), &[1])?;
-        ask(&kernel, &netlink::default_route(2, source), &[2])?;
+        ask(&kernel, &netlink::default_route(2, source, interface), &[2])?;
     }
     doors.append(&mut sockets);
     Ok(Doors {

@@ -97,11 +97,11 @@ fn terminal(descriptors: &[OwnedFd]) -> Option<PathBuf> {
 
 /// Builds the inside and hands its doors out.
 fn build(channel: &Channel, catch: bool, terminal: Option<PathBuf>) -> Result<(), Failure> {
-    network::addresses().map_err(failed(Step::Network))?;
+    let interface = network::addresses().map_err(failed(Step::Network))?;
     let mut doors = network::doors().map_err(failed(Step::Doors))?;
     let which = if catch {
         // Without it, what is sent to addresses has nowhere to go; the user is told.
-        network::catch(&mut doors).unwrap_or_default()
+        network::catch(&mut doors, interface).unwrap_or_default()
     } else {
         Doors::default()
     };
