@@ -27,8 +27,12 @@ pub const OWN6: Ipv6Addr = Ipv6Addr::new(0xfdfe, 0x6875, 0x7368, 0, 0, 0, 0, 1);
 const LO: u32 = 1;
 /// Index of [`CARD`]: out of the way of tunnels that some kernels put into every namespace.
 const CARD_INDEX: u32 = 77;
+/// Index of [`CARD_PEER`].
+const CARD_PEER_INDEX: u32 = 78;
 /// Name of the interface that stands for a network card.
-const CARD: &str = "jail0";
+pub const CARD: &str = "jail0";
+/// Name of its other end, where it is one of a pair.
+pub const CARD_PEER: &str = "jail1";
 
 // linux/netlink.h
 const NLM_F_REQUEST: u16 = 0x1;
@@ -49,6 +53,8 @@ const IFF_UP: u32 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1; // linux/veth.h
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_F_NODAD: u8 = 2;
@@ -172,9 +178,11 @@ fn family(ip: IpAddr) -> u8 {
 pub enum Interface {
     /// Carries everything.
     Lo,
-    /// Carries nothing: a dummy that has the jail's own addresses, since some programs (libtorrent) believe that an address
+    /// Carries nothing: a device that has the jail's own addresses, since some programs (libtorrent) believe that an address
     /// of `lo` reaches nobody but this computer, whatever the routes say.
     Card,
+    /// The other end of [`Card::Veth`].
+    CardPeer,
 }
 
 impl Interface {
@@ -182,19 +190,42 @@ impl Interface {
         match self {
             Self::Lo => LO.to_ne_bytes(),
             Self::Card => CARD_INDEX.to_ne_bytes(),
+            Self::CardPeer => CARD_PEER_INDEX.to_ne_bytes(),
         }
     }
 }
 
-/// Makes [`Interface::Card`]. A kernel without dummies refuses.
-pub fn add_card(sequence: u32) -> Vec<u8> {
+/// Kinds of device that can stand for a card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Card {
+    /// Drops what is sent.
+    Dummy,
+    /// One end of a pair. The other end is up, or programs would take the card for unplugged; what arrives there comes from
+    /// an address of this very namespace, which the kernel drops.
+    Veth,
+}
+
+/// Makes [`Interface::Card`]. A kernel without this kind of device refuses.
+pub fn add_card(sequence: u32, card: Card) -> Vec<u8> {
     let mut info = vec![0; 4]; // family, padding, device type
     info.extend(CARD_INDEX.to_ne_bytes());
     info.extend([0; 8]); // flags, and which to change
     Builder::new(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, sequence)
         .raw(&info)
         .text(IFLA_IFNAME, CARD)
-        .nested(IFLA_LINKINFO, |kind| kind.text(IFLA_INFO_KIND, "dummy"))
+        .nested(IFLA_LINKINFO, |kind| match card {
+            Card::Dummy => kind.text(IFLA_INFO_KIND, "dummy"),
+            Card::Veth => kind
+                .text(IFLA_INFO_KIND, "veth")
+                .nested(IFLA_INFO_DATA, |data| {
+                    let mut info = vec![0; 4]; // family, padding, device type
+                    info.extend(Interface::CardPeer.index());
+                    info.extend([0; 8]); // flags, and which to change
+                    data.nested(VETH_INFO_PEER, |peer| {
+                        peer.raw(&info).text(IFLA_IFNAME, CARD_PEER)
+                    })
+                }),
+        })
         .finish()
 }
 
@@ -526,7 +557,7 @@ mod tests {
         let route = everything_local(9, OWN6.into());
         assert_eq!(route[16..24], [10, 0, 0, 0, 255, 4, 254, 2]);
         assert_eq!(route.len(), 28 + 8 + 20);
-        let card = add_card(10);
+        let card = add_card(10, Card::Dummy);
         assert_eq!(card[20..24], CARD_INDEX.to_ne_bytes());
         assert_eq!(card[36..42], *b"jail0\0");
         assert_eq!(card[44..48], [16, 0, 18, 128]);

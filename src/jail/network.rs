@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use super::message::Doors;
-use super::netlink::{self, Interface};
+use super::netlink::{self, Card, Interface};
 use crate::net::os::jail::{Kernel, listen, raw_replies, udp, udp_catcher};
 
 /// Where SOCKS and HTTP are spoken inside.
@@ -23,9 +23,14 @@ const CAUGHT_PORT: u16 = 1081;
 pub(super) fn addresses() -> io::Result<Interface> {
     let kernel = Kernel::routes()?;
     ask(&kernel, &netlink::up(1, Interface::Lo), &[1])?;
-    let interface = match ask(&kernel, &netlink::add_card(2), &[2]) {
-        Ok(()) => Interface::Card,
-        Err(_) => Interface::Lo,
+    let made = |card| ask(&kernel, &netlink::add_card(2, card), &[2]).is_ok();
+    let interface = if made(Card::Dummy) {
+        Interface::Card
+    } else if made(Card::Veth) {
+        ask(&kernel, &netlink::up(6, Interface::CardPeer), &[6])?;
+        Interface::Card
+    } else {
+        Interface::Lo
     };
     ask(&kernel, &netlink::up(3, interface), &[3])?;
     let own = netlink::add_address(4, netlink::OWN4.into(), interface);

@@ -117,6 +117,11 @@ const REFUSED: &[libc::c_long] = &[
 /// Terminal requests that put words into the mouth of the shell outside.
 const TERMINAL: [u32; 2] = [0x5412 /* TIOCSTI */, 0x541C /* TIOCLINUX */];
 
+// asm-generic/socket.h
+const SOL_SOCKET: u32 = 1;
+const SO_BINDTODEVICE: u32 = 25;
+const SO_BINDTOIFINDEX: u32 = 62;
+
 fn step(code: u16, yes: u8, no: u8, k: u32) -> sock_filter {
     sock_filter {
         code,
@@ -229,6 +234,18 @@ pub(super) fn program() -> Vec<sock_filter> {
         end(ALLOW),
     ];
     on(&mut program, libc::SYS_ioctl, terminal);
+    // All interfaces inside lead to the same place, by way of `lo`, whose answers a socket bound to another one would not
+    // hear. So binding to one succeeds, and changes nothing; libtorrent insists on it.
+    let bind_to_device = vec![
+        argument(1),
+        step(JUMP_EQUAL, 0, 4, SOL_SOCKET),
+        argument(2),
+        step(JUMP_EQUAL, 1, 0, SO_BINDTODEVICE),
+        step(JUMP_EQUAL, 0, 1, SO_BINDTOIFINDEX),
+        refuse(0),
+        end(ALLOW),
+    ];
+    on(&mut program, libc::SYS_setsockopt, bind_to_device);
     program.push(end(ALLOW));
     program
 }
@@ -406,6 +423,16 @@ mod tests {
         assert_eq!(verdict_as(i386, libc::SYS_read, [0; 6]), KILL);
         let x32 = i64::from(X32) + libc::SYS_socket;
         assert_eq!(verdict(x32 as libc::c_long, &[1, 1]), error(libc::ENOSYS));
+    }
+
+    #[test]
+    fn binding_to_an_interface_succeeds_and_does_nothing() {
+        for option in [SO_BINDTODEVICE, SO_BINDTOIFINDEX] {
+            let arguments = [3, i64::from(SOL_SOCKET), i64::from(option)];
+            assert_eq!(verdict(libc::SYS_setsockopt, &arguments), error(0));
+        }
+        assert_eq!(verdict(libc::SYS_setsockopt, &[3, 1, 2]), ALLOW); // SO_REUSEADDR
+        assert_eq!(verdict(libc::SYS_setsockopt, &[3, 6, 25]), ALLOW);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use rustix::process::{Pid, Rlimit, Signal};
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 
 use super::message::{Inward, Step, encode};
-use super::{seccomp, signals, warden};
+use super::{netlink, seccomp, signals, warden};
 use crate::net::os::jail::Channel;
 
 /// First argument of every stage.
@@ -222,7 +222,7 @@ fn third(program: &[OsString]) -> u8 {
 }
 
 fn surrender() -> io::Result<()> {
-    if !only_lo(&fs::read_to_string("/proc/net/dev")?) || rustix::process::getpid() == Pid::INIT {
+    if !is_jail(&fs::read_to_string("/proc/net/dev")?) || rustix::process::getpid() == Pid::INIT {
         return Err(io::Error::other("this isn't the inside of a jail"));
     }
     close_inherited(&[])?;
@@ -262,13 +262,21 @@ fn surrender() -> io::Result<()> {
     seccompiler::apply_filter(&seccomp::program()).map_err(io::Error::other)
 }
 
-/// Whether a list of devices (proc_pid_net(5), `/proc/net/dev`) holds `lo` and nothing else.
-fn only_lo(devices: &str) -> bool {
-    let mut names = devices
+/// Devices that some kernels put into every network namespace, unused and down.
+const TUNNELS: [&str; 9] = [
+    "tunl0", "sit0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6tnl0", "ip6gre0",
+];
+
+/// Whether a list of devices (proc_pid_net(5), `/proc/net/dev`) holds `lo` and nothing that leads anywhere.
+fn is_jail(devices: &str) -> bool {
+    let names: Vec<&str> = devices
         .lines()
         .filter_map(|line| line.split_once(':'))
-        .map(|(name, _)| name.trim());
-    names.next() == Some("lo") && names.next().is_none()
+        .map(|(name, _)| name.trim())
+        .collect();
+    let ours = ["lo", netlink::CARD, netlink::CARD_PEER];
+    let leads_nowhere = |name: &&str| ours.contains(name) || TUNNELS.contains(name);
+    names.contains(&"lo") && names.iter().all(leads_nowhere)
 }
 
 /// How a child ended, as a wait status.
@@ -288,14 +296,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_with_more_than_lo_is_no_jail() {
+    fn a_network_that_leads_somewhere_is_no_jail() {
         let head = "Inter-|   Receive\n face |bytes    packets\n";
         let lo = "    lo:  0 0 0\n";
         let eth = "  eth0: 12 1 0\n";
-        assert!(only_lo(&[head, lo].concat()));
-        assert!(!only_lo(&[head, lo, eth].concat()));
-        assert!(!only_lo(&[head, eth].concat()));
-        assert!(!only_lo(head));
-        assert!(!only_lo(""));
+        let card = " jail0:  0 0 0\n jail1:  0 0 0\n  sit0:  0 0 0\n";
+        assert!(is_jail(&[head, lo].concat()));
+        assert!(is_jail(&[head, lo, card].concat()));
+        assert!(!is_jail(&[head, card].concat()));
+        assert!(!is_jail(&[head, card, lo, eth].concat()));
+        assert!(!is_jail(&[head, lo, eth].concat()));
+        assert!(!is_jail(&[head, eth].concat()));
+        assert!(!is_jail(head));
+        assert!(!is_jail(""));
     }
 }

@@ -359,8 +359,10 @@ async fn dht(socket: LocalUdp, nodes: Arc<Mutex<Nodes>>, number: usize, shared: 
             if let Some(port) = asked.port {
                 party.said("port", port.to_string());
             }
+            // Exits have IPv6 addresses of the program's own network here, whose first half is all that an id tells.
+            let is_exits = !is_own(from.ip()) && is_from(&asked.id, from.ip());
             own_id = is_from(&asked.id, addresses::YOU_V4.into())
-                || is_from(&asked.id, addresses::YOU_V6.into());
+                || (is_from(&asked.id, addresses::YOU_V6.into()) && !is_exits);
             let kind = if own_id {
                 "made from its address"
             } else {
