@@ -76,7 +76,10 @@ async fn to_targets(
             let Ok(addrs) = addresses(node, circuit, Proto::Udp, &target).await else {
                 continue;
             };
-            if let Some(addr) = addrs.first()
+            // A UDP tracker's answer is laid out by the family it came by (BEP 15), and who names its target can't know
+            // which it is: IPv4 where there is one.
+            let addr = addrs.iter().find(|addr| addr.is_ipv4()).or(addrs.first());
+            if let Some(addr) = addr
                 && let Err(error) = sockets.send(*addr, &payload).await
             {
                 debug!(circuit = circuit.number(), kind = %error.kind(), "datagram not sent");
