@@ -151,6 +151,8 @@ impl Scene {
             text(&self.network.file),
             "--state".to_owned(),
             text(&self.state.path().join(state)),
+            // Everything in this world has a private address.
+            "--allow-private".to_owned(),
         ]
     }
 
@@ -173,8 +175,6 @@ impl Scene {
     pub fn jail(&self, state: &str, options: &[&str]) -> Place {
         let mut words = vec![PROGRAM.to_owned(), "run".to_owned()];
         words.extend(self.overlay(state));
-        // Everything in this world has a private address.
-        words.push("--allow-private".to_owned());
         words.extend(options.iter().map(|&word| word.to_owned()));
         words.push("--".to_owned());
         Place::inside(&self.client, words)
