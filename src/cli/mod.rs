@@ -16,6 +16,7 @@ pub mod routes;
 pub mod run;
 pub mod seed;
 mod table;
+pub mod tor;
 mod transfer;
 
 use std::io::Write;

@@ -42,7 +42,7 @@ fn reload(gate: &Gate, args: &RoutesArgs, file: &mut Option<PathBuf>) {
     let named = args.routes.clone().or_else(|| file.clone());
     let args = RoutesArgs {
         routes: named,
-        allow_private: args.allow_private,
+        ..args.clone()
     };
     match args.load() {
         Ok(loaded) => {

@@ -1,6 +1,6 @@
 //! Routes: the one seam through which everything above reaches the world.
 //!
-//! There is no direct route. What implements [`Outside`] opens streams inside circuits (later also Tor), or refuses.
+//! There is no direct route. What implements [`Outside`] opens streams inside circuits or through Tor, or refuses.
 
 pub mod carry;
 pub mod circuits;
@@ -8,6 +8,8 @@ pub mod gate;
 mod gated;
 pub mod policy;
 pub mod special;
+#[cfg(feature = "tor")]
+pub mod tor;
 
 use std::net::IpAddr;
 

@@ -60,7 +60,7 @@ pub struct TorNetwork {
     /// What it said: `nodes` with name, kind, pid, ports, identities and torrc of each.
     pub ready: Value,
     /// Holds everything; goes last.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl TorNetwork {
@@ -84,7 +84,7 @@ impl TorNetwork {
         Self {
             process,
             ready,
-            _dir: dir,
+            dir: dir,
         }
     }
 
@@ -108,6 +108,29 @@ impl TorNetwork {
     pub fn onions(&self) -> Vec<String> {
         let names = self.nodes("onion").map(|node| node["onion"].as_str());
         names.map(|name| name.unwrap().to_owned()).collect()
+    }
+
+    /// A Tor file of this network for hushswarm, as its operator would write it.
+    pub fn tor_file(&self) -> PathBuf {
+        let text = |node: &Value, key: &str| node[key].as_str().unwrap().to_owned();
+        let nodes = self.ready["nodes"].as_array().unwrap();
+        let authorities = nodes.iter().filter(|node| node["v3ident"].is_string());
+        let mut file = "[network]\nauthorities = [".to_owned();
+        for authority in authorities.clone() {
+            file += &format!("\"{}\", ", text(authority, "v3ident"));
+        }
+        file += "]\n";
+        for node in authorities {
+            file += &format!(
+                "[[network.fallback]]\nrsa = \"{}\"\ned25519 = \"{}\"\naddress = \"127.0.0.1:{}\"\n",
+                text(node, "rsa_identity"),
+                text(node, "ed_identity"),
+                node["orport"],
+            );
+        }
+        let path = self.dir.path().join("tor.toml");
+        std::fs::write(&path, file).unwrap();
+        path
     }
 
     /// Process ids of every tor.

@@ -1,0 +1,181 @@
+//! Tor for commands: where its file is, the route through it, and onion services.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::TorFile;
+use crate::error::Error;
+use crate::route::Outside;
+use crate::state::StateDir;
+
+/// Options about Tor.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct TorArgs {
+    /// Tor file, with bridges and pluggable transports [default: ~/.config/hushswarm/tor.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub tor: Option<PathBuf>,
+}
+
+#[cfg(feature = "tor")]
+pub use with::{Onion, OurTor};
+#[cfg(not(feature = "tor"))]
+pub use without::{Onion, OurTor};
+
+#[cfg(feature = "tor")]
+mod with {
+    use std::io::Write as _;
+    use std::time::Duration;
+
+    use super::{Arc, Error, Outside, StateDir, TorFile};
+    use crate::error::{Exit, Kind};
+    use crate::net::BoxStream;
+    use crate::net::os::TorSockets;
+    use crate::route::tor::TorRoute;
+    use crate::tor::{OnionService, Tor, TorError, TorStatus};
+
+    /// How long to wait before Tor is started again.
+    const RETRY: Duration = Duration::from_secs(10);
+    /// Progress that is worth a line, percent.
+    const STEP: u8 = 20;
+
+    /// The Tor of this command. It starts when something is asked for that goes there, and tells on standard error how far
+    /// it is: whoever waits wants to know what for.
+    pub struct OurTor(Tor);
+
+    /// An onion service of this command.
+    pub struct Onion(OnionService);
+
+    impl OurTor {
+        /// Tor by this file, which keeps its own files below `state`. Nothing is sent yet.
+        pub fn new(file: TorFile, state: &StateDir) -> Self {
+            let tor = Tor::new(file, state.path().join("tor"), TorSockets::for_tor());
+            let mut status = tor.status();
+            tokio::spawn(async move {
+                let mut last = TorStatus::Idle;
+                while status.changed().await.is_ok() {
+                    let now = status.borrow_and_update().clone();
+                    if is_news(&last, &now) {
+                        say(&now);
+                        last = now;
+                    }
+                }
+            });
+            Self(tor)
+        }
+
+        /// The route through it.
+        pub fn route(&self) -> Option<Arc<dyn Outside>> {
+            Some(Arc::new(TorRoute::new(self.0.clone())))
+        }
+
+        /// Runs an onion service, and waits for Tor as long as it takes.
+        ///
+        /// # Errors
+        /// Waiting would not help: tell the user.
+        pub async fn serve(&self, nickname: &str, port: u16) -> Result<Onion, Error> {
+            loop {
+                match self.0.serve(nickname, port).await {
+                    Ok(service) => return Ok(Onion(service)),
+                    // It was told already, as the status.
+                    Err(TorError::NotReady { .. }) => {}
+                    Err(error) if error.may_pass() => tokio::time::sleep(RETRY).await,
+                    Err(error) => {
+                        return Err(
+                            Error::new(Kind::Policy, error.to_string()).with_exit(Exit::NoNetwork)
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    impl Onion {
+        /// `<56 characters>.onion`.
+        pub fn address(&self) -> &str {
+            self.0.address()
+        }
+
+        /// The next stream that somebody opened.
+        pub async fn next(&mut self) -> Option<BoxStream> {
+            let stream = self.0.next().await?;
+            Some(Box::new(stream))
+        }
+    }
+
+    /// Whether the user has to hear it: not every percent.
+    fn is_news(last: &TorStatus, now: &TorStatus) -> bool {
+        let held = |what: &str| what.starts_with("held up");
+        match (last, now) {
+            (
+                TorStatus::Starting {
+                    percent: from,
+                    what: old,
+                },
+                TorStatus::Starting {
+                    percent: to,
+                    what: new,
+                },
+            ) => to.abs_diff(*from) >= STEP || held(old) != held(new),
+            _ => last != now,
+        }
+    }
+
+    fn say(status: &TorStatus) {
+        let text = match status {
+            TorStatus::Idle => return,
+            TorStatus::Starting { percent, what } => format!("Tor: {percent} %, {what}"),
+            TorStatus::Ready => "Tor is ready".to_owned(),
+            TorStatus::Failed(error) => format!("{error}; nothing leaves any other way"),
+        };
+        // When nobody can read it, the command still works.
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    }
+}
+
+#[cfg(not(feature = "tor"))]
+mod without {
+    use super::{Arc, Error, Outside, StateDir, TorFile};
+    use crate::error::{Exit, Kind};
+    use crate::net::BoxStream;
+
+    /// This program was built without Tor.
+    pub struct OurTor;
+
+    /// There is none.
+    pub enum Onion {}
+
+    impl OurTor {
+        /// Does nothing.
+        pub fn new(_: TorFile, _: &StateDir) -> Self {
+            Self
+        }
+
+        /// There is none.
+        pub fn route(&self) -> Option<Arc<dyn Outside>> {
+            None
+        }
+
+        /// Fails.
+        ///
+        /// # Errors
+        /// Always: tell the user.
+        pub async fn serve(&self, _: &str, _: u16) -> Result<Onion, Error> {
+            let error = Error::new(Kind::Policy, "this program was built without Tor");
+            Err(error
+                .with_exit(Exit::NoNetwork)
+                .with_hint("build it with the cargo feature \"tor\", which is on by default"))
+        }
+    }
+
+    impl Onion {
+        /// There is none.
+        pub fn address(&self) -> &str {
+            match *self {}
+        }
+
+        /// There is none.
+        pub async fn next(&mut self) -> Option<BoxStream> {
+            match *self {}
+        }
+    }
+}
