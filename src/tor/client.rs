@@ -83,20 +83,38 @@ pub(super) async fn open(
     let mut events = client.bootstrap_events();
     tokio::spawn(async move {
         while let Some(now) = events.next().await {
-            if now.ready_for_traffic() {
-                status.send_replace(TorStatus::Ready);
+            // Whether it is ready is told when it was asked to start.
+            let starting = matches!(*status.borrow(), TorStatus::Starting { .. });
+            if !starting || now.ready_for_traffic() {
                 continue;
             }
             let percent = (now.as_frac() * 100.0).clamp(0.0, 100.0) as u8;
             // Its text names no address, only what is connected to and fetched.
             let what = match now.blocked() {
                 Some(blocked) => format!("held up: {}", blocked.message()),
-                None => now.to_string(),
+                // Its own percentage stands before it.
+                None => without_percent(&now.to_string()).to_owned(),
             };
-            status.send_replace(TorStatus::Starting { percent, what });
+            let news = TorStatus::Starting { percent, what };
+            status.send_if_modified(|status| {
+                // It may have been ready in between.
+                let starting = matches!(status, TorStatus::Starting { .. });
+                if starting {
+                    *status = news;
+                }
+                starting
+            });
         }
     });
     Ok(client)
+}
+
+/// `45%: connecting` without what stands before the colon.
+fn without_percent(text: &str) -> &str {
+    match text.split_once("%: ") {
+        Some((_, rest)) => rest,
+        None => text,
+    }
 }
 
 /// Connects and fetches the directory.

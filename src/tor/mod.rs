@@ -103,29 +103,57 @@ impl Tor {
 
     async fn started(&self) -> Result<&client::Client, TorError> {
         let shared = &self.shared;
-        let started = async {
-            let make = || {
-                client::open(
-                    &shared.file,
-                    &shared.folder,
-                    shared.sockets,
-                    Arc::clone(&shared.status),
-                )
-            };
-            let client = shared.client.get_or_try_init(make).await?;
-            if *shared.status.borrow() != TorStatus::Ready {
-                let waited = timeout(START_TIMEOUT, client::start(client)).await;
-                waited.map_err(|_| TorError::slow(&shared.status.borrow()))??;
-            }
-            Ok(client)
+        let make = || {
+            let status = Arc::clone(&shared.status);
+            client::open(&shared.file, &shared.folder, shared.sockets, status)
         };
-        let started = started.await;
-        shared.status.send_replace(match &started {
-            Ok(_) => TorStatus::Ready,
-            Err(error) => TorStatus::Failed(TorError::clone(error)),
-        });
-        started
+        let client = match shared.client.get_or_try_init(make).await {
+            Ok(client) => client,
+            Err(error) => {
+                shared.status.send_replace(TorStatus::Failed(error.clone()));
+                return Err(error);
+            }
+        };
+        let mut status = shared.status.subscribe();
+        self.begin(client);
+        let over = |now: &TorStatus| matches!(now, TorStatus::Ready | TorStatus::Failed(_));
+        let waited = timeout(START_TIMEOUT, status.wait_for(over)).await;
+        let waited = waited.map(|now| now.map(|now| now.clone()));
+        match waited {
+            Ok(Ok(TorStatus::Failed(error))) => Err(error),
+            Ok(Ok(_)) => Ok(client),
+            Ok(Err(_)) | Err(_) => Err(TorError::slow(&shared.status.borrow())),
+        }
     }
+
+    /// Lets it start, where it neither runs nor is starting. It does so whether or not anybody waits.
+    fn begin(&self, client: &client::Client) {
+        let begins = self.shared.status.send_if_modified(|status| {
+            let idle = matches!(status, TorStatus::Idle | TorStatus::Failed(_));
+            if idle {
+                *status = TorStatus::STARTING;
+            }
+            idle
+        });
+        if !begins {
+            return;
+        }
+        let (client, status) = (Arc::clone(client), Arc::clone(&self.shared.status));
+        tokio::spawn(async move {
+            let started = client::start(&client).await;
+            status.send_replace(match started {
+                Ok(()) => TorStatus::Ready,
+                Err(error) => TorStatus::Failed(error),
+            });
+        });
+    }
+}
+
+impl TorStatus {
+    const STARTING: Self = Self::Starting {
+        percent: 0,
+        what: String::new(),
+    };
 }
 
 impl std::fmt::Debug for Tor {
