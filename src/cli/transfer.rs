@@ -54,7 +54,11 @@ pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status) -> Vi
         up: progress.up_rate,
         peers: progress.connected,
         known: progress.known,
-        hops: client.hops(),
+        hops: if client.list().is_none() {
+            0
+        } else {
+            client.hops()
+        },
         circuits: client.circuits(),
         left: progress.eta.map(|eta| eta.as_secs()),
     }

@@ -131,7 +131,7 @@ impl Tor {
         let begins = self.shared.status.send_if_modified(|status| {
             let idle = matches!(status, TorStatus::Idle | TorStatus::Failed(_));
             if idle {
-                *status = TorStatus::STARTING;
+                *status = TorStatus::starting();
             }
             idle
         });
@@ -150,10 +150,12 @@ impl Tor {
 }
 
 impl TorStatus {
-    const STARTING: Self = Self::Starting {
-        percent: 0,
-        what: String::new(),
-    };
+    fn starting() -> Self {
+        Self::Starting {
+            percent: 0,
+            what: "connecting".to_owned(),
+        }
+    }
 }
 
 impl std::fmt::Debug for Tor {

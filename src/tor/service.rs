@@ -132,10 +132,8 @@ async fn take(
 ) {
     let mut streams = std::pin::pin!(streams);
     while let Some(request) = streams.next().await {
-        let fits = match request.request() {
-            IncomingStreamRequest::Begin(begin) => begin.port() == port,
-            _ => false,
-        };
+        let asked = request.request();
+        let fits = matches!(asked, IncomingStreamRequest::Begin(begin) if begin.port() == port);
         if !fits {
             // What Debian's tor does: the visitor is gone with whatever else it tries.
             let _ = request.shutdown_circuit();
