@@ -8,9 +8,13 @@ use std::time::Duration;
 
 use arti_client::DataStream;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::time::{Instant, Sleep};
 
 use crate::net::ByteStream;
 
+/// How long the other side may be silent after our side has said its last. It does not know that we did, so what it would close on our
+/// end (an idle keep-alive connection) it would hold for ever.
+const LAST_WORDS: Duration = Duration::from_secs(30);
 /// How long a stream that is dropped may take to tell the other side that it ended.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -22,6 +26,8 @@ pub struct TorStream {
     unsent: bool,
     /// Our side has said its last: Tor has no half-closed streams, so the end is told when the other side is through too.
     finished: bool,
+    /// From then on, when the other side's silence counts as its end.
+    silence: Option<Pin<Box<Sleep>>>,
     reset: bool,
 }
 
@@ -31,6 +37,7 @@ impl TorStream {
             stream: Some(stream),
             unsent: false,
             finished: false,
+            silence: None,
             reset: false,
         }
     }
@@ -59,7 +66,19 @@ impl AsyncRead for TorStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.push(cx)?;
-        self.inner()?.poll_read(cx, buf)
+        let polled = self.inner()?.poll_read(cx, buf);
+        if !self.finished {
+            return polled;
+        }
+        let silence = self
+            .silence
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_WORDS)));
+        if polled.is_ready() {
+            silence.as_mut().reset(Instant::now() + LAST_WORDS);
+            return polled;
+        }
+        // Nothing read is the end.
+        silence.as_mut().poll(cx).map(Ok)
     }
 }
 
@@ -90,6 +109,11 @@ impl AsyncWrite for TorStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.finished = true;
+        let silence = self
+            .silence
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_WORDS)));
+        // So that whoever reads is woken for it, though they read before this.
+        let _ = silence.as_mut().poll(cx);
         self.poll_flush(cx)
     }
 }
