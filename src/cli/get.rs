@@ -85,7 +85,8 @@ fn without(source: &Source, routes: &Loaded) -> Without {
     }
 }
 
-fn is_onion(peer: &Target) -> bool {
+/// Whether this peer is an onion service.
+pub fn is_onion(peer: &Target) -> bool {
     match &peer.host {
         Host::Name(name) => name.as_str().ends_with(".onion"),
         Host::Ip(_) => false,
@@ -171,21 +172,28 @@ pub async fn download(
     })
 }
 
+/// This argument; where it is "-", the first line of standard input.
+///
+/// # Errors
+/// There is none: tell the user.
+pub fn argument(text: &str) -> Result<String, Error> {
+    if text != "-" {
+        return Ok(text.to_owned());
+    }
+    let mut line = String::new();
+    std::io::stdin()
+        .read_line(&mut line)
+        .map_err(|source| Error::local("can't read standard input").with_source(source))?;
+    Ok(line.trim().to_owned())
+}
+
 /// Reads a magnet link or a torrent file.
 ///
 /// # Errors
 /// It is neither: tell the user.
 pub fn read_source(text: &str) -> Result<Source, Error> {
     let bad = |message: String| Error::new(Kind::Local, message).with_exit(Exit::BadTorrent);
-    let mut line = String::new();
-    let text = if text == "-" {
-        std::io::stdin()
-            .read_line(&mut line)
-            .map_err(|source| Error::local("can't read standard input").with_source(source))?;
-        line.trim()
-    } else {
-        text
-    };
+    let text = &argument(text)?;
     if text
         .get(..7)
         .is_some_and(|scheme| scheme.eq_ignore_ascii_case("magnet:"))

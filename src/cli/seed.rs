@@ -10,9 +10,9 @@ use super::connect::{Connected, OverlayArgs};
 use super::progress::{Progress as Display, json_line};
 use super::relay::Signals;
 use super::routes::{RoutesArgs, Way};
-use super::tor::Onion;
+use super::tor::{Onion, Service, VisitorKey};
 use super::transfer::follow;
-use crate::error::{Error, Exit};
+use crate::error::{Error, Exit, Kind};
 use crate::torrent::engine::{Engine, Options, create};
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::magnet::Magnet;
@@ -27,6 +27,16 @@ pub struct Args {
     /// names
     #[arg(long, value_name = "WAY", value_enum, default_value_t = Over::Circuits)]
     over: Over,
+    /// With --over tor: keep the onion service's key in memory alone, so that each start has another address and nothing on
+    /// the disk tells which it was
+    #[arg(long, conflicts_with = "allow")]
+    ephemeral: bool,
+    /// With --over tor: only the holder of this key finds the onion service; may be given several times; "nobody" lets nobody
+    /// in yet. Start with "--allow nobody" and hand out the link, with which the downloader runs "hushswarm onion-key" and
+    /// sends you the public key that it prints. Then start again with --allow and that key: the link is the same, since the
+    /// service's own key is kept
+    #[arg(long, value_name = "KEY")]
+    allow: Vec<VisitorKey>,
     /// Tracker to announce to, where downloaders are found; may be given several times
     #[arg(long, value_name = "URL", required_if_eq("over", "circuits"))]
     tracker: Vec<String>,
@@ -51,6 +61,9 @@ enum Over {
     Tor,
 }
 
+/// Most keys of downloaders: what an onion service's descriptor has room for.
+const MAX_ALLOWED: usize = 100;
+
 /// The port of onion services, as the magnet link names it.
 const ONION_PORT: u16 = 6881;
 
@@ -68,6 +81,7 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         // Its trackers are reached the same way, unless told otherwise.
         args.routes.route.get_or_insert(Way::Tor);
     }
+    check(&args)?;
     let loaded = args.routes.load()?;
     let Connected {
         client,
@@ -91,9 +105,14 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         Over::Tor => {
             display.say("waiting for Tor; Ctrl-C stops");
             let mut signals = Signals::new()?;
-            let nickname = nickname(&metainfo.info.hash);
+            let service = Service {
+                nickname: nickname(&metainfo.info.hash),
+                port: ONION_PORT,
+                ephemeral: args.ephemeral,
+                allow: args.allow,
+            };
             tokio::select! {
-                onion = tor.serve(&nickname, ONION_PORT) => Some(onion?),
+                onion = tor.serve(service) => Some(onion?),
                 () = signals.stop() => return Ok(()),
             }
         }
@@ -141,6 +160,18 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         Err(error) if error.exit() == Exit::Interrupted => Ok(()),
         other => other.map(drop),
     }
+}
+
+/// What the parser of arguments does not see.
+fn check(args: &Args) -> Result<(), Error> {
+    let wrong = |what: &str| Err(Error::new(Kind::Local, what).with_exit(Exit::Usage));
+    if args.over != Over::Tor && (args.ephemeral || !args.allow.is_empty()) {
+        return wrong("--ephemeral and --allow are about an onion service: add --over tor");
+    }
+    if args.allow.len() > MAX_ALLOWED {
+        return wrong("more than 100 keys: an onion service has no room for them");
+    }
+    Ok(())
 }
 
 /// The name of a torrent's onion service in Tor's folder. It tells nobody which torrent it is.

@@ -16,25 +16,44 @@ pub struct TorArgs {
     pub tor: Option<PathBuf>,
 }
 
+/// What an onion service of a command is like.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its name in Tor's folder.
+    pub nickname: String,
+    /// Its only port.
+    pub port: u16,
+    /// Its key is kept in memory alone.
+    pub ephemeral: bool,
+    /// Those who find it; everybody, where there are none.
+    pub allow: Vec<VisitorKey>,
+}
+
 #[cfg(feature = "tor")]
-pub use with::{Onion, OurTor};
+pub use crate::tor::VisitorKey;
+#[cfg(feature = "tor")]
+pub use with::{Onion, OurTor, visitor_key};
 #[cfg(not(feature = "tor"))]
-pub use without::{Onion, OurTor};
+pub use without::{Onion, OurTor, VisitorKey, visitor_key};
 
 #[cfg(feature = "tor")]
 mod with {
     use std::io::Write as _;
     use std::time::Duration;
 
-    use super::{Arc, Error, Outside, StateDir, TorFile};
+    use super::{Arc, Error, Outside, Service, StateDir, TorFile, VisitorKey};
     use crate::error::{Exit, Kind};
     use crate::net::BoxStream;
     use crate::net::os::TorSockets;
     use crate::route::tor::TorRoute;
-    use crate::tor::{OnionService, Tor, TorError, TorStatus};
+    use crate::tor::{self, OnionOptions, OnionService, Tor, TorError, TorStatus};
 
+    /// Tor's folder, below the state folder.
+    const FOLDER: &str = "tor";
     /// How long to wait before Tor is started again.
     const RETRY: Duration = Duration::from_secs(10);
+    /// What to do about such an onion service.
+    const KEY_NEEDED: &str = "Tor: an onion peer lets in only those whose key it was given: \"hushswarm onion-key\" with the link prints yours, for the one who shares it";
     /// Progress that is worth a line, percent.
     const STEP: u8 = 20;
 
@@ -48,7 +67,13 @@ mod with {
     impl OurTor {
         /// Tor by this file, which keeps its own files below `state`. Nothing is sent yet.
         pub fn new(file: TorFile, state: &StateDir) -> Self {
-            let tor = Tor::new(file, state.path().join("tor"), TorSockets::for_tor());
+            let tor = Tor::new(file, state.path().join(FOLDER), TorSockets::for_tor());
+            let mut needed = tor.key_needed();
+            tokio::spawn(async move {
+                if needed.wait_for(|needed| *needed).await.is_ok() {
+                    tell(KEY_NEEDED);
+                }
+            });
             let mut status = tor.status();
             tokio::spawn(async move {
                 let mut last = TorStatus::Idle;
@@ -72,18 +97,20 @@ mod with {
         ///
         /// # Errors
         /// Waiting would not help: tell the user.
-        pub async fn serve(&self, nickname: &str, port: u16) -> Result<Onion, Error> {
+        pub async fn serve(&self, service: Service) -> Result<Onion, Error> {
+            let options = OnionOptions {
+                nickname: service.nickname,
+                port: service.port,
+                ephemeral: service.ephemeral,
+                allow: service.allow,
+            };
             loop {
-                match self.0.serve(nickname, port).await {
+                match self.0.serve(&options).await {
                     Ok(service) => return Ok(Onion(service)),
                     // It was told already, as the status.
                     Err(TorError::NotReady { .. }) => {}
                     Err(error) if error.may_pass() => tokio::time::sleep(RETRY).await,
-                    Err(error) => {
-                        return Err(
-                            Error::new(Kind::Policy, error.to_string()).with_exit(Exit::NoNetwork)
-                        );
-                    }
+                    Err(error) => return Err(for_user(&error)),
                 }
             }
         }
@@ -100,6 +127,19 @@ mod with {
             let stream = self.0.next().await?;
             Some(Box::new(stream))
         }
+    }
+
+    /// The key with which this state folder's Tor visits an onion service; it is made where there is none. `None` where that
+    /// is no onion service's address. Nothing is sent.
+    ///
+    /// # Errors
+    /// The folder can't be used: tell the user.
+    pub fn visitor_key(state: &StateDir, address: &str) -> Result<Option<VisitorKey>, Error> {
+        tor::visitor_key(&state.path().join(FOLDER), address).map_err(|error| for_user(&error))
+    }
+
+    fn for_user(error: &TorError) -> Error {
+        Error::new(Kind::Policy, error.to_string()).with_exit(Exit::NoNetwork)
     }
 
     /// Whether the user has to hear it: not every percent.
@@ -127,6 +167,10 @@ mod with {
             TorStatus::Ready => "Tor is ready".to_owned(),
             TorStatus::Failed(error) => format!("{error}; nothing leaves any other way"),
         };
+        tell(&text);
+    }
+
+    fn tell(text: &str) {
         // When nobody can read it, the command still works.
         let _ = writeln!(std::io::stderr().lock(), "{text}");
     }
@@ -134,9 +178,51 @@ mod with {
 
 #[cfg(not(feature = "tor"))]
 mod without {
-    use super::{Arc, Error, Outside, StateDir, TorFile};
+    use std::convert::Infallible;
+    use std::fmt;
+    use std::str::FromStr;
+
+    use super::{Arc, Error, Outside, Service, StateDir, TorFile};
     use crate::error::{Exit, Kind};
     use crate::net::BoxStream;
+
+    /// There is none.
+    #[derive(Clone, Debug)]
+    pub struct VisitorKey(Infallible);
+
+    /// No text is a key.
+    #[derive(Debug, thiserror::Error)]
+    #[error("this program was built without Tor")]
+    pub struct NoTor;
+
+    impl FromStr for VisitorKey {
+        type Err = NoTor;
+
+        fn from_str(_: &str) -> Result<Self, NoTor> {
+            Err(NoTor)
+        }
+    }
+
+    impl fmt::Display for VisitorKey {
+        fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+            match self.0 {}
+        }
+    }
+
+    /// Fails.
+    ///
+    /// # Errors
+    /// Always: tell the user.
+    pub fn visitor_key(_: &StateDir, _: &str) -> Result<Option<VisitorKey>, Error> {
+        Err(no_tor())
+    }
+
+    fn no_tor() -> Error {
+        let error = Error::new(Kind::Policy, "this program was built without Tor");
+        error
+            .with_exit(Exit::NoNetwork)
+            .with_hint("build it with the cargo feature \"tor\", which is on by default")
+    }
 
     /// This program was built without Tor.
     pub struct OurTor;
@@ -159,11 +245,8 @@ mod without {
         ///
         /// # Errors
         /// Always: tell the user.
-        pub async fn serve(&self, _: &str, _: u16) -> Result<Onion, Error> {
-            let error = Error::new(Kind::Policy, "this program was built without Tor");
-            Err(error
-                .with_exit(Exit::NoNetwork)
-                .with_hint("build it with the cargo feature \"tor\", which is on by default"))
+        pub async fn serve(&self, _: Service) -> Result<Onion, Error> {
+            Err(no_tor())
         }
     }
 

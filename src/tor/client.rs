@@ -8,7 +8,7 @@ use std::time::Duration;
 use arti_client::config::pt::TransportConfigBuilder;
 use arti_client::config::{BridgeConfigBuilder, CfgPath, TorClientConfigBuilder, dir::FallbackDir};
 use arti_client::isolation::IsolationHelper;
-use arti_client::{BootstrapBehavior, StreamPrefs, TorClient, TorClientConfig};
+use arti_client::{BootstrapBehavior, InertTorClient, StreamPrefs, TorClient, TorClientConfig};
 use futures_util::StreamExt as _;
 use hushswarm_circuits::isolation::Isolation;
 use tokio::sync::watch;
@@ -17,7 +17,7 @@ use tor_llcrypto::pk::ed25519::Ed25519Identity;
 use tor_llcrypto::pk::rsa::RsaIdentity;
 use tor_rtcompat::{CompoundRuntime, PreferredRuntime};
 
-use super::{TorError, TorStatus, TorStream};
+use super::{TorError, TorStatus, TorStream, passing};
 use crate::config::{OwnTorNetwork, TorFile};
 use crate::net::os::TorSockets;
 
@@ -25,10 +25,16 @@ use crate::net::os::TorSockets;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long to wait for the lock on the folder, which a process that ends may still hold.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Arti's own state folder, below ours; its keys are in [`KEYS`] below it.
+pub(super) const STATE: &str = "state";
+/// Where arti keeps keys.
+pub(super) const KEYS: &str = "keystore";
 /// Memory for all queues, bytes.
 const MAX_QUEUES: usize = 256 << 20;
 /// Circuits are not given new streams after this time, seconds, unless their owner still uses them.
 const DIRTY: Duration = Duration::from_secs(600);
+
+const NO_TOKIO: TorError = TorError::NoTor("it needs tokio");
 
 type Own = PreferredRuntime;
 /// Arti's runtime with our sockets instead of its own.
@@ -64,17 +70,8 @@ pub(super) async fn open(
     // Where several could be chosen, rustls panics unless one is installed. Somebody may have done so.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = config(file, folder)?;
-    let own = PreferredRuntime::current().map_err(|_| TorError::NoTor("it needs tokio"))?;
-    let runtime = CompoundRuntime::new(
-        own.clone(),
-        own.clone(),
-        own.clone(),
-        sockets,
-        own.clone(),
-        own,
-        sockets,
-    );
-    let builder = TorClient::with_runtime(runtime)
+    passing::sweep(folder);
+    let builder = TorClient::with_runtime(runtime(sockets)?)
         .config(config)
         .bootstrap_behavior(BootstrapBehavior::Manual)
         .local_resource_timeout(LOCK_TIMEOUT);
@@ -117,6 +114,27 @@ fn without_percent(text: &str) -> &str {
     }
 }
 
+/// The keys alone: it can't connect, and needs no lock on the folder.
+pub(super) fn inert(folder: &Path) -> Result<InertTorClient, TorError> {
+    let own = PreferredRuntime::current().map_err(|_| NO_TOKIO)?;
+    let builder = TorClient::with_runtime(own).config(config(&TorFile::default(), folder)?);
+    let made = builder.create_inert();
+    made.map_err(|error| TorError::from_arti(&error))
+}
+
+fn runtime(sockets: TorSockets) -> Result<Runtime, TorError> {
+    let own = PreferredRuntime::current().map_err(|_| NO_TOKIO)?;
+    Ok(CompoundRuntime::new(
+        own.clone(),
+        own.clone(),
+        own.clone(),
+        sockets,
+        own.clone(),
+        own,
+        sockets,
+    ))
+}
+
 /// Connects and fetches the directory.
 pub(super) async fn start(client: &Client) -> Result<(), TorError> {
     let started = client.bootstrap().await;
@@ -144,7 +162,7 @@ fn config(file: &TorFile, folder: &Path) -> Result<TorClientConfig, TorError> {
         "~/.config/hushswarm/tor.toml names something that Tor does not know: a bridge line?",
     );
     let mut config =
-        TorClientConfigBuilder::from_directories(folder.join("state"), folder.join("cache"));
+        TorClientConfigBuilder::from_directories(folder.join(STATE), folder.join("cache"));
     if let Some(network) = &file.network {
         own_network(&mut config, network);
     }

@@ -28,8 +28,8 @@ pub enum TorError {
     /// There is no such onion service, or no such name.
     #[error("there is no such onion service or name, or it is not online")]
     NotFound,
-    /// The onion service lets in only those whose key it knows: get one from its operator.
-    #[error("this onion service wants a key from its operator")]
+    /// The onion service lets in only those whose key it knows: give yours to its operator.
+    #[error("this onion service lets in only those whose key it was given")]
     KeyNeeded,
     /// Nobody listens at this port.
     #[error("connection refused")]

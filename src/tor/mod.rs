@@ -5,6 +5,8 @@
 
 mod client;
 mod failure;
+mod keys;
+mod passing;
 mod service;
 mod stream;
 
@@ -20,7 +22,8 @@ use crate::config::TorFile;
 use crate::net::os::TorSockets;
 
 pub use failure::TorError;
-pub use service::OnionService;
+pub use keys::{NotAKey, VisitorKey, is_onion, visitor_key};
+pub use service::{MAX_VISITOR_KEYS, OnionOptions, OnionService};
 pub use stream::TorStream;
 
 /// How long starting may take before whoever waits is told. It goes on behind, and the next one waits again.
@@ -57,6 +60,7 @@ struct Shared {
     sockets: TorSockets,
     client: OnceCell<client::Client>,
     status: Arc<watch::Sender<TorStatus>>,
+    key_needed: watch::Sender<bool>,
 }
 
 impl Tor {
@@ -70,6 +74,7 @@ impl Tor {
                 sockets,
                 client: OnceCell::new(),
                 status: Arc::new(watch::Sender::new(TorStatus::Idle)),
+                key_needed: watch::Sender::new(false),
             }),
         }
     }
@@ -77,6 +82,11 @@ impl Tor {
     /// How far it is, now and from now on.
     pub fn status(&self) -> watch::Receiver<TorStatus> {
         self.shared.status.subscribe()
+    }
+
+    /// Whether an onion service that was asked for lets in only those whose key it knows, and ours is not among them.
+    pub fn key_needed(&self) -> watch::Receiver<bool> {
+        self.shared.key_needed.subscribe()
     }
 
     /// Opens a stream to an onion service, or through an exit to a name or address, which the exit resolves.
@@ -90,7 +100,11 @@ impl Tor {
         isolation: Isolation,
     ) -> Result<TorStream, TorError> {
         let client = self.started().await?;
-        client::connect(client, host, port, isolation).await
+        let opened = client::connect(client, host, port, isolation).await;
+        if let Err(TorError::KeyNeeded) = opened {
+            self.shared.key_needed.send_replace(true);
+        }
+        opened
     }
 
     /// Starts it, if it is not running, and waits until streams can be opened.

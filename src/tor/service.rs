@@ -1,20 +1,29 @@
 //! Onion services: others come to us through Tor, and neither they nor its relays learn where we are.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arti_client::config::CfgPathResolver;
+use fs_mistrust::Mistrust;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _};
 use safelog::DisplayRedacted as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tor_cell::relaycell::msg::{Connected, End};
+use tor_config::mistrust::BuilderExt as _;
 use tor_hsservice::config::{OnionServiceConfigBuilder, TokenBucketConfig};
-use tor_hsservice::{RendRequest, RunningOnionService, StreamRequest};
+use tor_hsservice::{OnionServiceConfig, RendRequest, RunningOnionService, StreamRequest};
+use tor_keymgr::{
+    ArtiEphemeralKeystore, ArtiNativeKeystore, KeyMgr, KeyMgrBuilder, Keystore, KeystoreSelector,
+};
+use tor_persist::state_dir::StateDirectory;
 use tor_proto::stream::IncomingStreamRequest;
 
-use super::client::Client;
-use super::{Tor, TorError, TorStream};
+use super::client::{Client, KEYS, STATE};
+use super::passing::Passing;
+use super::{Tor, TorError, TorStream, VisitorKey};
 
 /// Visitors that are met at the same time. More wait, as the introduction point lets them.
 const MAX_VISITORS: usize = 128;
@@ -29,12 +38,44 @@ const INTRODUCTION_POINTS: u8 = 4;
 /// How long meeting a visitor may take.
 const MEETING_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A running onion service. Dropping it ends it; its key stays in Tor's folder, unless that is kept in memory.
+/// Most visitors' keys: each takes place in the service's descriptor, which has room for about 160.
+pub const MAX_VISITOR_KEYS: usize = 100;
+
+const WRONG: TorError = TorError::NoTor("its onion service can't be set up like this");
+
+/// What an onion service is like.
+#[derive(Clone, Debug)]
+pub struct OnionOptions {
+    /// Its name in Tor's folder: letters and digits. The same one finds its key again.
+    pub nickname: String,
+    /// Its only port.
+    pub port: u16,
+    /// Its key is kept in memory alone and forgotten at the end, so that each start has another address.
+    pub ephemeral: bool,
+    /// Those who find it; everybody, where there are none. At most [`MAX_VISITOR_KEYS`].
+    pub allow: Vec<VisitorKey>,
+}
+
+impl OnionOptions {
+    /// A service with a key that is kept, open to everybody who knows its address.
+    pub fn new(nickname: impl Into<String>, port: u16) -> Self {
+        Self {
+            nickname: nickname.into(),
+            port,
+            ephemeral: false,
+            allow: Vec::new(),
+        }
+    }
+}
+
+/// A running onion service. Dropping it ends it; its key stays in Tor's folder, unless it is ephemeral.
 pub struct OnionService {
     address: String,
     streams: mpsc::Receiver<TorStream>,
     task: AbortHandle,
     _running: Arc<RunningOnionService>,
+    /// After the service, which writes there.
+    _passing: Option<Passing>,
 }
 
 impl OnionService {
@@ -67,34 +108,120 @@ impl Tor {
     ///
     /// # Errors
     /// Tor can't be started now, or another service of this name runs in this folder.
-    pub async fn serve(&self, nickname: &str, port: u16) -> Result<OnionService, TorError> {
+    pub async fn serve(&self, options: &OnionOptions) -> Result<OnionService, TorError> {
         let client = self.started().await?;
-        launch(client, nickname, port)
+        launch(client, &self.shared.folder, options)
     }
 }
 
-fn launch(client: &Client, nickname: &str, port: u16) -> Result<OnionService, TorError> {
-    const WRONG: TorError = TorError::NoTor("its onion service can't be set up like this");
-    let (rate, burst) = INTRODUCTIONS;
-    let mut config = OnionServiceConfigBuilder::default();
-    config
-        .nickname(nickname.parse().map_err(|_| WRONG)?)
-        .num_intro_points(INTRODUCTION_POINTS)
-        .max_concurrent_streams_per_circuit(MAX_STREAMS)
-        .rate_limit_at_intro(Some(TokenBucketConfig::new(rate, burst)));
-    let config = config.build().map_err(|_| WRONG)?;
-    let launched = client.launch_onion_service(config);
+fn launch(client: &Client, tor: &Path, options: &OnionOptions) -> Result<OnionService, TorError> {
+    let config = config(options)?;
+    // Where a service was met before it was closed is known to whoever asked: that must not lead to it afterwards, so that
+    // it begins anew, as Debian's tor does at each start.
+    let passing = options.ephemeral || !options.allow.is_empty();
+    let passing = passing.then(|| Passing::make(tor)).transpose()?;
+    let keys = keys(tor, options, &config)?;
+    let state = match &passing {
+        Some(passing) => passing.path().to_owned(),
+        None => tor.join(STATE),
+    };
+    let service = service(config, keys, &state)?;
+    let directory = client.dirmgr();
+    let directory = directory.map_err(|error| TorError::from_arti(&error))?;
+    let circuits = client.hs_circ_pool();
+    let circuits = circuits.map_err(|error| TorError::from_arti(&error))?;
+    let runtime = client.runtime().clone();
+    let launched = service.launch(
+        runtime,
+        directory,
+        circuits,
+        Arc::new(CfgPathResolver::default()),
+    );
     let launched = launched.map_err(|error| TorError::from_arti(&error))?;
     let (running, visitors) = launched.ok_or(WRONG)?;
     let address = running.onion_address().ok_or(WRONG)?;
     let (sender, streams) = mpsc::channel(MAX_WAITING);
-    let task = tokio::spawn(meet(visitors.boxed(), port, sender)).abort_handle();
+    let task = tokio::spawn(meet(visitors.boxed(), options.port, sender)).abort_handle();
     Ok(OnionService {
         address: address.display_unredacted().to_string(),
         streams,
         task,
         _running: running,
+        _passing: passing,
     })
+}
+
+fn config(options: &OnionOptions) -> Result<OnionServiceConfig, TorError> {
+    if options.allow.len() > MAX_VISITOR_KEYS {
+        return Err(WRONG);
+    }
+    let (rate, burst) = INTRODUCTIONS;
+    let mut config = OnionServiceConfigBuilder::default();
+    config
+        .nickname(options.nickname.parse().map_err(|_| WRONG)?)
+        .num_intro_points(INTRODUCTION_POINTS)
+        .max_concurrent_streams_per_circuit(MAX_STREAMS)
+        .rate_limit_at_intro(Some(TokenBucketConfig::new(rate, burst)));
+    if !options.allow.is_empty() {
+        let discovery = config.restricted_discovery();
+        discovery.enabled(true);
+        for (number, key) in options.allow.iter().enumerate() {
+            let name = format!("visitor{number}").parse().map_err(|_| WRONG)?;
+            let keys = discovery.static_keys().access();
+            keys.push((name, key.tor().clone()));
+        }
+    }
+    config.build().map_err(|_| WRONG)
+}
+
+fn service(
+    config: OnionServiceConfig,
+    keys: KeyMgr,
+    state: &Path,
+) -> Result<tor_hsservice::OnionService, TorError> {
+    let state = StateDirectory::new(state, &mistrust()?);
+    let state = state.map_err(|error| TorError::from_arti(&error))?;
+    let service = tor_hsservice::OnionService::builder()
+        .config(config)
+        .keymgr(Arc::new(keys))
+        .state_dir(state)
+        .build();
+    service.map_err(|error| TorError::from_arti(&error))
+}
+
+/// What arti's client itself asks of folders.
+fn mistrust() -> Result<Mistrust, TorError> {
+    Mistrust::builder().build_for_arti().map_err(|_| WRONG)
+}
+
+/// Where the service's keys are: all on the disk; where it begins anew each time, its identity alone; or none.
+fn keys(
+    tor: &Path,
+    options: &OnionOptions,
+    config: &OnionServiceConfig,
+) -> Result<KeyMgr, TorError> {
+    let memory = || Box::new(ArtiEphemeralKeystore::new("ephemeral".to_owned()));
+    let disk = || -> Result<Box<dyn Keystore>, TorError> {
+        let path = tor.join(STATE).join(KEYS);
+        let store = ArtiNativeKeystore::from_path_and_mistrust(path, &mistrust()?);
+        Ok(Box::new(
+            store.map_err(|error| TorError::from_arti(&error))?,
+        ))
+    };
+    let mut keys = KeyMgrBuilder::default();
+    if options.ephemeral {
+        keys = keys.primary_store(memory());
+    } else if options.allow.is_empty() {
+        keys = keys.primary_store(disk()?);
+    } else {
+        let kept = KeyMgrBuilder::default().primary_store(disk()?).build();
+        let kept = service(config.clone(), kept.map_err(|_| WRONG)?, &tor.join(STATE))?;
+        let made = kept.generate_identity_key(KeystoreSelector::Primary);
+        made.map_err(|error| TorError::from_arti(&error))?;
+        keys = keys.primary_store(memory());
+        keys.secondary_stores().push(disk()?);
+    }
+    keys.build().map_err(|_| WRONG)
 }
 
 /// Meets visitors, a bounded number at a time, for as long as the service runs.
