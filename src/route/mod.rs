@@ -62,6 +62,11 @@ pub trait Outside: Send + Sync + 'static {
         isolation: Isolation,
     ) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>>;
 
+    /// Whether any datagram could be let out; where not, whoever asks for a flow is told at once.
+    fn carries_datagrams(&self) -> bool {
+        true
+    }
+
     /// Looks a name up, far away. A way that can't says [`RouteError::Refused`].
     fn resolve<'a>(
         &'a self,

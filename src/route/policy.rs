@@ -143,6 +143,14 @@ impl Policy {
         self.routes.default
     }
 
+    /// Whether everything that goes out goes by Tor, which carries no datagram.
+    pub fn has_only_streams(&self) -> bool {
+        let by_circuit = |rule: &RouteRule| {
+            rule.protocols.covers(Proto::Udp) && matches!(rule.action, RouteAction::Circuit { .. })
+        };
+        self.routes.default == RouteAction::Tor && !self.routes.rules.iter().any(by_circuit)
+    }
+
     /// Whether private addresses are let through.
     pub fn allows_private(&self) -> bool {
         self.allow_private

@@ -33,6 +33,10 @@ impl Outside for TorRoute {
         })
     }
 
+    fn carries_datagrams(&self) -> bool {
+        false
+    }
+
     /// Tor carries no datagrams.
     fn datagrams(&self, _: Isolation) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>> {
         Box::pin(async { Err(RouteError::Refused) })
