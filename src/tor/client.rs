@@ -8,6 +8,7 @@ use std::time::Duration;
 use arti_client::config::pt::TransportConfigBuilder;
 use arti_client::config::{BridgeConfigBuilder, CfgPath, TorClientConfigBuilder, dir::FallbackDir};
 use arti_client::isolation::IsolationHelper;
+use arti_client::status::BlockageKind;
 use arti_client::{BootstrapBehavior, InertTorClient, StreamPrefs, TorClient, TorClientConfig};
 use futures_util::StreamExt as _;
 use hushswarm_circuits::isolation::Isolation;
@@ -83,6 +84,13 @@ pub(super) async fn open(
             // Whether it is ready is told when it was asked to start.
             let starting = matches!(*status.borrow(), TorStatus::Starting { .. });
             if !starting || now.ready_for_traffic() {
+                continue;
+            }
+            if now
+                .blocked()
+                .is_some_and(|blocked| matches!(blocked.kind(), BlockageKind::Disabled))
+            {
+                // It has not begun, which is as it should be.
                 continue;
             }
             let percent = (now.as_frac() * 100.0).clamp(0.0, 100.0) as u8;
