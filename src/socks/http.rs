@@ -152,17 +152,21 @@ fn user(fields: &[httparse::Header<'_>]) -> Option<Credentials> {
 
 /// Fields for the next machine only, which a proxy must not pass on (RFC 9110 §7.6.1), and `Host`, which it must
 /// replace (RFC 9112 §3.2.2).
-const NOT_PASSED_ON: [&str; 9] = [
+const NOT_PASSED_ON: [&str; 6] = [
     "connection",
     "host",
     "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
     "te",
     "trailer",
     "upgrade",
 ];
+/// What all fields that are meant for a proxy begin with. One that nobody knows may hold a password as well.
+const FOR_PROXIES: &str = "proxy-";
+
+fn is_for_proxies(name: &str) -> bool {
+    let start = name.get(..FOR_PROXIES.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(FOR_PROXIES))
+}
 
 fn forward(
     method: &str,
@@ -193,9 +197,10 @@ fn forward(
     let mut head =
         format!("{method} {slash}{path} HTTP/1.{version}\r\nHost: {host}\r\n").into_bytes();
     for field in fields {
-        let dropped = NOT_PASSED_ON
-            .iter()
-            .any(|name| field.name.eq_ignore_ascii_case(name));
+        let dropped = is_for_proxies(field.name)
+            || NOT_PASSED_ON
+                .iter()
+                .any(|name| field.name.eq_ignore_ascii_case(name));
         let own = named
             .iter()
             .any(|name| field.name.as_bytes().eq_ignore_ascii_case(name));
@@ -415,7 +420,7 @@ mod tests {
     fn a_request_is_rewritten_for_its_server_and_nothing_of_the_proxy_goes_with_it() {
         let forward = forwarded(
             "POST http://Tracker.org:6969/announce?a=b#c HTTP/1.1\r\nhost: other\r\nProxy-Authorization: Basic YTpi\r\n\
-             Proxy-Connection: keep-alive\r\nConnection: close, X-Secret\r\nX-Secret: 1\r\nUpgrade: h2c\r\nKeep-Alive: 5\r\n\
+             Proxy-Connection: keep-alive\r\nproxy-authorizatio: x\r\nConnection: close, X-Secret\r\nX-Secret: 1\r\nUpgrade: h2c\r\nKeep-Alive: 5\r\n\
              User-Agent: x\r\nContent-Length: 12\r\n\r\n",
         )
         .unwrap();
