@@ -25,7 +25,7 @@ const SIZE: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(400);
 
 /// An address whose checksum holds. Nobody serves there: its key is all zeros.
-const SOMEBODY: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaam2dqd.onion";
+const SOMEBODY: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaam2dqd.onion";
 
 struct Place {
     dir: TempDir,
