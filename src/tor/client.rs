@@ -8,7 +8,7 @@ use std::time::Duration;
 use arti_client::config::pt::TransportConfigBuilder;
 use arti_client::config::{BridgeConfigBuilder, CfgPath, TorClientConfigBuilder, dir::FallbackDir};
 use arti_client::isolation::IsolationHelper;
-use arti_client::status::BlockageKind;
+use arti_client::status::{Blockage, BlockageKind};
 use arti_client::{BootstrapBehavior, InertTorClient, StreamPrefs, TorClient, TorClientConfig};
 use futures_util::StreamExt as _;
 use hushswarm_circuits::isolation::Isolation;
@@ -86,16 +86,13 @@ pub(super) async fn open(
             if !starting || now.ready_for_traffic() {
                 continue;
             }
-            if now
-                .blocked()
-                .is_some_and(|blocked| matches!(blocked.kind(), BlockageKind::Disabled))
-            {
-                // It has not begun, which is as it should be.
+            let blocked = now.blocked();
+            if blocked.as_ref().is_some_and(has_not_begun) {
                 continue;
             }
             let percent = (now.as_frac() * 100.0).clamp(0.0, 100.0) as u8;
             // Its text names no address, only what is connected to and fetched.
-            let what = match now.blocked() {
+            let what = match blocked {
                 Some(blocked) => format!("held up: {}", blocked.message()),
                 // Its own percentage stands before it.
                 None => without_percent(&now.to_string()).to_owned(),
@@ -141,6 +138,11 @@ fn runtime(sockets: TorSockets) -> Result<Runtime, TorError> {
         own,
         sockets,
     ))
+}
+
+/// Whether arti only waits for [`start`]: that is no news for the user.
+fn has_not_begun(blocked: &Blockage) -> bool {
+    matches!(blocked.kind(), BlockageKind::Disabled)
 }
 
 /// Connects and fetches the directory.
