@@ -84,7 +84,7 @@ impl TorNetwork {
         Self {
             process,
             ready,
-            dir: dir,
+            dir,
         }
     }
 
