@@ -68,11 +68,6 @@ impl fmt::Display for VisitorKey {
     }
 }
 
-/// Whether this is the whole address of an onion service: 56 characters with a checksum, and `.onion`.
-pub fn is_onion(address: &str) -> bool {
-    address.parse::<HsId>().is_ok()
-}
-
 /// The key with which Tor in this folder visits an onion service: the one that is there, or a new one. Nothing is sent,
 /// and a running Tor finds it. `None` where that is no onion service's address.
 ///
@@ -147,9 +142,7 @@ mod tests {
         wrong.replace_range(..1, "z");
         for none in ["", "onion", "example.org", &wrong] {
             assert_eq!(key(none), None, "{none}");
-            assert!(!is_onion(none), "{none}");
         }
-        assert!(is_onion(&address(1)));
     }
 
     proptest! {

@@ -259,8 +259,10 @@ async fn take(
 ) {
     let mut streams = std::pin::pin!(streams);
     while let Some(request) = streams.next().await {
-        let asked = request.request();
-        let fits = matches!(asked, IncomingStreamRequest::Begin(begin) if begin.port() == port);
+        let fits = matches!(
+            request.request(),
+            IncomingStreamRequest::Begin(begin) if begin.port() == port
+        );
         if !fits {
             // What Debian's tor does: the visitor is gone with whatever else it tries.
             let _ = request.shutdown_circuit();
