@@ -98,11 +98,11 @@ impl PeerTable {
         }
     }
 
-    /// Peers known, banned ones left out.
+    /// Peers known, each once, banned ones left out.
     pub(super) fn len(&self) -> usize {
         self.known
             .values()
-            .filter(|known| known.state != State::Banned)
+            .filter(|known| known.state != State::Banned && !matches!(known.way, Way::Again(..)))
             .count()
     }
 
@@ -370,6 +370,7 @@ mod tests {
         let onion = Target::parse("seed.onion", 6881).unwrap();
         table.add_onion(now, &onion, 8);
         table.add_onion(now, &onion, 8);
+        assert_eq!(table.len(), 1);
         let calls: Vec<_> = std::iter::from_fn(|| table.next(now)).collect();
         assert_eq!(calls.len(), 8);
         assert!(calls.iter().all(|(_, target, _)| *target == onion));
