@@ -20,4 +20,6 @@ pub mod relay;
 pub mod route;
 pub mod socks;
 pub mod state;
+#[cfg(feature = "tor")]
+pub mod tor;
 pub mod torrent;

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use hushswarm::cli::connect::OverlayArgs;
+use hushswarm::cli::connect::{OverlayArgs, Without};
 use hushswarm::cli::get::read_source;
 use hushswarm::overlay::client::Client;
 use hushswarm::route::circuits::CircuitRoute;
@@ -268,7 +268,7 @@ async fn torrents_and_their_trackers_share_no_circuit() {
         hops: 3,
         state: Some(dir.path().join("state")),
     };
-    let connected = overlay.connect().unwrap();
+    let connected = overlay.connect(Without::Fails).unwrap();
     // All at once, with one client.
     let downloads: Vec<_> = scene
         .torrents

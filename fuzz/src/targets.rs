@@ -46,7 +46,7 @@ mod proxy;
 
 pub use local::{
     client_files, jail_query, leaktest_classify, leaktest_dht, leaktest_dns, leaktest_peek,
-    leaktest_udp_tracker, routes_file,
+    leaktest_udp_tracker, routes_file, tor_file,
 };
 pub use lookups::{dns_reply, lookup_answer};
 pub use proxy::{http_proxy, socks_datagram, socks_request};
@@ -88,6 +88,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("socks_datagram", socks_datagram),
     ("socks_request", socks_request),
     ("target", target),
+    ("tor_file", tor_file),
     ("tracker_server", tracker_server),
     ("udp_tracker", udp_tracker),
     ("wire", wire_messages),

@@ -13,9 +13,11 @@ use super::routes::RoutesArgs;
 use super::table::{Side, date, table, until};
 use crate::config::{NetworkFile, ROUTES_EXAMPLE, unix_now};
 use crate::error::{Error, Exit, Kind};
-use crate::route::policy::{Decider, Verdict};
+use crate::route::policy::{Decider, Reason, Verdict};
 use crate::state::StateDir;
 
+/// Whether this program can use Tor.
+const HAS_TOR: bool = cfg!(feature = "tor");
 /// The list's life that is left when the user is told, seconds: relays renew theirs earlier.
 const SOON: u64 = 86_400;
 /// How far a file may have been written in the future before the clock is doubted, seconds: clocks of file servers.
@@ -170,15 +172,15 @@ fn explain(args: &Args, text: &str) -> Result<(), Error> {
             (Verdict::Circuit { .. }, Some(hops)) => {
                 format!("goes through a circuit of {hops} relays")
             }
-            (Verdict::Tor, _) => {
-                "goes to Tor alone; this version has no way there, so it is refused".to_owned()
-            }
+            (Verdict::Tor, _) if HAS_TOR => "goes through Tor".to_owned(),
+            (Verdict::Tor, _) => format!("is refused: {}", Reason::NoTor),
             (Verdict::Refuse(reason), _) => format!("is refused: {reason}"),
         };
         print(&format!("{says}\ndecided by {by}\n"))?;
     }
     match verdict {
         Verdict::Circuit { .. } => Ok(()),
+        Verdict::Tor if HAS_TOR => Ok(()),
         Verdict::Tor => Err(Error::new(Kind::Policy, "nothing would be sent")),
         Verdict::Refuse(reason) => {
             let error = Error::new(Kind::Policy, "nothing would be sent");

@@ -42,8 +42,17 @@ pub struct Connected {
     pub state: Arc<StateDir>,
     /// Held by a command that keeps others of its kind out.
     pub lock: Option<StateLock>,
-    /// Fetches newer relay lists for as long as it is held.
-    pub fresh: Fresh,
+    /// Fetches newer relay lists for as long as it is held; `None` where there is none to be kept fresh.
+    pub fresh: Option<Fresh>,
+}
+
+/// What is used where there is no network file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Without {
+    /// Nothing: the command can't go on.
+    Fails,
+    /// Tor alone.
+    Tor,
 }
 
 /// Keeps the relay list fresh until it is dropped.
@@ -60,28 +69,41 @@ impl OverlayArgs {
     /// commands may use the folder at the same time.
     ///
     /// # Errors
-    /// What is missing or wrong, and what to do. There is no way to go on without circuits.
-    pub fn connect(&self) -> Result<Connected, Error> {
-        self.open(false)
+    /// What is missing or wrong, and what to do. With [`Without::Tor`], a missing network file is no error: then there are
+    /// no circuits.
+    pub fn connect(&self, without: Without) -> Result<Connected, Error> {
+        self.open(false, without)
     }
 
     /// The same for a command that writes resume records: only one of them may use the folder at a time.
     ///
     /// # Errors
     /// As [`OverlayArgs::connect`]; another one uses the folder.
-    pub fn connect_alone(&self) -> Result<Connected, Error> {
-        self.open(true)
+    pub fn connect_alone(&self, without: Without) -> Result<Connected, Error> {
+        self.open(true, without)
     }
 
-    fn open(&self, alone: bool) -> Result<Connected, Error> {
-        let file = network_path(self.network.as_deref())?;
-        let (network, list) = NetworkFile::load(&file, unix_now())?;
+    fn open(&self, alone: bool, without: Without) -> Result<Connected, Error> {
+        let loaded = match network_path(self.network.as_deref()) {
+            Ok(file) => Some(NetworkFile::load(&file, unix_now())?),
+            Err(_) if without == Without::Tor => None,
+            Err(error) => return Err(error),
+        };
         let path = match &self.state {
             Some(path) => path.clone(),
             None => StateDir::default_path()?,
         };
         let state = Arc::new(StateDir::open(&path)?);
         let lock = alone.then(|| state.lock()).transpose()?;
+        let dialer = Arc::new(OsDialer::new(None));
+        let Some((network, list)) = loaded else {
+            return Ok(Connected {
+                client: Client::without_relays(dialer),
+                state,
+                lock,
+                fresh: None,
+            });
+        };
         let draw = |guards: &mut GuardSample| guards.refresh(&list, unix_now(), &mut rand::rng());
         let folder = StateDir::open(&path)?;
         let (guards, store) = GuardFile::open_drawn(folder, &network.name, draw)?;
@@ -95,7 +117,6 @@ impl OverlayArgs {
             },
             ..ClientConfig::default()
         };
-        let dialer = Arc::new(OsDialer::new(None));
         let client = Client::new(
             Arc::new(list),
             guards,
@@ -109,7 +130,7 @@ impl OverlayArgs {
             client,
             state,
             lock,
-            fresh: Fresh(fresh.abort_handle()),
+            fresh: Some(Fresh(fresh.abort_handle())),
         })
     }
 }
@@ -129,5 +150,5 @@ pub fn network_path(named: Option<&Path>) -> Result<PathBuf, Error> {
 fn no_network() -> Error {
     Error::new(Kind::Policy, "no relay list, so there is no circuit, and nothing is sent any other way")
         .with_exit(Exit::NoNetwork)
-        .with_hint("pass --network FILE, or put the file that your network's operators gave you at ~/.config/hushswarm/network.toml; \"hushswarm demo\" shows everything on this computer alone")
+        .with_hint("pass --network FILE, or put the file that your network's operators gave you at ~/.config/hushswarm/network.toml; \"hushswarm demo\" shows everything on this computer alone; Tor needs no relay list: --route tor")
 }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
-use super::connect::{Connected, OverlayArgs};
+use hushswarm_circuits::target::{Host, Target};
+
+use super::connect::{Connected, OverlayArgs, Without};
 use super::progress::{Progress as Display, duration, json_line};
-use super::routes::{RoutesArgs, gate};
+use super::routes::{Loaded, RoutesArgs};
 use super::transfer::follow;
 use crate::error::{Error, Exit, Kind};
 use crate::overlay::client::Client;
-use crate::route::policy::Policy;
 use crate::state::StateDir;
 use crate::torrent::engine::{Engine, Job, Options, Source, State};
 use crate::torrent::magnet::Magnet;
@@ -49,13 +50,13 @@ pub struct Args {
 /// What went wrong and what to do.
 pub async fn run(args: Args) -> Result<(), Error> {
     let source = read_source(&args.source)?;
-    let policy = args.routes.load()?.policy;
+    let routes = args.routes.load()?;
     let Connected {
         client,
         state,
         lock: _lock,
         fresh: _fresh,
-    } = args.overlay.connect_alone()?;
+    } = args.overlay.connect_alone(without(&source, &routes))?;
     let mut display = Display::new(args.json);
     if args.overlay.hops == 1 {
         display.say("with one hop, that relay sees both your address and whom you download from");
@@ -65,7 +66,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         output: args.output,
         seed: args.seed,
         overwrite: args.overwrite,
-        policy,
+        routes,
     };
     let done = download(work, &client, &state, &mut display).await?;
     if args.json {
@@ -74,6 +75,22 @@ pub async fn run(args: Args) -> Result<(), Error> {
         display.say(&format!("{}: {}", done.path.display(), done.summary()));
     }
     Ok(())
+}
+
+/// A link that names onion services needs no relay list.
+fn without(source: &Source, routes: &Loaded) -> Without {
+    match source {
+        Source::Magnet(magnet) if magnet.peers.iter().any(is_onion) => Without::Tor,
+        Source::Magnet(_) | Source::Metainfo(_) => routes.without(),
+    }
+}
+
+/// Whether this peer is an onion service.
+pub fn is_onion(peer: &Target) -> bool {
+    match &peer.host {
+        Host::Name(name) => name.as_str().ends_with(".onion"),
+        Host::Ip(_) => false,
+    }
 }
 
 /// What is to be downloaded, and where to.
@@ -87,7 +104,7 @@ pub struct Work {
     /// Whether files that stand in the way may be overwritten.
     pub overwrite: bool,
     /// Which trackers and peers may be asked, and through what.
-    pub policy: Policy,
+    pub routes: Loaded,
 }
 
 /// A download that is complete; what `--json` says at the end.
@@ -135,8 +152,9 @@ pub async fn download(
         overwrite: work.overwrite,
     };
     let mut options = Options::new(state.path().to_owned());
-    options.allow_private = work.policy.allows_private();
-    let handle = Engine::new(gate(work.policy, client), options).download(job);
+    options.allow_private = work.routes.policy.allows_private();
+    let handle =
+        Engine::new(work.routes.gate(client, &work.routes.tor(state)), options).download(job);
     let seeding = work.seed;
     let ended = follow(handle, client, display, |progress| {
         !seeding && matches!(progress.state, State::Done | State::Seeding)
@@ -154,21 +172,28 @@ pub async fn download(
     })
 }
 
+/// This argument; where it is "-", the first line of standard input.
+///
+/// # Errors
+/// There is none: tell the user.
+pub fn argument(text: &str) -> Result<String, Error> {
+    if text != "-" {
+        return Ok(text.to_owned());
+    }
+    let mut line = String::new();
+    std::io::stdin()
+        .read_line(&mut line)
+        .map_err(|source| Error::local("can't read standard input").with_source(source))?;
+    Ok(line.trim().to_owned())
+}
+
 /// Reads a magnet link or a torrent file.
 ///
 /// # Errors
 /// It is neither: tell the user.
 pub fn read_source(text: &str) -> Result<Source, Error> {
     let bad = |message: String| Error::new(Kind::Local, message).with_exit(Exit::BadTorrent);
-    let mut line = String::new();
-    let text = if text == "-" {
-        std::io::stdin()
-            .read_line(&mut line)
-            .map_err(|source| Error::local("can't read standard input").with_source(source))?;
-        line.trim()
-    } else {
-        text
-    };
+    let text = &argument(text)?;
     if text
         .get(..7)
         .is_some_and(|scheme| scheme.eq_ignore_ascii_case("magnet:"))

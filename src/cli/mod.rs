@@ -8,6 +8,7 @@ pub mod get;
 pub mod leaktest;
 pub mod log;
 pub mod network;
+pub mod onion_key;
 pub mod progress;
 pub mod proxy;
 pub mod relay;
@@ -16,6 +17,7 @@ pub mod routes;
 pub mod run;
 pub mod seed;
 mod table;
+pub mod tor;
 mod transfer;
 
 use std::io::Write;
@@ -42,6 +44,8 @@ enum Command {
     Get(get::Args),
     /// Share a file or folder with those who can be reached through circuits
     Seed(seed::Args),
+    /// Make the key with which you find an onion seed that lets in only some
+    OnionKey(onion_key::Args),
     /// See a download through three relays, all on this computer, and what each of them saw
     Demo(demo::Args),
     /// Be a SOCKS and HTTP proxy for the programs of this computer
@@ -71,6 +75,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Get(args) => block_on(get::run(args)),
         Command::Seed(args) => block_on(seed::run(args)),
+        Command::OnionKey(args) => block_on_one(onion_key::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Proxy(args) => block_on_one(proxy::run(args)),
         Command::Run(args) => return run::run(args),

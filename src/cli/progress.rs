@@ -31,7 +31,7 @@ pub struct View {
     pub peers: usize,
     /// Peers known.
     pub known: usize,
-    /// Relays on the way.
+    /// Relays on the way; 0 by Tor alone.
     pub hops: usize,
     /// Circuits open.
     pub circuits: usize,
@@ -170,7 +170,10 @@ fn details(view: &View) -> String {
         parts.push(format!("{}/s up", BinaryBytes(view.up)));
     }
     parts.push(count(view.peers, "peer"));
-    parts.push(count(view.hops, "hop"));
+    parts.push(match view.hops {
+        0 => "through Tor".to_owned(),
+        hops => count(hops, "hop"),
+    });
     if let Some(left) = view.left {
         parts.push(format!("{} left", duration(left)));
     }

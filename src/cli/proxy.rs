@@ -18,7 +18,7 @@ use super::routes::RoutesArgs;
 use crate::error::{Error, Exit};
 use crate::net::UdpHere;
 use crate::net::os::LocalListener;
-use crate::overlay::client::Status;
+use crate::overlay::client::{BuildError, Status};
 use crate::socks::limits::Limits;
 use crate::socks::{Options, Server};
 
@@ -108,9 +108,10 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let mut signals = Signals::new()?;
     let Connected {
         client,
+        state,
         fresh: _fresh,
         ..
-    } = args.overlay.connect()?;
+    } = args.overlay.connect(loaded.without())?;
     let say = Say { json: args.json };
     if args.overlay.hops == 1 {
         say.warn("with one hop, that relay sees both your address and whom you reach");
@@ -120,7 +121,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         limits: Limits::default().for_files(raise_file_limit()),
     };
     let protected = options.password.is_some();
-    let gate = loaded.gate(&client);
+    let gate = loaded.gate(&client, &loaded.tor(&state));
     let _reloading = on_hangup(Arc::clone(&gate), args.routes.clone(), &loaded)?;
     let server = Server::new(gate, options);
     let mut serving = JoinSet::new();
@@ -158,6 +159,8 @@ async fn follow(mut status: watch::Receiver<Status>, say: &Say) {
         let now = status.borrow_and_update().clone();
         match now {
             Status::Connecting => {}
+            // By Tor alone, as the user chose.
+            Status::Unreachable(BuildError::NoRelays) => {}
             Status::Ready => say.event("ready", "circuits are ready", json!({})),
             Status::Unreachable(error) => {
                 let error = error.to_string();

@@ -42,7 +42,7 @@ fn reload(gate: &Gate, args: &RoutesArgs, file: &mut Option<PathBuf>) {
     let named = args.routes.clone().or_else(|| file.clone());
     let args = RoutesArgs {
         routes: named,
-        allow_private: args.allow_private,
+        ..args.clone()
     };
     match args.load() {
         Ok(loaded) => {
@@ -145,7 +145,7 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let args = RoutesArgs {
             routes: Some(file.clone()),
-            allow_private: false,
+            ..RoutesArgs::default()
         };
         let loaded = args.load().unwrap();
         let gate = Gate::new(Arc::new(Echo), loaded.policy.clone());
@@ -175,6 +175,7 @@ mod tests {
         let args = RoutesArgs {
             routes: Some(path.clone()),
             allow_private: true,
+            ..RoutesArgs::default()
         };
         let loaded = args.load().unwrap();
         let gate = Gate::new(Arc::new(Echo), loaded.policy.clone());

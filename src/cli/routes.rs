@@ -3,12 +3,16 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::Routes;
+use super::connect::Without;
+use super::tor::{OurTor, TorArgs};
+use crate::config::{RouteAction, Routes, TorFile};
 use crate::error::Error;
 use crate::overlay::client::Client;
+use crate::route::Outside;
 use crate::route::circuits::CircuitRoute;
-use crate::route::gate::Gate;
+use crate::route::gate::{Gate, Ways};
 use crate::route::policy::Policy;
+use crate::state::StateDir;
 
 /// Options about what may leave.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -20,14 +24,33 @@ pub struct RoutesArgs {
     /// With other people's relays, their exits learn what you ask for, and answer in its place
     #[arg(long)]
     pub allow_private: bool,
+    /// Where everything goes that no rule of the routes file names: circuits, or Tor's exits. Tor's operators ask not to carry
+    /// bulk transfers through their exits, and Tor carries no UDP; onion services use no exit
+    #[arg(long, value_name = "WAY")]
+    pub route: Option<Way>,
+    /// Options about Tor.
+    #[command(flatten)]
+    pub tor: TorArgs,
+}
+
+/// The usual way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Way {
+    /// Circuits of the relay list's relays.
+    Circuit,
+    /// Tor.
+    Tor,
 }
 
 /// The rules, and where they came from.
+#[derive(Clone, Debug, Default)]
 pub struct Loaded {
     /// The rules.
     pub policy: Policy,
     /// The file; `None` where there is none, and the usual rules hold.
     pub file: Option<PathBuf>,
+    /// How Tor is reached.
+    pub tor: TorFile,
 }
 
 impl RoutesArgs {
@@ -36,20 +59,54 @@ impl RoutesArgs {
     /// # Errors
     /// A file that was named is not there, or an entry is wrong: tell the user.
     pub fn load(&self) -> Result<Loaded, Error> {
-        let (routes, file) = Routes::load(self.routes.as_deref())?;
+        let (mut routes, file) = Routes::load(self.routes.as_deref())?;
+        match self.route {
+            None => {}
+            Some(Way::Circuit) => routes.default = RouteAction::Circuit { hops: None },
+            Some(Way::Tor) => routes.default = RouteAction::Tor,
+        }
+        let tor = TorFile::load(self.tor.tor.as_deref())?;
         let policy = Policy::new(routes).with_private(self.allow_private);
-        Ok(Loaded { policy, file })
+        Ok(Loaded { policy, file, tor })
     }
 }
 
 impl Loaded {
-    /// A gate with these rules in front of this client's circuits.
-    pub fn gate(&self, client: &Client) -> Arc<Gate> {
-        gate(self.policy.clone(), client)
+    /// What serves where there is no relay list.
+    pub fn without(&self) -> Without {
+        match self.policy.default_action() {
+            RouteAction::Tor => Without::Tor,
+            RouteAction::Circuit { .. } | RouteAction::Refuse => Without::Fails,
+        }
+    }
+
+    /// The Tor of these options, which keeps its files below `state`.
+    pub fn tor(&self, state: &StateDir) -> OurTor {
+        OurTor::new(self.tor.clone(), state)
+    }
+
+    /// A gate with these rules in front of this client's circuits and of this Tor.
+    pub fn gate(&self, client: &Client, tor: &OurTor) -> Arc<Gate> {
+        let ways = EveryWay {
+            circuits: CircuitRoute::new(client.clone()),
+            tor: tor.route(),
+        };
+        Gate::new(Arc::new(ways), self.policy.clone())
     }
 }
 
-/// A gate with these rules in front of this client's circuits.
-pub fn gate(policy: Policy, client: &Client) -> Arc<Gate> {
-    Gate::new(Arc::new(CircuitRoute::new(client.clone())), policy)
+/// Circuits, and Tor where this program has it.
+struct EveryWay {
+    circuits: CircuitRoute,
+    tor: Option<Arc<dyn Outside>>,
+}
+
+impl Ways for EveryWay {
+    fn circuits(&self, hops: Option<u8>) -> Arc<dyn Outside> {
+        self.circuits.circuits(hops)
+    }
+
+    fn tor(&self) -> Option<Arc<dyn Outside>> {
+        self.tor.clone()
+    }
 }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::progress::{Progress as Display, View};
 use super::relay::Signals;
 use crate::error::{Error, Exit, Kind};
-use crate::overlay::client::{Client, Status};
+use crate::overlay::client::{BuildError, Client, Status};
 use crate::torrent::engine::{Failure, Handle, Progress, State};
 use crate::torrent::storage::StorageError;
 
@@ -29,6 +29,8 @@ pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status) -> Vi
     };
     // Whatever the torrent waits for, without circuits it is that.
     let (state, reason) = match (overlay, progress.connected) {
+        // By Tor alone, as the user chose.
+        (Status::Unreachable(BuildError::NoRelays), _) => (state, reason),
         (Status::Unreachable(error), 0) if !progress.is_over() => (
             "waiting",
             Some(format!("{error}; nothing leaves until there is a circuit")),
@@ -52,7 +54,11 @@ pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status) -> Vi
         up: progress.up_rate,
         peers: progress.connected,
         known: progress.known,
-        hops: client.hops(),
+        hops: if client.list().is_none() {
+            0
+        } else {
+            client.hops()
+        },
         circuits: client.circuits(),
         left: progress.eta.map(|eta| eta.as_secs()),
     }

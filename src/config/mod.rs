@@ -4,6 +4,7 @@
 mod network;
 mod relay;
 mod routes;
+mod tor;
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -24,6 +25,10 @@ pub use relay::{
 pub use routes::{
     HostPattern, MAX_ROUTE_PATTERNS, MAX_ROUTE_RULES, MAX_ROUTES_LEN, ROUTES_EXAMPLE, ROUTES_FILE,
     RouteAction, RouteRule, Routes, USUAL_REFUSED_PORTS,
+};
+
+pub use tor::{
+    MAX_TOR_FILE_LEN, OwnTorNetwork, PluggableTransport, TOR_FILE, TorFallback, TorFile,
 };
 
 /// The folder of configuration files: `$XDG_CONFIG_HOME/hushswarm` or `~/.config/hushswarm`; `None` where the

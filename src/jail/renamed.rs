@@ -64,6 +64,10 @@ impl Outside for Renamed {
         })
     }
 
+    fn carries_datagrams(&self) -> bool {
+        self.outside.carries_datagrams()
+    }
+
     fn datagrams(
         &self,
         isolation: Isolation,

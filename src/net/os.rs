@@ -20,6 +20,8 @@ pub mod jail;
 mod local;
 mod lookup;
 mod loopback;
+#[cfg(feature = "tor")]
+mod tor;
 #[cfg(target_os = "linux")]
 mod world;
 
@@ -27,6 +29,8 @@ mod world;
 pub use caught::{Caught, CaughtUdp, RawReplies};
 pub use local::{Accepted, LocalListener, LocalUdp};
 pub use loopback::LoopbackDialer;
+#[cfg(feature = "tor")]
+pub use tor::TorSockets;
 #[cfg(target_os = "linux")]
 pub use world::{Capture, WorldSockets};
 

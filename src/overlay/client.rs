@@ -110,6 +110,11 @@ pub enum BuildError {
         "the relay list has expired: get the network's newest one, and check this computer's clock"
     )]
     ListExpired,
+    /// There is no relay list, since the user chose Tor alone ([`Client::without_relays`]).
+    #[error(
+        "there is no relay list, and without one only Tor is used: give one with --network FILE"
+    )]
+    NoRelays,
     /// [`Client::close`] was called.
     #[error("circuits are no longer built")]
     Closed,
@@ -195,6 +200,21 @@ impl Client {
         inner.refresh_guards();
         tokio::spawn(tick(Arc::downgrade(&inner)));
         Self(inner)
+    }
+
+    /// A client that builds no circuit and opens nothing, for who uses Tor alone.
+    pub fn without_relays(dialer: Arc<dyn RelayDialer>) -> Self {
+        let list = Arc::new(RelayList::none());
+        let client = Self::new(
+            list,
+            GuardSample::default(),
+            None,
+            dialer,
+            ClientConfig::default(),
+        );
+        let none = Status::Unreachable(BuildError::NoRelays);
+        client.0.status.send_replace(none);
+        client
     }
 
     /// Keeps circuits ready from now on.
@@ -369,6 +389,9 @@ impl Inner {
         if self.closed.load(Ordering::Acquire) {
             return Err(BuildError::Closed);
         }
+        if self.list().is_none() {
+            return Err(BuildError::NoRelays);
+        }
         if !self.list().is_valid(unix_now()) {
             let expired = BuildError::ListExpired;
             self.say(Status::Unreachable(expired.clone()));
@@ -416,6 +439,7 @@ impl Inner {
             BuildError::GuardUnreachable
             | BuildError::Failed
             | BuildError::ListExpired
+            | BuildError::NoRelays
             | BuildError::Closed => false,
         };
         if is_special {

@@ -115,12 +115,20 @@ impl Outside for Gate {
         Box::pin(async move { way?.connect(target, isolation).await })
     }
 
+    fn carries_datagrams(&self) -> bool {
+        !self.shared.policy().has_only_streams()
+    }
+
     fn datagrams(
         &self,
         isolation: Isolation,
     ) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>> {
         let shared = Arc::clone(&self.shared);
+        let carried = self.carries_datagrams();
         Box::pin(async move {
+            if !carried {
+                return Err(RouteError::Forbidden(Reason::TorHasNoUdp));
+            }
             let flow = GatedDatagrams::open(shared, isolation).await?;
             Ok(Box::new(flow) as Box<dyn Datagrams>)
         })

@@ -210,6 +210,26 @@ async fn onion_names_go_to_tor_where_there_is_a_way() {
 }
 
 #[tokio::test]
+async fn where_everything_goes_by_tor_no_datagram_flow_is_opened() {
+    let world = World::new();
+    let gate = world.gate("default = 'tor'\n");
+    assert!(!gate.carries_datagrams());
+    let refused = gate.datagrams(key()).await.err();
+    assert_eq!(refused, Some(RouteError::Forbidden(Reason::TorHasNoUdp)));
+    assert_eq!(world.take(), []);
+    let some = "default = 'tor'\n[[rule]]\nport = 53\nproto = 'udp'\naction = 'circuit'\n";
+    for rules in ["", some] {
+        gate.set_policy(policy(rules));
+        assert!(gate.carries_datagrams(), "{rules}");
+        gate.datagrams(key()).await.unwrap();
+    }
+    gate.set_policy(policy(
+        "default = 'tor'\n[[rule]]\nproto = 'tcp'\nhost = '*'\naction = 'circuit'\n",
+    ));
+    assert!(!gate.carries_datagrams());
+}
+
+#[tokio::test]
 async fn new_rules_hold_at_once_and_open_streams_go_on() {
     let world = World::new();
     let gate = world.gate("");

@@ -1,6 +1,6 @@
 //! Routes: the one seam through which everything above reaches the world.
 //!
-//! There is no direct route. What implements [`Outside`] opens streams inside circuits (later also Tor), or refuses.
+//! There is no direct route. What implements [`Outside`] opens streams inside circuits or through Tor, or refuses.
 
 pub mod carry;
 pub mod circuits;
@@ -8,6 +8,8 @@ pub mod gate;
 mod gated;
 pub mod policy;
 pub mod special;
+#[cfg(feature = "tor")]
+pub mod tor;
 
 use std::net::IpAddr;
 
@@ -59,6 +61,11 @@ pub trait Outside: Send + Sync + 'static {
         &self,
         isolation: Isolation,
     ) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>>;
+
+    /// Whether any datagram could be let out; where not, whoever asks for a flow is told at once.
+    fn carries_datagrams(&self) -> bool {
+        true
+    }
 
     /// Looks a name up, far away. A way that can't says [`RouteError::Refused`].
     fn resolve<'a>(

@@ -39,8 +39,10 @@ pub enum Reason {
     /// An address that looks like a name.
     #[error("that is an address spelled so that it looks like a name")]
     Disguised,
-    /// It goes to Tor, which this version can't use.
-    #[error("this goes to Tor alone, and there is no way to Tor in this version")]
+    /// It goes to Tor, which this program was built without.
+    #[error(
+        "this goes to Tor alone, and this program was built without Tor (the cargo feature \"tor\")"
+    )]
     NoTor,
     /// It goes to Tor, which carries byte streams only.
     #[error("this goes to Tor alone, and Tor carries no UDP")]
@@ -68,7 +70,8 @@ impl Reason {
             Self::PrivateAddress | Self::LocalName => Some(
                 "in a network of your own, on computers of your own, --allow-private lets it through",
             ),
-            Self::NoTor | Self::TorHasNoUdp => Some("nothing was sent; use Tor itself for this"),
+            Self::NoTor => Some("nothing was sent; build it with the feature \"tor\""),
+            Self::TorHasNoUdp => Some("nothing was sent"),
             Self::Rule { .. } | Self::Default => {
                 Some("change ~/.config/hushswarm/routes.toml, and send SIGHUP or start again")
             }
@@ -133,6 +136,19 @@ impl Policy {
     pub fn with_private(mut self, allow_private: bool) -> Self {
         self.allow_private = allow_private;
         self
+    }
+
+    /// What happens to what no rule names.
+    pub fn default_action(&self) -> RouteAction {
+        self.routes.default
+    }
+
+    /// Whether everything that goes out goes by Tor, which carries no datagram.
+    pub fn has_only_streams(&self) -> bool {
+        let by_circuit = |rule: &RouteRule| {
+            rule.protocols.covers(Proto::Udp) && matches!(rule.action, RouteAction::Circuit { .. })
+        };
+        self.routes.default == RouteAction::Tor && !self.routes.rules.iter().any(by_circuit)
     }
 
     /// Whether private addresses are let through.

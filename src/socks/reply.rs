@@ -25,7 +25,7 @@ pub enum Code {
     Refused = 5,
     /// No answer in time; Tor says it like this too.
     TimedOut = 6,
-    /// BIND, or a command that nobody knows.
+    /// BIND, a command that nobody knows, or datagrams where no way out carries any.
     Command = 7,
     /// An address of another type.
     AddressType = 8,

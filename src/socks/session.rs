@@ -417,6 +417,9 @@ async fn associate(
     ends: Ends,
 ) -> Result<association::Begun, Ended> {
     let refused = |code| Ended::Told(reply::socks5(code));
+    if !server.outside.carries_datagrams() {
+        return Err(refused(Code::Command));
+    }
     // A Unix socket does not say whose datagrams would be the client's.
     let (Some(client), Some(to)) = (ends.from, ends.to) else {
         return Err(refused(Code::Command));

@@ -228,6 +228,7 @@ pub(crate) fn one_socket_owner(files: &[SourceFile]) -> Vec<String> {
 const CAPABILITIES: &[(&str, &[&str])] = &[
     // Connections for others: a relay's.
     ("ExitPermit", &["src/relay/"]),
+    ("TorSockets", &["src/tor/", "src/cli/tor.rs"]),
     // The services and the capture of a leak test's world, in namespaces of its own.
     (
         "WorldSockets",

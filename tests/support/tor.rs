@@ -1,15 +1,19 @@
-//! A private Tor network of Debian's `tor` on loopback (`tests/fixtures/tor_network.py`).
+//! A private Tor network of Debian's `tor` on loopback, or on a host of its own (`tests/fixtures/tor_network.py`).
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::clients::command_on;
 use super::fixture;
-use super::process::Process;
+use super::loopback::PROGRAM;
+use super::process::{Process, run};
+use super::world::Host;
 
 /// How long the network may take to come up. It needs about 15 s; a consensus that some relay missed is made again.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -59,16 +63,28 @@ pub struct TorNetwork {
     pub process: Process,
     /// What it said: `nodes` with name, kind, pid, ports, identities and torrc of each.
     pub ready: Value,
+    /// The address of all of it.
+    ip: IpAddr,
     /// Holds everything; goes last.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl TorNetwork {
     /// Starts one and waits until its client can build circuits. Call `installed("tor")` first.
     pub fn start(size: &Size) -> Self {
+        let command = Command::new("python3");
+        Self::start_at(size, command, Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// The same on another host.
+    pub fn start_on(host: &Host, size: &Size) -> Self {
+        Self::start_at(size, host.command("python3"), host.ip4.into())
+    }
+
+    fn start_at(size: &Size, mut command: Command, ip: IpAddr) -> Self {
         let dir = TempDir::new().unwrap();
-        let mut command = Command::new("python3");
         command.arg(fixture("tor_network.py")).arg(dir.path());
+        command.args(["--host", &ip.to_string()]);
         for (name, count) in [
             ("--authorities", size.authorities),
             ("--relays", size.relays),
@@ -84,7 +100,8 @@ impl TorNetwork {
         Self {
             process,
             ready,
-            _dir: dir,
+            ip,
+            dir,
         }
     }
 
@@ -95,13 +112,26 @@ impl TorNetwork {
 
     /// SOCKS port of the client.
     pub fn socks(&self) -> SocketAddr {
-        socks_of(self.nodes("client").next().unwrap())
+        self.port(self.nodes("client").next().unwrap(), "socks")
     }
 
     /// Configuration and SOCKS port of a client that was not started.
     pub fn spare(&self) -> (PathBuf, SocketAddr) {
         let spare = self.nodes("spare").next().unwrap();
-        (spare["torrc"].as_str().unwrap().into(), socks_of(spare))
+        let torrc = spare["torrc"].as_str().unwrap().into();
+        (torrc, self.port(spare, "socks"))
+    }
+
+    fn port(&self, node: &Value, name: &str) -> SocketAddr {
+        let port = node[name].as_u64().unwrap();
+        (self.ip, u16::try_from(port).unwrap()).into()
+    }
+
+    /// Where relays listen for others.
+    pub fn relays(&self) -> Vec<SocketAddr> {
+        let nodes = self.ready["nodes"].as_array().unwrap().iter();
+        let relays = nodes.filter(|node| node["orport"].is_u64());
+        relays.map(|node| self.port(node, "orport")).collect()
     }
 
     /// Names of the onion services.
@@ -110,11 +140,42 @@ impl TorNetwork {
         names.map(|name| name.unwrap().to_owned()).collect()
     }
 
+    /// A Tor file of this network for hushswarm, as its operator would write it.
+    pub fn tor_file(&self) -> PathBuf {
+        let text = |node: &Value, key: &str| node[key].as_str().unwrap().to_owned();
+        let nodes = self.ready["nodes"].as_array().unwrap();
+        let authorities = nodes.iter().filter(|node| node["v3ident"].is_string());
+        let mut file = "[network]\nauthorities = [".to_owned();
+        for authority in authorities.clone() {
+            file += &format!("\"{}\", ", text(authority, "v3ident"));
+        }
+        file += "]\n";
+        for node in authorities {
+            file += &format!(
+                "[[network.fallback]]\nrsa = \"{}\"\ned25519 = \"{}\"\naddress = \"{}\"\n",
+                text(node, "rsa_identity"),
+                text(node, "ed_identity"),
+                self.port(node, "orport"),
+            );
+        }
+        let path = self.dir.path().join("tor.toml");
+        std::fs::write(&path, file).unwrap();
+        path
+    }
+
     /// Process ids of every tor.
     pub fn pids(&self) -> Vec<u32> {
         let nodes = self.ready["nodes"].as_array().unwrap().iter();
         let pids = nodes.filter_map(|node| node["pid"].as_u64());
         pids.map(|pid| u32::try_from(pid).unwrap()).collect()
+    }
+
+    /// Sends every tor a signal: STOP, and later CONT, as when a network fails and comes back.
+    pub fn signal(&self, signal: Signal) {
+        for pid in self.pids() {
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).unwrap();
+            kill_process(pid, signal).unwrap();
+        }
     }
 
     /// Ends every tor and waits for that.
@@ -131,7 +192,27 @@ impl Drop for TorNetwork {
     }
 }
 
-fn socks_of(node: &Value) -> SocketAddr {
-    let port = u16::try_from(node["socks"].as_u64().unwrap()).unwrap();
-    (Ipv4Addr::LOCALHOST, port).into()
+/// The program, on this machine or on a host, with `home` as its home: no file of this computer's user is used, and it has no
+/// relay list.
+pub fn away_from_home(host: Option<&Host>, home: &Path) -> Command {
+    let mut command = command_on(host, PROGRAM);
+    command.env("HOME", home);
+    for name in ["XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"] {
+        command.env_remove(name);
+    }
+    command
 }
+
+/// The name of an onion service with this key (Tor's rend-spec-v3, "Encoding onion addresses"), made by Python.
+pub fn onion_of(key: &[u8; 32]) -> String {
+    let mut python = Command::new("python3");
+    python.args(["-c", ONION, &data_encoding::HEXLOWER.encode(key)]);
+    run(python).trim().to_owned()
+}
+
+const ONION: &str = r"
+import base64, hashlib, sys
+key = bytes.fromhex(sys.argv[1])
+check = hashlib.sha3_256(b'.onion checksum' + key + b'\x03').digest()[:2]
+print(base64.b32encode(key + check + b'\x03').decode().lower() + '.onion')
+";

@@ -410,6 +410,24 @@ pub struct RelayList {
 }
 
 impl RelayList {
+    /// A list of no relays, for who builds no circuits. It never ends.
+    pub fn none() -> Self {
+        Self {
+            network: String::new(),
+            valid_from: 0,
+            valid_until: u64::MAX,
+            relays: Vec::new(),
+            skipped: 0,
+            signed_by: 0,
+            bytes: Arc::default(),
+        }
+    }
+
+    /// Whether it is [`RelayList::none`]; a list that was read has a network.
+    pub fn is_none(&self) -> bool {
+        self.network.is_empty()
+    }
+
     /// Reads a list and checks it against what the reader trusts. Relays whose own descriptor is over are left
     /// out. `now` is seconds since 1970.
     ///

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use hushswarm::cli::doctor::{settings::Client, sockets};
 use hushswarm::cli::leaktest;
-use hushswarm::config::Routes;
+use hushswarm::config::{Routes, TorFile};
 use hushswarm::jail::dns::{Decision, decide};
 use hushswarm::jail::names::{SharedNames, is_virtual};
 use hushswarm::route::policy::{Policy, Verdict};
@@ -121,5 +121,18 @@ pub fn routes_file(input: &[u8]) {
             let verdict = policy.decide(proto, &target);
             assert!(!matches!(verdict, Verdict::Circuit { .. }), "{host}");
         }
+    }
+}
+
+/// Tor files. One that names a network of its own names it whole.
+pub fn tor_file(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    let Ok(file) = TorFile::parse(text, Path::new("tor.toml")) else {
+        return;
+    };
+    if let Some(network) = &file.network {
+        assert!(!network.authorities.is_empty() && !network.fallbacks.is_empty());
     }
 }

@@ -17,6 +17,7 @@ use hushswarm_circuits::path::GuardSample;
 
 use super::get::{Work, download};
 use super::progress::Progress as Display;
+use super::routes::Loaded;
 use crate::error::{Error, Kind};
 use crate::net::os::OsDialer;
 use crate::overlay::client::{Client, ClientConfig};
@@ -101,7 +102,10 @@ pub async fn run(args: Args) -> Result<(), Error> {
         output: dir.0.join("download"),
         seed: false,
         overwrite: false,
-        policy: Policy::default().with_private(true),
+        routes: Loaded {
+            policy: Policy::default().with_private(true),
+            ..Loaded::default()
+        },
     };
     let done = download(work, &client, &state, &mut display).await?;
     let sightings = witness.map(Witness::stop);

@@ -56,10 +56,10 @@ async fn with_circuits(args: Args) -> Result<u8, Error> {
         .collect::<Result<Vec<_>, _>>()?;
     let Connected {
         client,
-        state: _state,
+        state,
         lock: _lock,
         fresh: _fresh,
-    } = args.overlay.connect()?;
+    } = args.overlay.connect(loaded.without())?;
     if args.overlay.hops == 1 {
         say("with one hop, that relay sees both your address and whom the program reaches");
     }
@@ -94,7 +94,7 @@ async fn with_circuits(args: Args) -> Result<u8, Error> {
         let warden = Arc::new(warden.clone());
         serving.spawn(publish(listener, warden, port));
     }
-    let gate = loaded.gate(&client);
+    let gate = loaded.gate(&client, &loaded.tor(&state));
     serve(inside, gate, files, &mut serving)?;
     serving.spawn(complain(client.status()));
     let (how, others) = follow(&mut running, &mut signals, &warden).await?;

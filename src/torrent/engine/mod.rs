@@ -192,15 +192,37 @@ impl std::fmt::Debug for Command {
     }
 }
 
-impl Handle {
-    /// Snapshots of the progress, at least once a second while anything changes.
-    pub fn progress(&self) -> watch::Receiver<Progress> {
-        self.progress.clone()
-    }
+/// Hands in streams that peers opened to us. Clones lead to the same torrent.
+#[derive(Clone)]
+pub struct Door(mpsc::Sender<Command>);
 
+impl Door {
+    /// Hands in one. Dropped when too many wait.
+    pub fn accept(&self, stream: BoxStream) {
+        let _ = self.0.try_send(Command::Accept(stream));
+    }
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Door")
+    }
+}
+
+impl Handle {
     /// Hands in a stream that a peer opened to us. Dropped when too many wait.
     pub fn accept(&self, stream: BoxStream) {
         let _ = self.commands.try_send(Command::Accept(stream));
+    }
+
+    /// Where streams that peers open are handed in by whoever does not hold the torrent.
+    pub fn door(&self) -> Door {
+        Door(self.commands.clone())
+    }
+
+    /// Snapshots of the progress, at least once a second while anything changes.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
     }
 
     /// Tries again now, after the disk refused.

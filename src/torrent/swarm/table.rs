@@ -37,6 +37,8 @@ pub(super) enum Way {
     Named(PeerName),
     /// By a host name from a magnet link.
     Host(Target),
+    /// The same host once more, by its own circuit: one stream to an onion service is held to the window of Tor's circuit.
+    Again(Target, u16),
     /// It came to us: it can't be called.
     Incoming,
 }
@@ -96,11 +98,11 @@ impl PeerTable {
         }
     }
 
-    /// Peers known, banned ones left out.
+    /// Peers known, each once, banned ones left out.
     pub(super) fn len(&self) -> usize {
         self.known
             .values()
-            .filter(|known| known.state != State::Banned)
+            .filter(|known| known.state != State::Banned && !matches!(known.way, Way::Again(..)))
             .count()
     }
 
@@ -111,7 +113,7 @@ impl PeerTable {
             Way::Named(PeerName::Public(addr)) => {
                 addr.port() != 0 && !addr.ip().is_unspecified() && !addr.ip().is_multicast()
             }
-            Way::Host(target) => target.port != 0,
+            Way::Host(target) | Way::Again(target, _) => target.port != 0,
             Way::Incoming => false,
         };
         if banned || !usable || self.by_way.contains_key(&way) {
@@ -123,6 +125,14 @@ impl PeerTable {
         let key = self.insert(way.clone(), State::Idle { not_before: now });
         self.by_way.insert(way, key);
         true
+    }
+
+    /// Learns of an onion service, to which this many streams are opened at once, each by a circuit of its own.
+    pub(super) fn add_onion(&mut self, now: Instant, target: &Target, streams: u16) {
+        self.add(now, Way::Host(target.clone()));
+        for number in 1..streams {
+            self.add(now, Way::Again(target.clone(), number));
+        }
     }
 
     /// Takes in a peer that came to us.
@@ -142,7 +152,7 @@ impl PeerTable {
             .min_by_key(|(key, k)| (k.failures, **key))?;
         let target = match &known.way {
             Way::Named(PeerName::Public(addr)) => Target::ip(*addr),
-            Way::Host(target) => target.clone(),
+            Way::Host(target) | Way::Again(target, _) => target.clone(),
             Way::Incoming => return None,
         };
         known.state = State::Busy;
@@ -191,10 +201,18 @@ impl PeerTable {
     /// Never again: it lied. Its address too, whatever the port (IPv6: its /64), unless that is private and so may
     /// stand for anybody.
     pub(super) fn ban(&mut self, key: PeerKey) {
-        let ip = self.known.get_mut(&key).and_then(|known| {
-            known.state = State::Banned;
-            ip_of(&known.way)
-        });
+        let Some(known) = self.known.get_mut(&key) else {
+            return;
+        };
+        known.state = State::Banned;
+        let ip = ip_of(&known.way);
+        if let Way::Host(target) | Way::Again(target, _) = known.way.clone() {
+            for known in self.known.values_mut() {
+                if matches!(&known.way, Way::Host(same) | Way::Again(same, _) if *same == target) {
+                    known.state = State::Banned;
+                }
+            }
+        }
         let Some(ip) = ip.filter(|&ip| is_global(ip)) else {
             return;
         };
@@ -212,8 +230,11 @@ impl PeerTable {
     fn insert(&mut self, way: Way, state: State) -> PeerKey {
         let key = PeerKey(self.next_key);
         self.next_key = self.next_key.wrapping_add(1);
-        // The remainder fits a u16, as the number of lanes does.
-        let lane = (key.0 % u32::from(self.lanes)) as u16;
+        let lane = match way {
+            Way::Again(_, number) => self.lanes.saturating_add(number),
+            // The remainder fits a u16, as the number of lanes does.
+            Way::Named(_) | Way::Host(_) | Way::Incoming => (key.0 % u32::from(self.lanes)) as u16,
+        };
         self.known.insert(
             key,
             Known {
@@ -253,6 +274,7 @@ fn ip_of(way: &Way) -> Option<IpAddr> {
             host: Host::Name(_),
             ..
         })
+        | Way::Again(..)
         | Way::Incoming => None,
     }
 }
@@ -339,6 +361,22 @@ mod tests {
         table.ban(v6);
         assert!(!table.add(now, named("[2a00::2]:5")), "the same /64");
         assert!(table.next(now).is_none());
+        assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn an_onion_service_gets_several_streams_by_circuits_of_their_own_and_one_ban_for_all() {
+        let (mut table, now) = (PeerTable::new(4), Instant::now());
+        let onion = Target::parse("seed.onion", 6881).unwrap();
+        table.add_onion(now, &onion, 8);
+        table.add_onion(now, &onion, 8);
+        assert_eq!(table.len(), 1);
+        let calls: Vec<_> = std::iter::from_fn(|| table.next(now)).collect();
+        assert_eq!(calls.len(), 8);
+        assert!(calls.iter().all(|(_, target, _)| *target == onion));
+        let lanes: BTreeSet<u16> = calls.iter().map(|(_, _, lane)| *lane).collect();
+        assert_eq!(lanes.len(), 8);
+        table.ban(calls[3].0);
         assert_eq!(table.len(), 0);
     }
 

@@ -1,0 +1,264 @@
+//! Tor for commands: where its file is, the route through it, and onion services.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::TorFile;
+use crate::error::Error;
+use crate::route::Outside;
+use crate::state::StateDir;
+
+/// Options about Tor.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct TorArgs {
+    /// Tor file, with bridges and pluggable transports [default: ~/.config/hushswarm/tor.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub tor: Option<PathBuf>,
+}
+
+/// What an onion service of a command is like.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its name in Tor's folder.
+    pub nickname: String,
+    /// Its only port.
+    pub port: u16,
+    /// Its key is kept in memory alone.
+    pub ephemeral: bool,
+    /// Those who find it; everybody, where there are none.
+    pub allow: Vec<VisitorKey>,
+}
+
+#[cfg(feature = "tor")]
+pub use crate::tor::VisitorKey;
+#[cfg(feature = "tor")]
+pub use with::{Onion, OurTor, visitor_key};
+#[cfg(not(feature = "tor"))]
+pub use without::{Onion, OurTor, VisitorKey, visitor_key};
+
+#[cfg(feature = "tor")]
+mod with {
+    use std::io::Write as _;
+    use std::time::Duration;
+
+    use super::{Arc, Error, Outside, Service, StateDir, TorFile, VisitorKey};
+    use crate::error::{Exit, Kind};
+    use crate::net::BoxStream;
+    use crate::net::os::TorSockets;
+    use crate::route::tor::TorRoute;
+    use crate::tor::{self, OnionOptions, OnionService, Tor, TorError, TorStatus};
+
+    /// Tor's folder, below the state folder.
+    const FOLDER: &str = "tor";
+    /// How long to wait before Tor is started again.
+    const RETRY: Duration = Duration::from_secs(10);
+    /// What to do about such an onion service.
+    const KEY_NEEDED: &str = "Tor: an onion peer lets in only those whose key it was given: \"hushswarm onion-key\" with the link prints yours, for the one who shares it";
+    /// Progress that is worth a line, percent.
+    const STEP: u8 = 20;
+
+    /// The Tor of this command. It starts when something is asked for that goes there, and tells on standard error how far
+    /// it is: whoever waits wants to know what for.
+    pub struct OurTor(Tor);
+
+    /// An onion service of this command.
+    pub struct Onion(OnionService);
+
+    impl OurTor {
+        /// Tor by this file, which keeps its own files below `state`. Nothing is sent yet.
+        pub fn new(file: TorFile, state: &StateDir) -> Self {
+            let tor = Tor::new(file, state.path().join(FOLDER), TorSockets::for_tor());
+            let mut needed = tor.key_needed();
+            tokio::spawn(async move {
+                if needed.wait_for(|needed| *needed).await.is_ok() {
+                    tell(KEY_NEEDED);
+                }
+            });
+            let mut status = tor.status();
+            tokio::spawn(async move {
+                let mut last = TorStatus::Idle;
+                while status.changed().await.is_ok() {
+                    let now = status.borrow_and_update().clone();
+                    if is_news(&last, &now) {
+                        say(&now);
+                        last = now;
+                    }
+                }
+            });
+            Self(tor)
+        }
+
+        /// The route through it.
+        pub fn route(&self) -> Option<Arc<dyn Outside>> {
+            Some(Arc::new(TorRoute::new(self.0.clone())))
+        }
+
+        /// Runs an onion service, and waits for Tor as long as it takes.
+        ///
+        /// # Errors
+        /// Waiting would not help: tell the user.
+        pub async fn serve(&self, service: Service) -> Result<Onion, Error> {
+            let options = OnionOptions {
+                nickname: service.nickname,
+                port: service.port,
+                ephemeral: service.ephemeral,
+                allow: service.allow,
+            };
+            loop {
+                match self.0.serve(&options).await {
+                    Ok(service) => return Ok(Onion(service)),
+                    // It was told already, as the status.
+                    Err(TorError::NotReady { .. }) => {}
+                    Err(error) if error.may_pass() => tokio::time::sleep(RETRY).await,
+                    Err(error) => return Err(for_user(&error)),
+                }
+            }
+        }
+    }
+
+    impl Onion {
+        /// `<56 characters>.onion`.
+        pub fn address(&self) -> &str {
+            self.0.address()
+        }
+
+        /// The next stream that somebody opened.
+        pub async fn next(&mut self) -> Option<BoxStream> {
+            let stream = self.0.next().await?;
+            Some(Box::new(stream))
+        }
+    }
+
+    /// The key with which this state folder's Tor visits an onion service; it is made where there is none. `None` where that
+    /// is no onion service's address. Nothing is sent.
+    ///
+    /// # Errors
+    /// The folder can't be used: tell the user.
+    pub fn visitor_key(state: &StateDir, address: &str) -> Result<Option<VisitorKey>, Error> {
+        tor::visitor_key(&state.path().join(FOLDER), address).map_err(|error| for_user(&error))
+    }
+
+    fn for_user(error: &TorError) -> Error {
+        Error::new(Kind::Policy, error.to_string()).with_exit(Exit::NoNetwork)
+    }
+
+    /// Whether the user has to hear it: not every percent.
+    fn is_news(last: &TorStatus, now: &TorStatus) -> bool {
+        let held = |what: &str| what.starts_with("held up");
+        match (last, now) {
+            (
+                TorStatus::Starting {
+                    percent: from,
+                    what: old,
+                },
+                TorStatus::Starting {
+                    percent: to,
+                    what: new,
+                },
+            ) => to.abs_diff(*from) >= STEP || held(old) != held(new),
+            _ => last != now,
+        }
+    }
+
+    fn say(status: &TorStatus) {
+        let text = match status {
+            TorStatus::Idle => return,
+            TorStatus::Starting { percent, what } => format!("Tor: {percent} %, {what}"),
+            TorStatus::Ready => "Tor is ready".to_owned(),
+            TorStatus::Failed(error) => format!("{error}; nothing leaves any other way"),
+        };
+        tell(&text);
+    }
+
+    fn tell(text: &str) {
+        // When nobody can read it, the command still works.
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    }
+}
+
+#[cfg(not(feature = "tor"))]
+mod without {
+    use std::convert::Infallible;
+    use std::fmt;
+    use std::str::FromStr;
+
+    use super::{Arc, Error, Outside, Service, StateDir, TorFile};
+    use crate::error::{Exit, Kind};
+    use crate::net::BoxStream;
+
+    /// There is none.
+    #[derive(Clone, Debug)]
+    pub struct VisitorKey(Infallible);
+
+    /// No text is a key.
+    #[derive(Debug, thiserror::Error)]
+    #[error("this program was built without Tor")]
+    pub struct NoTor;
+
+    impl FromStr for VisitorKey {
+        type Err = NoTor;
+
+        fn from_str(_: &str) -> Result<Self, NoTor> {
+            Err(NoTor)
+        }
+    }
+
+    impl fmt::Display for VisitorKey {
+        fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+            match self.0 {}
+        }
+    }
+
+    /// Fails.
+    ///
+    /// # Errors
+    /// Always: tell the user.
+    pub fn visitor_key(_: &StateDir, _: &str) -> Result<Option<VisitorKey>, Error> {
+        Err(no_tor())
+    }
+
+    fn no_tor() -> Error {
+        let error = Error::new(Kind::Policy, "this program was built without Tor");
+        error
+            .with_exit(Exit::NoNetwork)
+            .with_hint("build it with the cargo feature \"tor\", which is on by default")
+    }
+
+    /// This program was built without Tor.
+    pub struct OurTor;
+
+    /// There is none.
+    pub enum Onion {}
+
+    impl OurTor {
+        /// Does nothing.
+        pub fn new(_: TorFile, _: &StateDir) -> Self {
+            Self
+        }
+
+        /// There is none.
+        pub fn route(&self) -> Option<Arc<dyn Outside>> {
+            None
+        }
+
+        /// Fails.
+        ///
+        /// # Errors
+        /// Always: tell the user.
+        pub async fn serve(&self, _: Service) -> Result<Onion, Error> {
+            Err(no_tor())
+        }
+    }
+
+    impl Onion {
+        /// There is none.
+        pub fn address(&self) -> &str {
+            match *self {}
+        }
+
+        /// There is none.
+        pub async fn next(&mut self) -> Option<BoxStream> {
+            match *self {}
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The route through Tor: onion services, and Tor's exits for what a rule sends there.
+
+use hushswarm_circuits::isolation::Isolation;
+use hushswarm_circuits::target::{Host, Target};
+
+use super::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
+use crate::tor::{Tor, TorError};
+
+/// Opens streams through Tor.
+#[derive(Clone, Debug)]
+pub struct TorRoute(Tor);
+
+impl TorRoute {
+    /// Uses this Tor.
+    pub fn new(tor: Tor) -> Self {
+        Self(tor)
+    }
+}
+
+impl Outside for TorRoute {
+    fn connect<'a>(
+        &'a self,
+        target: &'a Target,
+        isolation: Isolation,
+    ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
+        Box::pin(async move {
+            let host = match &target.host {
+                Host::Name(name) => name.as_str().to_owned(),
+                Host::Ip(ip) => ip.to_string(),
+            };
+            let opened = self.0.connect(&host, target.port, isolation).await;
+            Ok(Box::new(opened.map_err(RouteError::from)?) as BoxStream)
+        })
+    }
+
+    fn carries_datagrams(&self) -> bool {
+        false
+    }
+
+    /// Tor carries no datagrams.
+    fn datagrams(&self, _: Isolation) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>> {
+        Box::pin(async { Err(RouteError::Refused) })
+    }
+}
+
+impl From<TorError> for RouteError {
+    fn from(error: TorError) -> Self {
+        match error {
+            TorError::NoTor(_) | TorError::NotReady { .. } => Self::NoCircuit(error.to_string()),
+            TorError::NotFound => Self::NameNotFound,
+            TorError::KeyNeeded | TorError::NotAllowed => Self::Refused,
+            TorError::Refused => Self::ConnectionRefused,
+            TorError::Unreachable => Self::Unreachable,
+            TorError::TimedOut => Self::TimedOut,
+            TorError::CircuitLost => Self::CircuitLost,
+        }
+    }
+}

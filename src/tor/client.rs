@@ -1,0 +1,237 @@
+//! The arti client: its configuration, its start, and streams. The only file that sees arti's generic types, which cost
+//! compile time wherever they are named.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arti_client::config::pt::TransportConfigBuilder;
+use arti_client::config::{BridgeConfigBuilder, CfgPath, TorClientConfigBuilder, dir::FallbackDir};
+use arti_client::isolation::IsolationHelper;
+use arti_client::status::{Blockage, BlockageKind};
+use arti_client::{BootstrapBehavior, InertTorClient, StreamPrefs, TorClient, TorClientConfig};
+use futures_util::StreamExt as _;
+use hushswarm_circuits::isolation::Isolation;
+use tokio::sync::watch;
+use tor_config::{BoolOrAuto, PaddingLevel};
+use tor_llcrypto::pk::ed25519::Ed25519Identity;
+use tor_llcrypto::pk::rsa::RsaIdentity;
+use tor_rtcompat::{CompoundRuntime, PreferredRuntime};
+
+use super::{TorError, TorStatus, TorStream, passing};
+use crate::config::{OwnTorNetwork, TorFile};
+use crate::net::os::TorSockets;
+
+/// How long a stream may take to open: onion services need several circuits for one.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long to wait for the lock on the folder, which a process that ends may still hold.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Arti's own state folder, below ours; its keys are in [`KEYS`] below it.
+pub(super) const STATE: &str = "state";
+/// Where arti keeps keys.
+pub(super) const KEYS: &str = "keystore";
+/// Memory for all queues, bytes.
+const MAX_QUEUES: usize = 256 << 20;
+/// Circuits are not given new streams after this time, seconds, unless their owner still uses them.
+const DIRTY: Duration = Duration::from_secs(600);
+
+const NO_TOKIO: TorError = TorError::NoTor("it needs tokio");
+
+type Own = PreferredRuntime;
+/// Arti's runtime with our sockets instead of its own.
+type Runtime = CompoundRuntime<Own, Own, Own, TorSockets, Own, Own, TorSockets>;
+/// The arti client.
+pub(super) type Client = Arc<TorClient<Runtime>>;
+
+/// Whom a stream belongs to. Unlike arti's own tokens, it keeps a circuit for as long as it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Owner(Isolation);
+
+impl IsolationHelper for Owner {
+    fn compatible_same_type(&self, other: &Self) -> bool {
+        self == other
+    }
+
+    fn join_same_type(&self, other: &Self) -> Option<Self> {
+        (self == other).then_some(*self)
+    }
+
+    fn enables_long_lived_circuits(&self) -> bool {
+        true
+    }
+}
+
+/// Makes a client that has sent nothing yet, and tells its progress from now on.
+pub(super) async fn open(
+    file: &TorFile,
+    folder: &Path,
+    sockets: TorSockets,
+    status: Arc<watch::Sender<TorStatus>>,
+) -> Result<Client, TorError> {
+    // Where several could be chosen, rustls panics unless one is installed. Somebody may have done so.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = config(file, folder)?;
+    passing::sweep(folder);
+    let builder = TorClient::with_runtime(runtime(sockets)?)
+        .config(config)
+        .bootstrap_behavior(BootstrapBehavior::Manual)
+        .local_resource_timeout(LOCK_TIMEOUT);
+    let made = builder.create_unbootstrapped_async().await;
+    let client: Client = made.map_err(|error| TorError::from_arti(&error))?;
+    let mut events = client.bootstrap_events();
+    tokio::spawn(async move {
+        while let Some(now) = events.next().await {
+            // Whether it is ready is told when it was asked to start.
+            let starting = matches!(*status.borrow(), TorStatus::Starting { .. });
+            if !starting || now.ready_for_traffic() {
+                continue;
+            }
+            let blocked = now.blocked();
+            if blocked.as_ref().is_some_and(has_not_begun) {
+                continue;
+            }
+            let percent = (now.as_frac() * 100.0).clamp(0.0, 100.0) as u8;
+            // Its text names no address, only what is connected to and fetched.
+            let what = match blocked {
+                Some(blocked) => format!("held up: {}", blocked.message()),
+                // Its own percentage stands before it.
+                None => without_percent(&now.to_string()).to_owned(),
+            };
+            let news = TorStatus::Starting { percent, what };
+            status.send_if_modified(|status| {
+                // It may have been ready in between.
+                let starting = matches!(status, TorStatus::Starting { .. });
+                if starting {
+                    *status = news;
+                }
+                starting
+            });
+        }
+    });
+    Ok(client)
+}
+
+/// `45%: connecting` without what stands before the colon.
+fn without_percent(text: &str) -> &str {
+    match text.split_once("%: ") {
+        Some((_, rest)) => rest,
+        None => text,
+    }
+}
+
+/// The keys alone: it can't connect, and needs no lock on the folder.
+pub(super) fn inert(folder: &Path) -> Result<InertTorClient, TorError> {
+    let own = PreferredRuntime::current().map_err(|_| NO_TOKIO)?;
+    let builder = TorClient::with_runtime(own).config(config(&TorFile::default(), folder)?);
+    let made = builder.create_inert();
+    made.map_err(|error| TorError::from_arti(&error))
+}
+
+fn runtime(sockets: TorSockets) -> Result<Runtime, TorError> {
+    let own = PreferredRuntime::current().map_err(|_| NO_TOKIO)?;
+    Ok(CompoundRuntime::new(
+        own.clone(),
+        own.clone(),
+        own.clone(),
+        sockets,
+        own.clone(),
+        own,
+        sockets,
+    ))
+}
+
+/// Whether arti only waits for [`start`]: that is no news for the user.
+fn has_not_begun(blocked: &Blockage) -> bool {
+    matches!(blocked.kind(), BlockageKind::Disabled)
+}
+
+/// Connects and fetches the directory.
+pub(super) async fn start(client: &Client) -> Result<(), TorError> {
+    let started = client.bootstrap().await;
+    started.map_err(|error| TorError::from_arti(&error))
+}
+
+/// Opens a stream.
+pub(super) async fn connect(
+    client: &Client,
+    host: &str,
+    port: u16,
+    isolation: Isolation,
+) -> Result<TorStream, TorError> {
+    let mut prefs = StreamPrefs::new();
+    prefs.connect_to_onion_services(BoolOrAuto::Explicit(true));
+    prefs.set_isolation(Owner(isolation));
+    let opened = client.connect_with_prefs((host, port), &prefs).await;
+    opened
+        .map(TorStream::new)
+        .map_err(|error| TorError::from_arti(&error))
+}
+
+fn config(file: &TorFile, folder: &Path) -> Result<TorClientConfig, TorError> {
+    const WRONG: TorError = TorError::NoTor(
+        "~/.config/hushswarm/tor.toml names something that Tor does not know: a bridge line?",
+    );
+    let mut config =
+        TorClientConfigBuilder::from_directories(folder.join(STATE), folder.join("cache"));
+    if let Some(network) = &file.network {
+        own_network(&mut config, network);
+    }
+    if !file.bridges.is_empty() {
+        config.bridges().enabled(BoolOrAuto::Explicit(true));
+    }
+    for line in &file.bridges {
+        let bridge: BridgeConfigBuilder = line.parse().map_err(|_| WRONG)?;
+        config.bridges().bridges().push(bridge);
+    }
+    for transport in &file.transports {
+        let protocols = transport.protocols.iter().map(|name| name.parse());
+        let protocols = protocols
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| WRONG)?;
+        let path = CfgPath::new_literal(&transport.path);
+        let mut made = TransportConfigBuilder::default();
+        made.protocols(protocols)
+            .path(path)
+            .arguments(transport.arguments.clone())
+            .run_on_startup(false);
+        config.bridges().transports().push(made);
+    }
+    config.channel().padding(PaddingLevel::Normal);
+    config.system().memory().max(MAX_QUEUES);
+    config
+        .circuit_timing()
+        .max_dirtiness(DIRTY)
+        .request_timeout(CONNECT_TIMEOUT);
+    config.stream_timeouts().connect_timeout(CONNECT_TIMEOUT);
+    config.build().map_err(|_| WRONG)
+}
+
+/// A network whose relays are all on this computer, as tests make it.
+fn own_network(config: &mut TorClientConfigBuilder, network: &OwnTorNetwork) {
+    let authorities = network.authorities.iter().map(|id| RsaIdentity::from(*id));
+    config
+        .tor_network()
+        .authorities()
+        .set_v3idents(authorities.collect());
+    let fallbacks = network.fallbacks.iter().map(|fallback| {
+        let mut made = FallbackDir::builder();
+        made.rsa_identity(fallback.rsa.into());
+        made.ed_identity(Ed25519Identity::from(fallback.ed25519));
+        made.orports().push(fallback.address);
+        made
+    });
+    config
+        .tor_network()
+        .set_fallback_caches(fallbacks.collect());
+    // Its relays may share an address: prefixes longer than an address switch the rule off.
+    config
+        .path_rules()
+        .ipv4_subnet_family_prefix(33)
+        .ipv6_subnet_family_prefix(129);
+    config.address_filter().allow_local_addrs(true);
+    let params = network
+        .params
+        .iter()
+        .map(|(name, value)| (name.clone(), *value));
+    config.override_net_params().extend(params);
+}

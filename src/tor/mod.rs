@@ -1,0 +1,182 @@
+//! Tor, through arti in this process: streams to onion services and through Tor's exits.
+//!
+//! Nothing is sent before something is asked for that only Tor can reach. Every connection is opened by
+//! [`TorSockets`], the state lies in a folder of ours, and whoever must not be linked gets circuits of their own.
+
+mod client;
+mod failure;
+mod keys;
+mod passing;
+mod service;
+mod stream;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hushswarm_circuits::isolation::Isolation;
+use tokio::sync::{OnceCell, watch};
+use tokio::time::timeout;
+
+use crate::config::TorFile;
+use crate::net::os::TorSockets;
+
+pub use failure::TorError;
+pub use keys::{NotAKey, VisitorKey, visitor_key};
+pub use service::{MAX_VISITOR_KEYS, OnionOptions, OnionService};
+pub use stream::TorStream;
+
+/// How long starting may take before whoever waits is told. It goes on behind, and the next one waits again.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How far Tor is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TorStatus {
+    /// Nothing asked for it yet, and nothing was sent.
+    #[default]
+    Idle,
+    /// It connects and fetches its directory.
+    Starting {
+        /// 0 to 100.
+        percent: u8,
+        /// What it does or waits for, for people; it names no address.
+        what: String,
+    },
+    /// Streams can be opened.
+    Ready,
+    /// It could not start; what was asked for fails, and the next request tries again.
+    Failed(TorError),
+}
+
+/// Tor. Clones are the same one.
+#[derive(Clone)]
+pub struct Tor {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    file: TorFile,
+    folder: PathBuf,
+    sockets: TorSockets,
+    client: OnceCell<client::Client>,
+    status: Arc<watch::Sender<TorStatus>>,
+    key_needed: watch::Sender<bool>,
+}
+
+impl Tor {
+    /// Tor with this file, that keeps its directory and guards in this folder. Only one process at a time writes there.
+    /// Nothing is opened or sent.
+    pub fn new(file: TorFile, folder: PathBuf, sockets: TorSockets) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                file,
+                folder,
+                sockets,
+                client: OnceCell::new(),
+                status: Arc::new(watch::Sender::new(TorStatus::Idle)),
+                key_needed: watch::Sender::new(false),
+            }),
+        }
+    }
+
+    /// How far it is, now and from now on.
+    pub fn status(&self) -> watch::Receiver<TorStatus> {
+        self.shared.status.subscribe()
+    }
+
+    /// Whether an onion service that was asked for lets in only those whose key it knows, and ours is not among them.
+    pub fn key_needed(&self) -> watch::Receiver<bool> {
+        self.shared.key_needed.subscribe()
+    }
+
+    /// Opens a stream to an onion service, or through an exit to a name or address, which the exit resolves.
+    ///
+    /// # Errors
+    /// See [`TorError`]; nothing was sent any other way.
+    pub async fn connect(
+        &self,
+        host: &str,
+        port: u16,
+        isolation: Isolation,
+    ) -> Result<TorStream, TorError> {
+        let client = self.started().await?;
+        let opened = client::connect(client, host, port, isolation).await;
+        if let Err(TorError::KeyNeeded) = opened {
+            self.shared.key_needed.send_replace(true);
+        }
+        opened
+    }
+
+    /// Starts it, if it is not running, and waits until streams can be opened.
+    ///
+    /// # Errors
+    /// It can't be started now: tell the user why. It may be tried again.
+    pub async fn start(&self) -> Result<(), TorError> {
+        self.started().await.map(drop)
+    }
+
+    async fn started(&self) -> Result<&client::Client, TorError> {
+        let shared = &self.shared;
+        let make = || {
+            let status = Arc::clone(&shared.status);
+            client::open(&shared.file, &shared.folder, shared.sockets, status)
+        };
+        let client = match shared.client.get_or_try_init(make).await {
+            Ok(client) => client,
+            Err(error) => {
+                shared.status.send_replace(TorStatus::Failed(error.clone()));
+                return Err(error);
+            }
+        };
+        let mut status = shared.status.subscribe();
+        self.begin(client);
+        let over = |now: &TorStatus| matches!(now, TorStatus::Ready | TorStatus::Failed(_));
+        let waited = timeout(START_TIMEOUT, status.wait_for(over)).await;
+        let waited = waited.map(|now| now.map(|now| now.clone()));
+        match waited {
+            Ok(Ok(TorStatus::Failed(error))) => Err(error),
+            Ok(Ok(_)) => Ok(client),
+            Ok(Err(_)) | Err(_) => Err(TorError::slow(&shared.status.borrow())),
+        }
+    }
+
+    /// Lets it start, where it neither runs nor is starting. It does so whether or not anybody waits.
+    fn begin(&self, client: &client::Client) {
+        let begins = self.shared.status.send_if_modified(|status| {
+            let idle = matches!(status, TorStatus::Idle | TorStatus::Failed(_));
+            if idle {
+                *status = TorStatus::starting();
+            }
+            idle
+        });
+        if !begins {
+            return;
+        }
+        let (client, status) = (Arc::clone(client), Arc::clone(&self.shared.status));
+        tokio::spawn(async move {
+            let started = client::start(&client).await;
+            status.send_replace(match started {
+                Ok(()) => TorStatus::Ready,
+                Err(error) => TorStatus::Failed(error),
+            });
+        });
+    }
+}
+
+impl TorStatus {
+    fn starting() -> Self {
+        Self::Starting {
+            percent: 0,
+            what: "connecting".to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Tor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tor")
+            .field("file", &self.shared.file)
+            .field("status", &*self.shared.status.borrow())
+            .finish_non_exhaustive()
+    }
+}

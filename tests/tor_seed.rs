@@ -1,0 +1,298 @@
+//! `seed --over tor` and `get` by its magnet link, on a private network of Debian's `tor` and without any relay list; and what
+//! both do where there is no network.
+#![cfg(feature = "tor")]
+#![allow(clippy::unwrap_used, clippy::disallowed_types)]
+
+mod support;
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use support::clients::installed;
+use support::loopback::has_done;
+use support::process::Process;
+use support::tor::{Size, TorNetwork, away_from_home, onion_of};
+use support::{PATIENCE, hash_file, write_noise};
+use tempfile::TempDir;
+
+const NAME: &str = "archive.bin";
+const SIZE: u64 = 64 << 20;
+const PORT: u16 = 6881;
+/// For what needs several circuits, on a busy machine.
+const LONG: Duration = Duration::from_secs(300);
+/// How long the network is away in the middle of a download.
+const OUTAGE: Duration = Duration::from_secs(5);
+/// An infohash that nobody has.
+const UNKNOWN: [u8; 20] = [7; 20];
+/// The Ed25519 base point, which is nobody's onion service.
+const NOBODY: [u8; 32] = {
+    let mut key = [0x66; 32];
+    key[0] = 0x58;
+    key
+};
+
+/// The folders of a test, and where Tor is.
+struct Place {
+    dir: TempDir,
+    tor: PathBuf,
+}
+
+impl Place {
+    fn new(tor: PathBuf) -> Self {
+        let dir = TempDir::new().unwrap();
+        Self { dir, tor }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn spawn(&self, command: &str, words: &[&str]) -> Process {
+        let mut program = away_from_home(None, self.dir.path());
+        program.args([command, "--log", "debug", "--tor"]);
+        program.arg(&self.tor).args(words);
+        Process::spawn(command, program)
+    }
+
+    /// Seeds the content; the same state is the same seed.
+    fn seed(&self, more: &[&str]) -> Process {
+        let (content, state) = (self.path(NAME), self.path("seed"));
+        let words = [content.to_str().unwrap(), "--over", "tor"];
+        let state = ["--state", state.to_str().unwrap()];
+        self.spawn("seed", &[&words[..], &state, more].concat())
+    }
+
+    /// Downloads to the folder `name`, with a state of its own beside it.
+    fn get(&self, magnet: &str, name: &str, more: &[&str]) -> Process {
+        let (out, state) = (self.path(name), self.path(&format!("{name}.state")));
+        let words = [magnet, "--output", out.to_str().unwrap()];
+        let state = ["--state", state.to_str().unwrap()];
+        self.spawn("get", &[&words[..], &state, more].concat())
+    }
+
+    fn assert_arrived(&self, name: &str, get: &mut Process) {
+        let status = get.wait(LONG);
+        assert!(status.success(), "{status}{}", get.tails());
+        let (got, wanted) = (self.path(name).join(NAME), self.path(NAME));
+        assert_eq!(hash_file(&got), hash_file(&wanted));
+    }
+}
+
+/// The magnet link of a seed, and its parts: infohash and onion address.
+struct Link {
+    magnet: String,
+    hash: [u8; 20],
+    onion: String,
+}
+
+fn link(seed: &mut Process) -> Link {
+    let said = seed.wait_for_event(LONG, "seeding");
+    let magnet = said["magnet"].as_str().unwrap().to_owned();
+    let part = |before: &str, len: usize| {
+        let at = magnet.find(before).unwrap() + before.len();
+        magnet[at..at + len].to_owned()
+    };
+    let hash = data_encoding::HEXLOWER_PERMISSIVE
+        .decode(part("urn:btih:", 40).as_bytes())
+        .unwrap();
+    let onion = part("x.pe=", 56 + ".onion".len());
+    assert!(magnet.contains(&format!("x.pe={onion}:{PORT}")), "{magnet}");
+    assert!(!magnet.contains("tr="), "{magnet}");
+    Link {
+        hash: hash.try_into().unwrap(),
+        magnet,
+        onion,
+    }
+}
+
+/// Says a BitTorrent handshake (BEP 3) to the onion service through this SOCKS port, and reads what comes.
+fn handshake(socks: SocketAddr, link: &Link, hash: &[u8; 20]) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(socks)?;
+    stream.set_read_timeout(Some(LONG))?;
+    stream.write_all(&[5, 1, 0])?;
+    let mut method = [0; 2];
+    stream.read_exact(&mut method)?;
+    assert_eq!(method, [5, 0]);
+    let host = link.onion.as_bytes();
+    let mut ask = vec![5, 1, 0, 3, u8::try_from(host.len()).unwrap()];
+    ask.extend(host);
+    ask.extend(PORT.to_be_bytes());
+    stream.write_all(&ask)?;
+    let mut reply = [0; 10];
+    stream.read_exact(&mut reply)?;
+    if reply[1] != 0 {
+        let code = format!("SOCKS reply {}", reply[1]);
+        return Err(io::Error::other(code));
+    }
+    let mut said = b"\x13BitTorrent protocol".to_vec();
+    said.extend([0; 8]);
+    said.extend(hash);
+    said.extend(b"-XX0001-abcdefghijkl");
+    stream.write_all(&said)?;
+    let mut answer = vec![0; said.len()];
+    let mut len = 0;
+    while len < answer.len() {
+        match stream.read(&mut answer[len..]) {
+            Ok(0) => break,
+            Ok(more) => len += more,
+            // Tor tells of a circuit that was closed like this.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
+            Err(error) => return Err(error),
+        }
+    }
+    answer.truncate(len);
+    Ok(answer)
+}
+
+/// A young network may need more than one try to meet.
+fn patient_handshake(socks: SocketAddr, link: &Link, hash: &[u8; 20]) -> Vec<u8> {
+    let tries = (0..5).map(|_| handshake(socks, link, hash));
+    let mut failures = Vec::new();
+    for tried in tries {
+        match tried {
+            Ok(answer) => return answer,
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+    panic!("Debian's tor does not reach the seed: {failures:?}");
+}
+
+/// Nothing below this folder can be read by others.
+fn assert_private(folder: &Path) {
+    let mode = folder.symlink_metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "{}: {mode:o}", folder.display());
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            assert_private(&path);
+        }
+    }
+}
+
+/// What a program writes for its operator names neither the service nor the torrent.
+fn assert_discreet(process: &Process, link: &Link) {
+    let log = process.stderr();
+    let hash = data_encoding::HEXLOWER.encode(&link.hash);
+    for secret in [&link.onion[..16], &hash, NAME] {
+        assert!(!log.contains(secret), "{secret} in the log:\n{log}");
+    }
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn an_onion_seed_serves_get_and_debians_tor_and_keeps_its_name() {
+    if !installed("tor") {
+        return;
+    }
+    let network = TorNetwork::start(&Size::default());
+    let place = Place::new(network.tor_file());
+    write_noise(&place.path(NAME), SIZE, 5);
+    let mut seed = place.seed(&["--json"]);
+    let first = link(&mut seed);
+    assert_private(&place.path("seed/tor"));
+
+    // The network goes away in the middle, and comes back.
+    let mut get = place.get(&first.magnet, "one", &["--json"]);
+    get.wait_until(LONG, |get| has_done(get, SIZE / 8));
+    network.signal(Signal::STOP);
+    std::thread::sleep(OUTAGE);
+    // What lay in buffers has come by now. Nothing more comes, and it goes on trying.
+    let seen = [0; 2].map(|_| {
+        let before = get.events("progress").len();
+        get.wait_until(PATIENCE, |get| {
+            let last = get.events("progress").get(before)?["done"].as_u64();
+            Some(last.unwrap())
+        })
+    });
+    network.signal(Signal::CONT);
+    assert!(seen[0] < SIZE, "it was over before the outage");
+    assert_eq!(seen[0], seen[1], "this did not come through Tor");
+    place.assert_arrived("one", &mut get);
+    assert_discreet(&get, &first);
+
+    // Another program's Tor comes to the service.
+    let answer = patient_handshake(network.socks(), &first, &first.hash);
+    assert_eq!(answer.len(), 68, "{}", seed.tails());
+    assert_eq!(answer[..20], *b"\x13BitTorrent protocol");
+    assert_eq!(answer[28..48], first.hash);
+    // Who does not know the torrent learns nothing, not even that this is BitTorrent.
+    let answer = patient_handshake(network.socks(), &first, &UNKNOWN);
+    assert_eq!(answer, b"", "{}", seed.tails());
+
+    // Started again, it has the same name.
+    let status = seed.stop(PATIENCE);
+    assert_eq!(status.code(), Some(0), "{}", seed.tails());
+    assert_discreet(&seed, &first);
+    let mut seed = place.seed(&["--json"]);
+    let again = link(&mut seed);
+    assert_eq!(again.magnet, first.magnet);
+    let mut get = place.get(&again.magnet, "two", &["--json"]);
+    place.assert_arrived("two", &mut get);
+    seed.signal(Signal::INT);
+    let status = seed.wait(PATIENCE);
+    assert_eq!(status.code(), Some(0), "{}", seed.tails());
+
+    // Another state is another seed: nothing links the two.
+    let (content, state) = (place.path(NAME), place.path("other"));
+    let words = [content.to_str().unwrap(), "--over", "tor", "--json"];
+    let state = ["--state", state.to_str().unwrap()];
+    let mut other = place.spawn("seed", &[&words[..], &state].concat());
+    assert_ne!(link(&mut other).onion, first.onion);
+}
+
+/// A Tor file of a network whose only relay is not there.
+fn nowhere(dir: &Path) -> PathBuf {
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = port.local_addr().unwrap().port();
+    let (id, key) = ("AB".repeat(20), data_encoding::BASE64_NOPAD.encode(&NOBODY));
+    let text = format!(
+        "[network]\nauthorities = [\"{id}\"]\n[[network.fallback]]\nrsa = \"{id}\"\ned25519 = \"{key}\"\naddress = \"127.0.0.1:{port}\"\n"
+    );
+    let path = dir.join("nowhere.toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn without_a_network_seed_and_get_say_what_they_wait_for_and_stop_at_once() {
+    let dir = TempDir::new().unwrap();
+    let place = Place::new(nowhere(dir.path()));
+    write_noise(&place.path(NAME), 1 << 20, 5);
+    let magnet = format!(
+        "magnet:?xt=urn:btih:{}&x.pe={}:{PORT}",
+        "07".repeat(20),
+        onion_of(&NOBODY)
+    );
+    let told = |line: &str| line.starts_with("Tor: 0 %") && line.contains("connecting");
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut seed = place.seed(&[]);
+        let mut get = place.get(&magnet, "out", &[]);
+        seed.wait_for_line(LONG, |line| line.contains("waiting for Tor"));
+        for process in [&mut seed, &mut get] {
+            process.wait_for_line(LONG, told);
+            process.signal(signal);
+        }
+        let status = seed.wait(PATIENCE);
+        assert_eq!(status.code(), Some(0), "{}", seed.tails());
+        let status = get.wait(PATIENCE);
+        assert_eq!(status.code(), Some(130), "{}", get.tails());
+        // Nobody could have come.
+        assert!(!seed.stderr().contains("magnet:"), "{}", seed.tails());
+        for process in [&seed, &get] {
+            let log = process.stderr();
+            assert!(!log.contains("panicked"), "{log}");
+            assert!(!log.contains(&onion_of(&NOBODY)[..16]), "{log}");
+        }
+    }
+
+    // Before Tor has said anything, too.
+    let mut seed = place.seed(&[]);
+    seed.wait_for_line(LONG, |line| line.contains("waiting for Tor"));
+    seed.signal(Signal::INT);
+    let status = seed.wait(PATIENCE);
+    assert_eq!(status.code(), Some(0), "{}", seed.tails());
+}
