@@ -13,7 +13,7 @@ use std::time::Duration;
 use data_encoding::{BASE32_NOPAD, BASE64};
 use support::clients::installed;
 use support::process::{Process, run};
-use support::tor::{Size, TorNetwork};
+use support::tor::{Size, TorNetwork, away_from_home};
 use support::{hash_file, write_noise};
 use tempfile::TempDir;
 
@@ -68,12 +68,8 @@ impl Place {
     }
 
     fn command(&self, words: &[&str], state: &str) -> Command {
-        let mut command = Command::new(PROGRAM);
+        let mut command = away_from_home(None, self.dir.path());
         command.args(words).arg("--state").arg(self.path(state));
-        command.env("HOME", self.dir.path());
-        command
-            .env_remove("XDG_CONFIG_HOME")
-            .env_remove("XDG_STATE_HOME");
         command
     }
 

@@ -19,18 +19,12 @@ use std::thread;
 use proxy::Proxy;
 use serde_json::Value;
 use support::clients::installed;
-use support::tor::{Size, TorNetwork, away_from_home, onion_of};
+use support::tor::{NOBODY, Size, TorNetwork, away_from_home, onion_of};
 use support::{fixture, skip};
 use world::{Recipe, pattern};
 
 /// Bytes of the file that the service has: enough for Tor's windows to matter.
 const SIZE: usize = 3 << 20;
-/// The Ed25519 base point: a key that is well formed, and that no service uses.
-const NOBODY: [u8; 32] = {
-    let mut key = [0x66; 32];
-    key[0] = 0x58;
-    key
-};
 /// What curl ends with when its SOCKS proxy refuses.
 const CURL_PROXY: Option<i32> = Some(97);
 

@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use support::clients::installed;
 use support::loopback::has_done;
 use support::process::Process;
-use support::tor::{Size, TorNetwork, away_from_home, onion_of};
+use support::tor::{NOBODY, Size, TorNetwork, away_from_home, onion_of};
 use support::{PATIENCE, hash_file, write_noise};
 use tempfile::TempDir;
 
@@ -28,12 +28,6 @@ const LONG: Duration = Duration::from_secs(300);
 const OUTAGE: Duration = Duration::from_secs(5);
 /// An infohash that nobody has.
 const UNKNOWN: [u8; 20] = [7; 20];
-/// The Ed25519 base point, which is nobody's onion service.
-const NOBODY: [u8; 32] = {
-    let mut key = [0x66; 32];
-    key[0] = 0x58;
-    key
-};
 
 /// The folders of a test, and where Tor is.
 struct Place {

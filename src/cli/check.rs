@@ -134,7 +134,10 @@ fn explain(args: &Args, text: &str) -> Result<(), Error> {
     let target = Target::parse(host, port).map_err(|error| usage(&error.to_string()))?;
     let proto = if args.udp { Proto::Udp } else { Proto::Tcp };
     let loaded = args.routes.load()?;
-    let (verdict, decider) = loaded.policy.explain(proto, &target);
+    let (verdict, decider) = match loaded.policy.explain(proto, &target) {
+        (Verdict::Tor, decider) if !HAS_TOR => (Verdict::Refuse(Reason::NoTor), decider),
+        explained => explained,
+    };
     let file = loaded.file.as_deref();
     let by = match decider {
         Decider::BuiltIn => "a rule that is built in, and that no file can change".to_owned(),
@@ -172,16 +175,13 @@ fn explain(args: &Args, text: &str) -> Result<(), Error> {
             (Verdict::Circuit { .. }, Some(hops)) => {
                 format!("goes through a circuit of {hops} relays")
             }
-            (Verdict::Tor, _) if HAS_TOR => "goes through Tor".to_owned(),
-            (Verdict::Tor, _) => format!("is refused: {}", Reason::NoTor),
+            (Verdict::Tor, _) => "goes through Tor".to_owned(),
             (Verdict::Refuse(reason), _) => format!("is refused: {reason}"),
         };
         print(&format!("{says}\ndecided by {by}\n"))?;
     }
     match verdict {
-        Verdict::Circuit { .. } => Ok(()),
-        Verdict::Tor if HAS_TOR => Ok(()),
-        Verdict::Tor => Err(Error::new(Kind::Policy, "nothing would be sent")),
+        Verdict::Circuit { .. } | Verdict::Tor => Ok(()),
         Verdict::Refuse(reason) => {
             let error = Error::new(Kind::Policy, "nothing would be sent");
             Err(match reason.hint() {

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
-use hushswarm_circuits::target::{Host, Target};
-
 use super::connect::{Connected, OverlayArgs, Without};
 use super::progress::{Progress as Display, duration, json_line};
 use super::routes::{Loaded, RoutesArgs};
 use super::transfer::follow;
 use crate::error::{Error, Exit, Kind};
 use crate::overlay::client::Client;
+use crate::route::special::Place;
 use crate::state::StateDir;
 use crate::torrent::engine::{Engine, Job, Options, Source, State};
 use crate::torrent::magnet::Magnet;
@@ -80,16 +79,8 @@ pub async fn run(args: Args) -> Result<(), Error> {
 /// A link that names onion services needs no relay list.
 fn without(source: &Source, routes: &Loaded) -> Without {
     match source {
-        Source::Magnet(magnet) if magnet.peers.iter().any(is_onion) => Without::Tor,
+        Source::Magnet(magnet) if magnet.peers.iter().any(Place::is_onion) => Without::Tor,
         Source::Magnet(_) | Source::Metainfo(_) => routes.without(),
-    }
-}
-
-/// Whether this peer is an onion service.
-pub fn is_onion(peer: &Target) -> bool {
-    match &peer.host {
-        Host::Name(name) => name.as_str().ends_with(".onion"),
-        Host::Ip(_) => false,
     }
 }
 

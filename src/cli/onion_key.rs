@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use hushswarm_circuits::target::Host;
 
-use super::get::{argument, is_onion, read_source};
+use super::get::{argument, read_source};
 use super::tor::visitor_key;
 use crate::error::{Error, Exit, Kind};
+use crate::route::special::Place;
 use crate::state::StateDir;
 use crate::torrent::engine::Source;
 
@@ -62,7 +63,7 @@ fn addresses(text: &str) -> Result<Vec<String>, Error> {
     let Source::Magnet(magnet) = read_source(text)? else {
         return Err(no_onion());
     };
-    let onions = magnet.peers.iter().filter(|peer| is_onion(peer));
+    let onions = magnet.peers.iter().filter(|peer| Place::is_onion(peer));
     let names = onions.filter_map(|peer| match &peer.host {
         Host::Name(name) => Some(name.as_str().to_owned()),
         Host::Ip(_) => None,

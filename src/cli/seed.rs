@@ -10,7 +10,7 @@ use super::connect::{Connected, OverlayArgs};
 use super::progress::{Progress as Display, json_line};
 use super::relay::Signals;
 use super::routes::{RoutesArgs, Way};
-use super::tor::{Onion, Service, VisitorKey};
+use super::tor::{MAX_VISITOR_KEYS, Onion, OnionOptions, VisitorKey};
 use super::transfer::follow;
 use crate::error::{Error, Exit, Kind};
 use crate::torrent::engine::{Engine, Options, create};
@@ -61,9 +61,6 @@ enum Over {
     Tor,
 }
 
-/// Most keys of downloaders: what an onion service's descriptor has room for.
-const MAX_ALLOWED: usize = 100;
-
 /// The port of onion services, as the magnet link names it.
 const ONION_PORT: u16 = 6881;
 
@@ -105,14 +102,14 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         Over::Tor => {
             display.say("waiting for Tor; Ctrl-C stops");
             let mut signals = Signals::new()?;
-            let service = Service {
+            let options = OnionOptions {
                 nickname: nickname(&metainfo.info.hash),
                 port: ONION_PORT,
                 ephemeral: args.ephemeral,
                 allow: args.allow,
             };
             tokio::select! {
-                onion = tor.serve(service) => Some(onion?),
+                onion = tor.serve(&options) => Some(onion?),
                 () = signals.stop() => return Ok(()),
             }
         }
@@ -168,8 +165,10 @@ fn check(args: &Args) -> Result<(), Error> {
     if args.over != Over::Tor && (args.ephemeral || !args.allow.is_empty()) {
         return wrong("--ephemeral and --allow are about an onion service: add --over tor");
     }
-    if args.allow.len() > MAX_ALLOWED {
-        return wrong("more than 100 keys: an onion service has no room for them");
+    if args.allow.len() > MAX_VISITOR_KEYS {
+        return wrong(&format!(
+            "more than {MAX_VISITOR_KEYS} keys: an onion service has no room for them"
+        ));
     }
     Ok(())
 }

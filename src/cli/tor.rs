@@ -16,37 +16,24 @@ pub struct TorArgs {
     pub tor: Option<PathBuf>,
 }
 
-/// What an onion service of a command is like.
-#[derive(Clone, Debug)]
-pub struct Service {
-    /// Its name in Tor's folder.
-    pub nickname: String,
-    /// Its only port.
-    pub port: u16,
-    /// Its key is kept in memory alone.
-    pub ephemeral: bool,
-    /// Those who find it; everybody, where there are none.
-    pub allow: Vec<VisitorKey>,
-}
-
 #[cfg(feature = "tor")]
-pub use crate::tor::VisitorKey;
+pub use crate::tor::{MAX_VISITOR_KEYS, OnionOptions, VisitorKey};
 #[cfg(feature = "tor")]
 pub use with::{Onion, OurTor, visitor_key};
 #[cfg(not(feature = "tor"))]
-pub use without::{Onion, OurTor, VisitorKey, visitor_key};
+pub use without::{MAX_VISITOR_KEYS, Onion, OnionOptions, OurTor, VisitorKey, visitor_key};
 
 #[cfg(feature = "tor")]
 mod with {
     use std::io::Write as _;
     use std::time::Duration;
 
-    use super::{Arc, Error, Outside, Service, StateDir, TorFile, VisitorKey};
+    use super::{Arc, Error, OnionOptions, Outside, StateDir, TorFile, VisitorKey};
     use crate::error::{Exit, Kind};
     use crate::net::BoxStream;
     use crate::net::os::TorSockets;
     use crate::route::tor::TorRoute;
-    use crate::tor::{self, OnionOptions, OnionService, Tor, TorError, TorStatus};
+    use crate::tor::{self, OnionService, Tor, TorError, TorStatus};
 
     /// Tor's folder, below the state folder.
     const FOLDER: &str = "tor";
@@ -97,15 +84,9 @@ mod with {
         ///
         /// # Errors
         /// Waiting would not help: tell the user.
-        pub async fn serve(&self, service: Service) -> Result<Onion, Error> {
-            let options = OnionOptions {
-                nickname: service.nickname,
-                port: service.port,
-                ephemeral: service.ephemeral,
-                allow: service.allow,
-            };
+        pub async fn serve(&self, options: &OnionOptions) -> Result<Onion, Error> {
             loop {
-                match self.0.serve(&options).await {
+                match self.0.serve(options).await {
                     Ok(service) => return Ok(Onion(service)),
                     // It was told already, as the status.
                     Err(TorError::NotReady { .. }) => {}
@@ -182,9 +163,25 @@ mod without {
     use std::fmt;
     use std::str::FromStr;
 
-    use super::{Arc, Error, Outside, Service, StateDir, TorFile};
+    use super::{Arc, Error, Outside, StateDir, TorFile};
     use crate::error::{Exit, Kind};
     use crate::net::BoxStream;
+
+    /// Nobody has a key.
+    pub const MAX_VISITOR_KEYS: usize = 0;
+
+    /// What an onion service would be like.
+    #[derive(Clone, Debug)]
+    pub struct OnionOptions {
+        /// Its name in Tor's folder.
+        pub nickname: String,
+        /// Its only port.
+        pub port: u16,
+        /// Its key is kept in memory alone.
+        pub ephemeral: bool,
+        /// Those who find it; everybody, where there are none.
+        pub allow: Vec<VisitorKey>,
+    }
 
     /// There is none.
     #[derive(Clone, Debug)]
@@ -245,7 +242,7 @@ mod without {
         ///
         /// # Errors
         /// Always: tell the user.
-        pub async fn serve(&self, _: Service) -> Result<Onion, Error> {
+        pub async fn serve(&self, _: &OnionOptions) -> Result<Onion, Error> {
             Err(no_tor())
         }
     }

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hushswarm_circuits::relay_list::is_global;
-use hushswarm_circuits::target::Host;
+use hushswarm_circuits::target::{Host, Target};
 
 /// Zones whose names mean something only in one's own network: localhost (RFC 6761), local (RFC 6762, whose appendix G
 /// lists the others that people use), internal (reserved by ICANN in 2024), and what routers hand out. `home.arpa`
@@ -54,6 +54,11 @@ pub enum Place {
 }
 
 impl Place {
+    /// Whether this is an onion service.
+    pub fn is_onion(target: &Target) -> bool {
+        Self::of(&target.host) == Self::Onion
+    }
+
     /// Where this host is.
     pub fn of(host: &Host) -> Self {
         match host {

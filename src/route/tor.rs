@@ -46,7 +46,9 @@ impl Outside for TorRoute {
 impl From<TorError> for RouteError {
     fn from(error: TorError) -> Self {
         match error {
-            TorError::NoTor(_) | TorError::NotReady { .. } => Self::NoCircuit(error.to_string()),
+            TorError::NoTor(_) | TorError::NotNow(_) | TorError::NotReady { .. } => {
+                Self::NoCircuit(error.to_string())
+            }
             TorError::NotFound => Self::NameNotFound,
             TorError::KeyNeeded | TorError::NotAllowed => Self::Refused,
             TorError::Refused => Self::ConnectionRefused,

@@ -1,5 +1,5 @@
-//! The arti client: its configuration, its start, and streams. The only file that sees arti's generic types, which cost
-//! compile time wherever they are named.
+//! The arti client: its configuration, its start, and streams. Its type is generic, and costs compile time wherever it is used: here
+//! and in `service.rs`, and behind neither of them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -81,13 +81,9 @@ pub(super) async fn open(
     let mut events = client.bootstrap_events();
     tokio::spawn(async move {
         while let Some(now) = events.next().await {
-            // Whether it is ready is told when it was asked to start.
-            let starting = matches!(*status.borrow(), TorStatus::Starting { .. });
-            if !starting || now.ready_for_traffic() {
-                continue;
-            }
             let blocked = now.blocked();
-            if blocked.as_ref().is_some_and(has_not_begun) {
+            // Whether it is ready is told by whoever asked it to start.
+            if now.ready_for_traffic() || blocked.as_ref().is_some_and(has_not_begun) {
                 continue;
             }
             let percent = (now.as_frac() * 100.0).clamp(0.0, 100.0) as u8;
@@ -99,7 +95,6 @@ pub(super) async fn open(
             };
             let news = TorStatus::Starting { percent, what };
             status.send_if_modified(|status| {
-                // It may have been ready in between.
                 let starting = matches!(status, TorStatus::Starting { .. });
                 if starting {
                     *status = news;

@@ -5,11 +5,6 @@ use arti_client::{ErrorKind, HasKind};
 
 use super::TorStatus;
 
-const NO_RELAYS: &str = "its relays can't be reached: check the connection, or set bridges in ~/.config/hushswarm/tor.toml";
-const OLD_DIRECTORY: &str =
-    "its directory is out of date: is this computer's clock right? then try again in a minute";
-const NO_DIRECTORY: &str = "its directory could not be fetched or used: try again in a minute";
-
 /// Why Tor could not do it. Nothing was sent any other way.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -17,6 +12,9 @@ pub enum TorError {
     /// Tor can't be used now: tell the user what to do.
     #[error("no Tor: {0}")]
     NoTor(&'static str),
+    /// Tor can't be used now, and it may work later without anybody doing anything: wait, and tell the user why.
+    #[error("no Tor: {0}")]
+    NotNow(&'static str),
     /// It did not get ready in time, and goes on trying: wait and ask again.
     #[error("Tor is not ready, {percent} %: {what}")]
     NotReady {
@@ -52,9 +50,9 @@ impl TorError {
     /// Whether it may work later without anybody doing anything.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::NoTor(why) => *why == NO_RELAYS || *why == NO_DIRECTORY || *why == OLD_DIRECTORY,
-            Self::KeyNeeded | Self::NotAllowed => false,
-            Self::NotReady { .. }
+            Self::NoTor(_) | Self::KeyNeeded | Self::NotAllowed => false,
+            Self::NotNow(_)
+            | Self::NotReady { .. }
             | Self::NotFound
             | Self::Refused
             | Self::Unreachable
@@ -81,9 +79,15 @@ impl TorError {
         use ErrorKind as K;
         #[allow(clippy::wildcard_enum_match_arm, reason = "the type may grow")]
         match error.kind() {
-            K::TorAccessFailed | K::LocalNetworkError => Self::NoTor(NO_RELAYS),
-            K::DirectoryExpired => Self::NoTor(OLD_DIRECTORY),
-            K::TorDirectoryError | K::TorDirectoryUnusable => Self::NoTor(NO_DIRECTORY),
+            K::TorAccessFailed | K::LocalNetworkError => Self::NotNow(
+                "its relays can't be reached: check the connection, or set bridges in ~/.config/hushswarm/tor.toml",
+            ),
+            K::DirectoryExpired => Self::NotNow(
+                "its directory is out of date: is this computer's clock right? then try again in a minute",
+            ),
+            K::TorDirectoryError | K::TorDirectoryUnusable => {
+                Self::NotNow("its directory could not be fetched or used: try again in a minute")
+            }
             K::ClockSkew => Self::NoTor("this computer's clock is wrong: set it"),
             K::BootstrapRequired => Self::NoTor("it is not started"),
             K::FsPermissions => Self::NoTor(

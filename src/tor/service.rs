@@ -56,18 +56,6 @@ pub struct OnionOptions {
     pub allow: Vec<VisitorKey>,
 }
 
-impl OnionOptions {
-    /// A service with a key that is kept, open to everybody who knows its address.
-    pub fn new(nickname: impl Into<String>, port: u16) -> Self {
-        Self {
-            nickname: nickname.into(),
-            port,
-            ephemeral: false,
-            allow: Vec::new(),
-        }
-    }
-}
-
 /// A running onion service. Dropping it ends it; its key stays in Tor's folder, unless it is ephemeral.
 pub struct OnionService {
     address: String,

@@ -20,6 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// How long its end may take: the fixture gives its programs 5 s.
 const END: Duration = Duration::from_secs(60);
 
+/// The Ed25519 base point: a key that is well formed, and that no onion service uses.
+pub const NOBODY: [u8; 32] = {
+    let mut key = [0x66; 32];
+    key[0] = 0x58;
+    key
+};
+
 /// How many of each kind.
 #[derive(Clone, Debug)]
 pub struct Size {

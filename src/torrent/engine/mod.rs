@@ -212,7 +212,7 @@ impl std::fmt::Debug for Door {
 impl Handle {
     /// Hands in a stream that a peer opened to us. Dropped when too many wait.
     pub fn accept(&self, stream: BoxStream) {
-        let _ = self.commands.try_send(Command::Accept(stream));
+        self.door().accept(stream);
     }
 
     /// Where streams that peers open are handed in by whoever does not hold the torrent.

@@ -205,23 +205,16 @@ impl PeerTable {
             return;
         };
         known.state = State::Banned;
-        let ip = ip_of(&known.way);
-        if let Way::Host(target) | Way::Again(target, _) = known.way.clone() {
-            for known in self.known.values_mut() {
-                if matches!(&known.way, Way::Host(same) | Way::Again(same, _) if *same == target) {
-                    known.state = State::Banned;
-                }
-            }
-        }
-        let Some(ip) = ip.filter(|&ip| is_global(ip)) else {
-            return;
-        };
-        let block = block_of(ip);
-        if self.banned.len() < MAX_BANNED {
+        let host = host_of(&known.way).cloned();
+        let ip = ip_of(&known.way).filter(|&ip| is_global(ip));
+        let block = ip.map(block_of);
+        if let Some(block) = block.filter(|_| self.banned.len() < MAX_BANNED) {
             self.banned.insert(block);
         }
         for known in self.known.values_mut() {
-            if ip_of(&known.way).is_some_and(|ip| block_of(ip) == block) {
+            let near = block.is_some() && ip_of(&known.way).map(block_of) == block;
+            let same = host.is_some() && host_of(&known.way) == host.as_ref();
+            if near || same {
                 known.state = State::Banned;
             }
         }
@@ -261,6 +254,14 @@ impl PeerTable {
         };
         self.by_way.remove(&known.way);
         true
+    }
+}
+
+/// The host by which it is called, where that is not its address.
+fn host_of(way: &Way) -> Option<&Target> {
+    match way {
+        Way::Host(target) | Way::Again(target, _) => Some(target),
+        Way::Named(_) | Way::Incoming => None,
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hushswarm_circuits::isolation::Isolation;
-use hushswarm_circuits::target::{Host, Target};
+use hushswarm_circuits::target::Target;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,6 +24,7 @@ use super::metadata::Fetch;
 use super::progress::{Failure, Progress, Rate, State};
 use super::table::{Ended, PeerTable, Way};
 use super::{Order, Shared, Torrent, prepare};
+use crate::route::special::Place;
 use crate::route::{BoxStream, Outside, RouteError};
 use crate::torrent::infohash::{InfoHash, PeerName};
 use crate::torrent::metainfo::Info;
@@ -36,8 +37,8 @@ use crate::torrent::tracker::{TierList, TrackerClient};
 /// Most connections and calls that we open ourselves.
 const MAX_CONNECTED: usize = 40;
 
-/// Streams to the onion services of a link, shared among them. One stream is held to the window of Tor's circuit, about 3 MB/s; eight gave three
-/// times as much, and more cost Tor without a gain.
+/// Streams to the onion services of a link, shared among them. One stream is held to the window of Tor's circuit, about 3 MB/s; eight gave two to
+/// three times as much.
 const ONION_STREAMS: u16 = 8;
 
 /// Most connections in all, with those that came to us.
@@ -169,12 +170,12 @@ impl Driver {
         let phase = Phase::Starting(tokio::task::spawn_blocking(move || reading.load()));
         let mut table = PeerTable::new(setup.lanes);
         let now = Instant::now().into_std();
-        let onions = setup.peers.iter().filter(|peer| is_onion(peer)).count();
+        let onions = setup.peers.iter().filter(|peer| Place::is_onion(peer));
+        let onions = u16::try_from(onions.count()).unwrap_or(u16::MAX);
+        let streams = (ONION_STREAMS / onions.max(1)).max(1);
         for target in &setup.peers {
-            if is_onion(target) {
-                let share = usize::from(ONION_STREAMS) / onions.max(1);
-                let streams = u16::try_from(share).unwrap_or(ONION_STREAMS);
-                table.add_onion(now, target, streams.max(1));
+            if Place::is_onion(target) {
+                table.add_onion(now, target, streams);
             } else {
                 table.add(now, way_to(target));
             }
@@ -593,13 +594,6 @@ fn how_ended(reason: CloseReason) -> Ended {
 }
 
 /// An address is a peer's name; a host name is looked up at the exit.
-fn is_onion(target: &Target) -> bool {
-    match &target.host {
-        Host::Name(name) => name.as_str().ends_with(".onion"),
-        Host::Ip(_) => false,
-    }
-}
-
 fn way_to(target: &Target) -> Way {
     match target.socket_addr() {
         Some(addr) => Way::Named(PeerName::Public(SocketAddr::new(addr.ip(), addr.port()))),
