@@ -14,6 +14,7 @@ use super::tor::{MAX_VISITOR_KEYS, Onion, OnionOptions, VisitorKey};
 use super::transfer::follow;
 use crate::error::{Error, Exit, Kind};
 use crate::torrent::engine::{Engine, Options, create};
+use crate::torrent::gossip::OnionPeer;
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::magnet::Magnet;
 
@@ -61,8 +62,8 @@ enum Over {
     Tor,
 }
 
-/// The port of onion services, as the magnet link names it.
-const ONION_PORT: u16 = 6881;
+/// The port of onion services, as the magnet link and other peers name it.
+pub(super) const ONION_PORT: u16 = 6881;
 
 #[derive(serde::Serialize)]
 struct Made {
@@ -97,6 +98,7 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
     }
     let metainfo = created.metainfo;
     let tor = loaded.tor(&state);
+    let closed = !args.allow.is_empty();
     let onion = match args.over {
         Over::Circuits => None,
         Over::Tor => {
@@ -127,6 +129,8 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
     .to_string();
     let mut options = Options::new(state.path().to_owned());
     options.allow_private = loaded.policy.allows_private();
+    // A service that lets in only some stays among them.
+    options.gossip = args.over == Over::Tor && !closed;
     let outside = loaded.gate(&client, &tor);
     let handle = Engine::new(outside, options).seed(metainfo, created.folder);
     if args.json {
@@ -138,9 +142,12 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
             Over::Tor => "serving those who come to its onion service, from about a minute from now; Ctrl-C stops",
         });
     }
-    let door = handle.door();
+    let door = handle.onion_door();
     let serving = async {
         if let Some(mut onion) = onion {
+            if let Some(own) = OnionPeer::parse(onion.address(), ONION_PORT) {
+                door.open(own);
+            }
             while let Some(stream) = onion.next().await {
                 door.accept(stream);
             }

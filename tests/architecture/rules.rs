@@ -74,6 +74,7 @@ const CODECS: &[&str] = &[
     "magnet",
     "wire",
     "extension",
+    "gossip",
     "picker",
     "infohash",
 ];
