@@ -12,7 +12,7 @@ use support::tor::{Size, TorNetwork};
 use support::{PATIENCE, write_noise};
 
 /// Long enough that the seed can be ended in the middle of two downloads.
-const SIZE: u64 = 64 << 20;
+const SIZE: u64 = 48 << 20;
 
 /// Verified bytes.
 fn done(process: &Process) -> u64 {

@@ -742,6 +742,7 @@ pub fn udp_tracker(input: &[u8]) {
         key: 1,
         numwant: 50,
         port: NO_PORT,
+        onion: None,
     };
     let mut now = Instant::now();
     let mut exchange = Exchange::new(now, tracker.clone(), "/announce", request, rng());
@@ -775,6 +776,7 @@ pub fn udp_tracker(input: &[u8]) {
 /// Requests to our own tracker.
 pub fn tracker_server(input: &[u8]) {
     let mut tracker = Tracker::new(Duration::from_secs(60));
+    tracker.take_onions();
     let from = SocketAddr::from(([192, 0, 2, 7], 4000));
     for head in input.split(|byte| *byte == 0) {
         let answer = tracker.handle(Instant::now(), from, head);

@@ -86,12 +86,29 @@ pub async fn run(args: Args) -> Result<(), Error> {
     Ok(())
 }
 
-/// A link that names onion services needs no relay list.
+/// What names onion services needs no relay list.
 fn without(source: &Source, routes: &Loaded) -> Without {
     match source {
         Source::Magnet(magnet) if magnet.peers.iter().any(Place::is_onion) => Without::Tor,
+        _ if trackers(source).any(is_onion_url) => Without::Tor,
         Source::Magnet(_) | Source::Metainfo(_) => routes.without(),
     }
+}
+
+fn trackers(source: &Source) -> Box<dyn Iterator<Item = &str> + '_> {
+    match source {
+        Source::Magnet(magnet) => Box::new(magnet.trackers.iter().map(String::as_str)),
+        Source::Metainfo(metainfo) => {
+            Box::new(metainfo.trackers.iter().flatten().map(String::as_str))
+        }
+    }
+}
+
+/// Whether this tracker is an onion service.
+fn is_onion_url(url: &str) -> bool {
+    let url = url::Url::parse(url).ok();
+    let host = url.and_then(|url| Target::parse(url.host_str()?, 1).ok());
+    host.is_some_and(|host| Place::is_onion(&host))
 }
 
 /// What is to be downloaded, and where to.
@@ -219,29 +236,20 @@ impl Onions {
 }
 
 fn onions(work: &Work, tor: &OurTor, state: &StateDir) -> Result<Onions, Error> {
-    let trackers: Vec<&String>;
+    let tracker = trackers(&work.source).any(is_onion_url);
     let mut peers = Vec::new();
     match &work.source {
         Source::Magnet(magnet) => {
-            trackers = magnet.trackers.iter().collect();
             peers.extend(magnet.peers.iter().filter_map(OnionPeer::from_target));
         }
-        Source::Metainfo(metainfo) => {
-            // Only its tracker tells who its peers are.
-            if metainfo.info.private {
-                return Ok(Onions::None);
-            }
-            trackers = metainfo.trackers.iter().flatten().collect();
+        // Only its tracker tells who its peers are.
+        Source::Metainfo(metainfo) if metainfo.info.private && !tracker => {
+            return Ok(Onions::None);
         }
+        Source::Metainfo(_) => {}
     }
-    let onion = |url: &&String| {
-        let url = url::Url::parse(url).ok();
-        let host = url.and_then(|url| Target::parse(url.host_str()?, 1).ok());
-        host.is_some_and(|host| Place::is_onion(&host))
-    };
-    let any = !peers.is_empty()
-        || trackers.iter().any(onion)
-        || work.routes.policy.default_action() == RouteAction::Tor;
+    let any =
+        !peers.is_empty() || tracker || work.routes.policy.default_action() == RouteAction::Tor;
     if !any || tor.route().is_none() {
         return Ok(Onions::None);
     }

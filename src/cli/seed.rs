@@ -145,7 +145,8 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
     let door = handle.onion_door();
     let serving = async {
         if let Some(mut onion) = onion {
-            if let Some(own) = OnionPeer::parse(onion.address(), ONION_PORT) {
+            let own = OnionPeer::parse(onion.address(), ONION_PORT);
+            if let Some(own) = own.filter(|_| !closed) {
                 door.open(own);
             }
             while let Some(stream) = onion.next().await {

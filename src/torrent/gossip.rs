@@ -54,6 +54,11 @@ impl OnionPeer {
         self.key.address()
     }
 
+    /// Its port, not 0.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Where it is reached.
     pub fn to_target(&self) -> Option<Target> {
         Target::parse(&self.host(), self.port).ok()

@@ -213,7 +213,8 @@ pub struct OnionDoor {
 }
 
 impl OnionDoor {
-    /// Says where our onion service is: peers are told, where [`Options::gossip`] allows it.
+    /// Says where our onion service is: peers are told, where [`Options::gossip`] allows it, and trackers that are onion
+    /// services. Not for a service that lets in only some.
     pub fn open(&self, own: OnionPeer) {
         self.own.send_replace(Some(own));
     }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::route::{Outside, RouteError};
 use crate::torrent::extension::random_peer_id;
+use crate::torrent::gossip::OnionPeer;
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::tracker::{AnnounceError, AnnounceRequest, NO_PORT, TierList, TrackerClient};
 
@@ -37,6 +38,7 @@ const MAX_CIRCUITS_LOST: u32 = 3;
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) peers: Vec<SocketAddr>,
+    pub(super) onions: Vec<OnionPeer>,
     /// For the user, without names.
     pub(super) status: String,
     /// There was no circuit at all.
@@ -59,6 +61,8 @@ pub(super) struct Announcer {
     pub(super) tiers: TierList,
     pub(super) counters: watch::Receiver<Counters>,
     pub(super) answers: mpsc::Sender<Answer>,
+    /// Where our own onion service is, once it is.
+    pub(super) own: watch::Receiver<Option<OnionPeer>>,
 }
 
 impl Announcer {
@@ -74,6 +78,10 @@ impl Announcer {
             };
             tokio::select! {
                 () = tokio::time::sleep_until(at.into()) => {}
+                Ok(()) = self.own.changed() => {
+                    self.tiers.hurry(Instant::now().into_std());
+                    continue;
+                }
                 () = self.answers.closed() => return,
             }
             let now = Instant::now().into_std();
@@ -98,6 +106,7 @@ impl Announcer {
                 key,
                 numwant: NUMWANT,
                 port: NO_PORT,
+                onion: *self.own.borrow_and_update(),
             };
             let owner = [&self.hash.0, url.as_bytes()].concat();
             let isolation = Isolation::new("tracker", &owner, 0);
@@ -115,9 +124,10 @@ impl Announcer {
                 Ok(answer) => {
                     circuits_lost = 0;
                     self.tiers.succeeded(&url, now, answer.interval);
-                    let status = format!("{} peers", answer.peers.len());
+                    let status = format!("{} peers", answer.peers.len() + answer.onions.len());
                     Answer {
                         peers: answer.peers,
+                        onions: answer.onions,
                         status,
                         no_network: false,
                     }
@@ -136,6 +146,7 @@ impl Announcer {
                     };
                     let answer = Answer {
                         peers: Vec::new(),
+                        onions: Vec::new(),
                         status: error.to_string(),
                         no_network,
                     };

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::super::bencode::Value;
+use super::super::gossip::OnionPeer;
 use super::super::infohash::InfoHash;
 use crate::redact::Redacted;
 use crate::route::RouteError;
@@ -79,6 +80,9 @@ pub struct AnnounceRequest {
     pub numwant: u16,
     /// Port to announce: [`NO_PORT`].
     pub port: u16,
+    /// Where our own onion service is: told, in place of that port, to trackers that are onion services themselves, and to
+    /// no other.
+    pub onion: Option<OnionPeer>,
 }
 
 /// The byte counts as trackers see them.
@@ -187,6 +191,8 @@ pub struct AnnounceResponse {
     pub interval: Duration,
     /// Peers, each once, at most [`MAX_PEERS`], none that can't be dialled.
     pub peers: Vec<SocketAddr>,
+    /// Peers that are onion services, each once, at most [`MAX_PEERS`]. Believed from trackers that are onion services alone.
+    pub onions: Vec<OnionPeer>,
     /// Peers with the whole torrent, as the tracker says.
     pub seeders: Option<u32>,
     /// Peers without, as the tracker says.
@@ -200,6 +206,7 @@ impl fmt::Debug for AnnounceResponse {
         f.debug_struct("AnnounceResponse")
             .field("interval", &self.interval)
             .field("peers", &self.peers.len())
+            .field("onions", &self.onions.len())
             .finish_non_exhaustive()
     }
 }
@@ -239,12 +246,21 @@ impl AnnounceResponse {
             return Err(AnnounceError::Failure(printable(text)));
         }
         let mut found = Vec::new();
+        let mut onions = Vec::new();
         if let Some(peers) = peers {
             if let Some(compact) = peers.as_bytes() {
                 push_compact_v4(compact, &mut found)?;
             } else {
                 let list = peers.as_list().ok_or(AnnounceError::Malformed)?;
-                found.extend(list.take(MAX_PEERS).filter_map(dict_peer));
+                for peer in list.take(MAX_PEERS) {
+                    match dict_peer(peer) {
+                        Some(DictPeer::Address(addr)) => found.push(addr),
+                        Some(DictPeer::Onion(onion)) if !onions.contains(&onion) => {
+                            onions.push(onion);
+                        }
+                        Some(DictPeer::Onion(_)) | None => {}
+                    }
+                }
             }
         }
         if let Some(peers6) = peers6 {
@@ -263,6 +279,7 @@ impl AnnounceResponse {
         Ok(Self {
             interval: clamp_interval(interval),
             peers: distinct(found),
+            onions,
             seeders: count(complete),
             leechers: count(incomplete),
             warning: warning.and_then(Value::as_bytes).map(printable),
@@ -322,12 +339,24 @@ pub(super) fn push_compact_v6(
     }
 }
 
-/// Reads a peer of the older form. Host names, which BEP 3 allows, are passed over: nobody sends them.
-fn dict_peer(value: Value<'_>) -> Option<SocketAddr> {
+/// A peer of the older form.
+enum DictPeer {
+    Address(SocketAddr),
+    Onion(OnionPeer),
+}
+
+/// Reads a peer of the older form. Host names, which BEP 3 allows, are passed over, but for those of onion services: nobody
+/// sends others.
+fn dict_peer(value: Value<'_>) -> Option<DictPeer> {
     let [ip, port] = value.fields(["ip", "port"]).ok()?;
-    let ip: IpAddr = ip?.as_str()?.parse().ok()?;
+    let ip = ip?.as_str()?;
     let port = u16::try_from(port?.as_uint()?).ok()?;
-    Some(SocketAddr::new(ip.to_canonical(), port))
+    if let Some(onion) = OnionPeer::parse(ip, port) {
+        return Some(DictPeer::Onion(onion));
+    }
+    let ip: IpAddr = ip.parse().ok()?;
+    let addr = SocketAddr::new(ip.to_canonical(), port);
+    Some(DictPeer::Address(addr))
 }
 
 /// Drops repetitions, what nobody listens on, and what is beyond the limit.
@@ -372,7 +401,22 @@ mod tests {
 d2:ip9:peer.test4:porti5eed4:porti5eei7eee";
         let answer = AnnounceResponse::parse(body).unwrap();
         assert_eq!(answer.peers, ["1.2.3.4:6881", "[::9]:5"].map(addr));
+        assert_eq!(answer.onions, []);
         assert_eq!(answer.interval, DEFAULT_INTERVAL);
+    }
+
+    #[test]
+    fn onion_services_with_the_right_checksum_read() {
+        let good = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
+        let wrong = good.replace("2gz", "3gz");
+        let peer = |host: &str, port| format!("d2:ip{}:{host}4:porti{port}ee", host.len());
+        let peers = [(good, 5), (good, 5), (&wrong, 5), (good, 0), (good, 6)];
+        let peers: String = peers.map(|(host, port)| peer(host, port)).concat();
+        let body = format!("d5:peersl{peers}ee");
+        let answer = AnnounceResponse::parse(body.as_bytes()).unwrap();
+        let expected = [5, 6].map(|port| OnionPeer::parse(good, port).unwrap());
+        assert_eq!(answer.onions, expected);
+        assert_eq!(answer.peers, []);
     }
 
     #[test]
@@ -466,6 +510,7 @@ d2:ip9:peer.test4:porti5eed4:porti5eei7eee";
                 key: 0,
                 numwant: 0,
                 port: NO_PORT,
+                onion: None,
             };
             let Shown {
                 uploaded,

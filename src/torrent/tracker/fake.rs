@@ -104,6 +104,7 @@ pub(super) fn request() -> AnnounceRequest {
         key: 0xab,
         numwant: 80,
         port: NO_PORT,
+        onion: None,
     }
 }
 

@@ -19,7 +19,9 @@ use tokio_rustls::TlsConnector;
 
 use super::announce::{AnnounceError, AnnounceRequest, AnnounceResponse};
 use super::endpoint::{Endpoint, Scheme};
+use crate::route::special::Place;
 use crate::route::{BoxStream, Outside};
+use crate::torrent::gossip::OnionPeer;
 
 /// Largest body, bytes: ten thousand peers in the longest form fit.
 pub const MAX_BODY: usize = 2 << 20;
@@ -63,10 +65,17 @@ pub(super) async fn announce(
     allow_private: bool,
 ) -> Result<AnnounceResponse, AnnounceError> {
     let work = async {
-        let mut path = announce_path(&endpoint.request, request);
+        let onion = request.onion.filter(|_| Place::is_onion(&endpoint.target));
+        let mut path = announce_path(&endpoint.request, request, onion);
         for _ in 0..=MAX_REDIRECTS {
             match fetch(outside, isolation, tls, &endpoint, &path).await? {
-                Fetched::Body(body) => return AnnounceResponse::parse(&body),
+                Fetched::Body(body) => {
+                    let mut answer = AnnounceResponse::parse(&body)?;
+                    if !Place::is_onion(&endpoint.target) {
+                        answer.onions.clear();
+                    }
+                    return Ok(answer);
+                }
                 Fetched::Redirect(location) => {
                     let next = redirect(&endpoint, &path, &location, allow_private)?;
                     path.clone_from(&next.request);
@@ -81,8 +90,9 @@ pub(super) async fn announce(
         .unwrap_or(Err(AnnounceError::TimedOut))
 }
 
-/// Path and query of an announce: what the URL has, then ours in one order.
-fn announce_path(base: &str, request: &AnnounceRequest) -> String {
+/// Path and query of an announce: what the URL has, then ours in one order. `onion` is where we are, for a tracker that may
+/// know.
+fn announce_path(base: &str, request: &AnnounceRequest, onion: Option<OnionPeer>) -> String {
     let mut out = base.to_owned();
     out.push(if base.contains('?') { '&' } else { '?' });
     out.push_str("info_hash=");
@@ -94,12 +104,20 @@ fn announce_path(base: &str, request: &AnnounceRequest) -> String {
     let _ = write!(
         out,
         "&port={}&uploaded={}&downloaded={}&left={}&key={:08X}",
-        request.port, shown.uploaded, shown.downloaded, shown.left, request.key
+        onion.map_or(request.port, |onion| onion.port()),
+        shown.uploaded,
+        shown.downloaded,
+        shown.left,
+        request.key
     );
     if let Some(event) = request.event {
         let _ = write!(out, "&event={}", event.name());
     }
     let _ = write!(out, "&numwant={}&compact=1&no_peer_id=1", request.numwant);
+    if let Some(onion) = onion {
+        // The name by which the peer is reached (BEP 3).
+        let _ = write!(out, "&ip={}", onion.host());
+    }
     out
 }
 

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::super::bencode;
+use super::super::gossip::OnionPeer;
 use super::announce::NO_PORT;
 
 /// Longest request head, bytes: what to read at most before [`Tracker::handle`].
@@ -43,8 +44,25 @@ impl fmt::Debug for Seen {
 /// Keyed by address too, so that nobody takes over another's entry by its peer id.
 type PeerKey = (IpAddr, [u8; 20]);
 
+/// Where a peer is.
+#[derive(Clone, Copy)]
+enum At {
+    Address(SocketAddr),
+    Onion(OnionPeer),
+}
+
+impl At {
+    /// Whether anybody can reach it.
+    fn is_reached(&self) -> bool {
+        match self {
+            Self::Address(addr) => !matches!(addr.port(), 0 | NO_PORT),
+            Self::Onion(_) => true,
+        }
+    }
+}
+
 struct Peer {
-    addr: SocketAddr,
+    at: At,
     is_seed: bool,
     expires: Instant,
 }
@@ -56,6 +74,8 @@ pub struct Tracker {
     seen: VecDeque<Seen>,
     /// Counts answers, so that in a large swarm each names other peers.
     turn: usize,
+    /// Peers may say that they are onion services.
+    onions: bool,
 }
 
 /// Why a request is refused.
@@ -74,6 +94,7 @@ struct Announce {
     is_seed: bool,
     stopped: bool,
     numwant: usize,
+    onion: Option<OnionPeer>,
 }
 
 impl Tracker {
@@ -84,7 +105,14 @@ impl Tracker {
             swarms: BTreeMap::new(),
             seen: VecDeque::new(),
             turn: 0,
+            onions: false,
         }
+    }
+
+    /// Believes those who say, by `ip`, that they are an onion service: for a tracker that is one itself, so that all come
+    /// from nowhere. What else a peer says of its own address is passed over.
+    pub fn take_onions(&mut self) {
+        self.onions = true;
     }
 
     /// Requests seen, the oldest first.
@@ -156,7 +184,10 @@ impl Tracker {
             return Err("the torrent has too many peers");
         }
         let peer = Peer {
-            addr: SocketAddr::new(from.ip(), announce.port),
+            at: match announce.onion.filter(|_| self.onions) {
+                Some(onion) => At::Onion(onion),
+                None => At::Address(SocketAddr::new(from.ip(), announce.port)),
+            },
             is_seed: announce.is_seed,
             expires: now + self.interval * 2,
         };
@@ -171,10 +202,10 @@ impl Tracker {
         let alive = || swarm.iter().filter(|(_, peer)| now < peer.expires);
         let seeds = alive().filter(|(_, peer)| peer.is_seed).count();
         // Seeds have no use for each other, and nobody for those who can't be reached.
-        let mut wanted: Vec<SocketAddr> = alive()
+        let mut wanted: Vec<At> = alive()
             .filter(|(key, peer)| **key != own && !(peer.is_seed && announce.is_seed))
-            .map(|(_, peer)| peer.addr)
-            .filter(|addr| !matches!(addr.port(), 0 | NO_PORT))
+            .map(|(_, peer)| peer.at)
+            .filter(At::is_reached)
             .collect();
         if !wanted.is_empty() {
             let turn = self.turn % wanted.len();
@@ -185,8 +216,10 @@ impl Tracker {
         } else {
             announce.numwant
         });
+        let listed = wanted.iter().any(|at| matches!(at, At::Onion(_)));
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for addr in &wanted {
+        for at in &wanted {
+            let At::Address(addr) = at else { continue };
             let out = match addr.ip() {
                 IpAddr::V4(ip) => {
                     v4.extend_from_slice(&ip.octets());
@@ -205,6 +238,13 @@ impl Tracker {
             bencode::put_int(dict.key("complete"), seeds as u64);
             bencode::put_int(dict.key("incomplete"), (alive().count() - seeds) as u64);
             bencode::put_int(dict.key("interval"), self.interval.as_secs());
+            if listed {
+                // The compact form has no room for names.
+                bencode::put_list(dict.key("peers"), |list| {
+                    wanted.iter().for_each(|at| put_listed(list, at));
+                });
+                return;
+            }
             bencode::put_bytes(dict.key("peers"), &v4);
             if !v6.is_empty() {
                 bencode::put_bytes(dict.key("peers6"), &v6);
@@ -221,6 +261,18 @@ impl fmt::Debug for Tracker {
             .field("swarms", &self.swarms.len())
             .finish_non_exhaustive()
     }
+}
+
+/// Appends a peer in the older form.
+fn put_listed(out: &mut Vec<u8>, at: &At) {
+    let (host, port) = match at {
+        At::Address(addr) => (addr.ip().to_string(), addr.port()),
+        At::Onion(onion) => (onion.host(), onion.port()),
+    };
+    bencode::put_dict(out, |dict| {
+        bencode::put_bytes(dict.key("ip"), host);
+        bencode::put_int(dict.key("port"), port);
+    });
 }
 
 /// The query string of a request for `/announce`.
@@ -259,7 +311,7 @@ fn announce_query(head: &[u8]) -> Result<&str, Refusal> {
 
 impl Announce {
     fn parse(query: &str) -> Result<Self, &'static str> {
-        let (mut hash, mut peer_id, mut port) = (None, None, None);
+        let (mut hash, mut peer_id, mut port, mut name) = (None, None, None, None);
         let (mut is_seed, mut stopped, mut numwant) = (false, false, DEFAULT_NUMWANT);
         for parameter in query.split('&') {
             let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
@@ -267,6 +319,7 @@ impl Announce {
                 "info_hash" => hash = percent_decode_20(value),
                 "peer_id" => peer_id = percent_decode_20(value),
                 "port" => port = value.parse::<u16>().ok(),
+                "ip" => name = Some(value),
                 "left" => is_seed = value == "0",
                 "event" => stopped = value == "stopped",
                 // libtorrent says -1 for "as many as you like".
@@ -278,7 +331,9 @@ impl Announce {
                 _ => {}
             }
         }
+        let onion = name.and_then(|name| OnionPeer::parse(name, port?));
         Ok(Self {
+            onion,
             hash: hash.ok_or("info_hash is missing or not 20 bytes")?,
             peer_id: peer_id.ok_or("peer_id is missing or not 20 bytes")?,
             port: port.ok_or("port is missing or not a port")?,

@@ -6,6 +6,7 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 
 use super::endpoint::Endpoint;
+use crate::route::special::Place;
 
 /// Wait after the first failure of a tracker; doubles with each.
 pub const FIRST_BACKOFF: Duration = Duration::from_secs(30);
@@ -23,7 +24,12 @@ struct Entry {
 pub struct TierList {
     tiers: Vec<Vec<Entry>>,
     resting_until: Option<Instant>,
+    /// Who answered last is an onion service.
+    onion: bool,
 }
+
+/// Wait before an onion tracker is told what it was not told a moment ago.
+const HURRY: Duration = Duration::from_secs(5);
 
 impl TierList {
     /// Takes the tiers of a torrent. URLs that no announce can ever go to are left out; `allow_private` as in
@@ -44,6 +50,7 @@ impl TierList {
         Self {
             tiers,
             resting_until: None,
+            onion: false,
         }
     }
 
@@ -90,6 +97,15 @@ impl TierList {
             }
         }
         self.resting_until = Some(now + interval);
+        self.onion =
+            Endpoint::parse(url, false).is_ok_and(|endpoint| Place::is_onion(&endpoint.target));
+    }
+
+    /// There is news for trackers that are onion services: one that answered and rests is asked again soon.
+    pub fn hurry(&mut self, now: Instant) {
+        if let Some(until) = self.resting_until.filter(|_| self.onion) {
+            self.resting_until = Some(until.min(now + HURRY));
+        }
     }
 
     /// The tracker did not answer well: it waits, longer each time, and the next one is asked.
@@ -206,6 +222,21 @@ mod tests {
             list.next_at(now + MINUTE),
             Some(now + MINUTE + FIRST_BACKOFF)
         );
+    }
+
+    #[test]
+    fn news_wake_an_onion_tracker_and_no_other() {
+        let onion = "http://2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion/";
+        for (url, wakes) in [(onion, true), (A, false)] {
+            let (mut list, now) = (list(&[&[url]]), Instant::now());
+            list.hurry(now);
+            assert_eq!(list.next_url(now), Some(url));
+            list.succeeded(url, now, 10 * MINUTE);
+            list.hurry(now);
+            assert_eq!(list.next_url(now), None);
+            assert_eq!(list.next_url(now + HURRY).is_some(), wakes);
+            assert_eq!(list.next_url(now + 10 * MINUTE), Some(url));
+        }
     }
 
     #[test]

@@ -200,6 +200,7 @@ impl Exchange {
         Ok(AnnounceResponse {
             interval: clamp_interval(Some(interval.into())),
             peers: distinct(found),
+            onions: Vec::new(),
             leechers: Some(u32::from_be_bytes([e, f, g, h])),
             seeders: Some(u32::from_be_bytes([i, j, k, l])),
             warning: None,

@@ -423,7 +423,7 @@ async fn private_torrents_stay_silent() {
     }
     let plain = extension::handshake(None, false);
     for talker in [&early, &visitor] {
-        assert_eq!(talker.handshakes(), [plain.clone()]);
+        assert_eq!(talker.handshakes(), std::slice::from_ref(&plain));
     }
     for n in 20..30 {
         assert_eq!(bench.world.calls_to_onion(onion(n)), 0);

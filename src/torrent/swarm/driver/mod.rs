@@ -212,6 +212,7 @@ impl Driver {
                 tiers: TierList::new(&setup.trackers, setup.allow_private, &mut rng),
                 counters: counters_seen,
                 answers: answer_sender,
+                own: setup.own.clone(),
             }
             .run(),
         );
@@ -595,6 +596,9 @@ impl Driver {
         let now = Instant::now().into_std();
         for peer in answer.peers {
             self.table.add(now, Way::Named(PeerName::Public(peer)));
+        }
+        for target in answer.onions.iter().filter_map(OnionPeer::to_target) {
+            self.table.add_hearsay(now, target);
         }
     }
 

@@ -100,11 +100,11 @@ impl Driver {
     /// Tells those who are to be told now.
     pub(super) fn tell_onions(&mut self) {
         self.take_early();
+        let own = *self.setup.own.borrow();
+        self.gossip.set_own(own);
         if self.info.is_none() || !self.gossips() {
             return;
         }
-        let own = *self.setup.own.borrow();
-        self.gossip.set_own(own);
         let now = Instant::now().into_std();
         while let Some((key, onions)) = self.gossip.next(now, &mut self.rng) {
             self.shared.order(key, Order::Onions(onions));

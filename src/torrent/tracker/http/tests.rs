@@ -41,12 +41,54 @@ Host: tracker.example:6969\\r\\nUser-Agent: curl/7.81.0\\r\\nAccept-Encoding: id
     );
 }
 
+const ONION: &str = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
+
+/// Where we are is told to trackers that are onion services, and onion peers are believed from them alone, redirects included.
+#[tokio::test]
+async fn our_onion_service_is_told_to_onion_trackers_alone() {
+    let onion = OnionPeer::parse(ONION, 6881);
+    let request = AnnounceRequest { onion, ..request() };
+    let body = format!("d5:peersld2:ip{}:{ONION}4:porti7eeee", ONION.len());
+    let tracker = format!("http://{ONION}/announce");
+    for (url, told) in [
+        (tracker.clone(), true),
+        ("http://tracker.example/announce".to_owned(), false),
+        ("http://onion.example/announce".to_owned(), false),
+    ] {
+        let body = body.clone();
+        let world = World::http(move |_, _| ok(body.as_bytes()));
+        let client = TrackerClient::new(false);
+        let answer = client.announce(&world, isolation(), &url, &request).await;
+        assert_eq!(answer.unwrap().onions.len(), usize::from(told), "{url}");
+        let asked = world.asked.lock().unwrap();
+        let head = String::from_utf8(asked[0].1.clone()).unwrap();
+        let query = head.split(' ').nth(1).unwrap();
+        assert_eq!(query.contains(".onion"), told, "{query}");
+        assert_eq!(query.contains("&port=6881&"), told, "{query}");
+        assert_eq!(query.ends_with(&format!("&ip={ONION}")), told, "{query}");
+    }
+    let world = World::http(move |to, _| {
+        if Place::is_onion(to) {
+            redirect("http://tracker.example/announce")
+        } else {
+            ok(body.as_bytes())
+        }
+    });
+    let client = TrackerClient::new(false);
+    let answer = client
+        .announce(&world, isolation(), &tracker, &request)
+        .await;
+    assert_eq!(answer.unwrap().onions, []);
+    let asked = world.asked.lock().unwrap();
+    assert!(!String::from_utf8_lossy(&asked[1].1).contains(".onion"));
+}
+
 #[test]
 fn events_are_named_where_there_is_one() {
     let mut request = request();
     request.event = Some(Event::Stopped);
-    assert!(announce_path("/a", &request).contains("&key=000000AB&event=stopped&numwant=80"));
-    assert!(announce_path("/a", &request).starts_with("/a?info_hash="));
+    assert!(announce_path("/a", &request, None).contains("&key=000000AB&event=stopped&numwant=80"));
+    assert!(announce_path("/a", &request, None).starts_with("/a?info_hash="));
 }
 
 #[tokio::test]

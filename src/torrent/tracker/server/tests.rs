@@ -194,6 +194,38 @@ fn torrents_peers_and_memory_are_bounded() {
     assert_eq!(tracker.seen().count(), MAX_SEEN);
 }
 
+#[test]
+fn onion_services_are_named_where_they_are_believed() {
+    let now = Instant::now();
+    let name = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
+    let here = addr("127.0.0.1:5");
+    for believed in [false, true] {
+        let mut tracker = Tracker::new(INTERVAL);
+        if believed {
+            tracker.take_onions();
+        }
+        let mut announce = |id, port, more: &str| {
+            read(&tracker.handle(now, here, head(id, port, more).as_bytes())).unwrap()
+        };
+        let own = announce('a', 6881, &format!("left=0&ip={name}"));
+        assert_eq!(own.onions, [], "nobody is told of itself");
+        announce('b', 6882, "left=5&ip=1.2.3.4");
+        let wrong = name.replace("2gz", "3gz");
+        announce('c', 6883, &format!("left=5&ip={wrong}"));
+        let found = announce('d', 6884, "left=5");
+        let onions: Vec<_> = found.onions.iter().map(OnionPeer::host).collect();
+        assert_eq!(onions.len(), usize::from(believed));
+        assert!(onions.iter().all(|host| host == name));
+        assert_eq!(
+            found.onions.iter().filter(|o| o.port() == 6881).count(),
+            onions.len()
+        );
+        let others = [6881, 6882, 6883].map(|port| SocketAddr::new(here.ip(), port));
+        let others = &others[usize::from(believed)..];
+        assert_eq!(found.peers, others);
+    }
+}
+
 #[tokio::test]
 async fn our_client_and_our_tracker_understand_each_other() {
     let tracker = Arc::new(Mutex::new(Tracker::new(INTERVAL)));
