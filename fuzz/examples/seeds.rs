@@ -352,7 +352,7 @@ fn messages() -> Vec<u8> {
         begin: 0,
         len: 16384,
     };
-    let handshake = extension::handshake(Some(20_000));
+    let handshake = extension::handshake(Some(20_000), false);
     for message in [
         MessageRef::Bitfield(&[0xf0]),
         MessageRef::Extended {
@@ -381,7 +381,7 @@ fn extensions() -> Seeds {
     let mut entries = Vec::new();
     bencode::put_dict(&mut entries, |dict| bencode::put_int(dict.key("piece"), 1));
     vec![
-        ("handshake", extension::handshake(Some(20_000))),
+        ("handshake", extension::handshake(Some(20_000), false)),
         ("request", MetadataMessage::Request(1).encode()),
         (
             "data",

@@ -15,7 +15,8 @@ use super::routes::{RoutesArgs, Way};
 use super::tor::{MAX_VISITOR_KEYS, Onion, OnionOptions, OurTor, VisitorKey};
 use super::transfer::{Seed, follow_all};
 use crate::error::{Error, Exit, Kind};
-use crate::torrent::engine::{Created, Door, Engine, Options, Sorter, create};
+use crate::torrent::engine::{Created, Engine, OnionDoor, Options, Sorter, create};
+use crate::torrent::gossip::OnionPeer;
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::magnet::Magnet;
 
@@ -76,8 +77,8 @@ enum Over {
 /// Most onion services of one command: each keeps circuits to its introduction points.
 const MAX_SERVICES: usize = 64;
 
-/// The port of onion services, as the magnet link names it.
-const ONION_PORT: u16 = 6881;
+/// The port of onion services, as the magnet link and other peers name it.
+pub(super) const ONION_PORT: u16 = 6881;
 
 #[derive(serde::Serialize)]
 struct Made {
@@ -119,13 +120,20 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
     let magnets: Vec<String> = magnets(&args, &torrents, &services).collect();
     let mut options = Options::new(state.path().to_owned());
     options.allow_private = loaded.policy.allows_private();
+    // A service that lets in only some stays among them.
+    options.gossip = args.over == Over::Tor && args.allow.is_empty();
     let engine = Engine::new(loaded.gate(&client, &tor), options);
     let (mut seeds, mut doors) = (Vec::new(), Vec::new());
-    for torrent in torrents {
+    for (number, torrent) in torrents.into_iter().enumerate() {
         let info = &torrent.metainfo.info;
         let (hash, name) = (info.hash, info.name.clone());
         let handle = engine.seed(torrent.metainfo, torrent.folder);
-        doors.push((hash, handle.door()));
+        let door = handle.onion_door();
+        let own = services.iter().find(|service| service.leads_to(number));
+        if let Some(own) = own.and_then(|own| OnionPeer::from_target(&own.address)) {
+            door.open(own);
+        }
+        doors.push((hash, door));
         seeds.push(Seed { name, handle });
     }
     for magnet in magnets {
@@ -182,8 +190,13 @@ struct Service {
 }
 
 impl Service {
+    /// Whether who comes to it can have this torrent.
+    fn leads_to(&self, torrent: usize) -> bool {
+        self.torrent.is_none_or(|own| own == torrent)
+    }
+
     /// Leads those who come to the torrents, for as long as the service runs.
-    fn lead(mut self, doors: &[(InfoHash, Door)]) -> impl Future<Output = ()> + Send + use<> {
+    fn lead(mut self, doors: &[(InfoHash, OnionDoor)]) -> impl Future<Output = ()> + Send + use<> {
         let own = self.torrent.and_then(|number| doors.get(number));
         let own = own.map(|(_, door)| door.clone());
         let mut sorter = Sorter::new(doors.iter().cloned());
@@ -243,7 +256,7 @@ fn magnets<'a>(
     torrents.iter().enumerate().map(|(number, torrent)| {
         let own = services
             .iter()
-            .filter(|service| service.torrent.is_none_or(|whose| whose == number));
+            .filter(move |service| service.leads_to(number));
         let info = &torrent.metainfo.info;
         Magnet {
             hash: info.hash,

@@ -19,9 +19,11 @@ pub struct TorArgs {
 #[cfg(feature = "tor")]
 pub use crate::tor::{MAX_VISITOR_KEYS, OnionOptions, VisitorKey};
 #[cfg(feature = "tor")]
-pub use with::{Onion, OurTor, visitor_key};
+pub use with::{Onion, OurTor, has_visitor_key, visitor_key};
 #[cfg(not(feature = "tor"))]
-pub use without::{MAX_VISITOR_KEYS, Onion, OnionOptions, OurTor, VisitorKey, visitor_key};
+pub use without::{
+    MAX_VISITOR_KEYS, Onion, OnionOptions, OurTor, VisitorKey, has_visitor_key, visitor_key,
+};
 
 #[cfg(feature = "tor")]
 mod with {
@@ -80,6 +82,14 @@ mod with {
             Some(Arc::new(TorRoute::new(self.0.clone())))
         }
 
+        /// Waits until an onion service is met that lets in only those whose key it knows, and ours is not among them.
+        pub async fn key_needed(&self) {
+            let mut needed = self.0.key_needed();
+            if needed.wait_for(|needed| *needed).await.is_err() {
+                std::future::pending().await
+            }
+        }
+
         /// Runs an onion service, and waits for Tor as long as it takes.
         ///
         /// # Errors
@@ -117,6 +127,14 @@ mod with {
     /// The folder can't be used: tell the user.
     pub fn visitor_key(state: &StateDir, address: &str) -> Result<Option<VisitorKey>, Error> {
         tor::visitor_key(&state.path().join(FOLDER), address).map_err(|error| for_user(&error))
+    }
+
+    /// Whether this state folder's Tor has a key with which it visits an onion service. Nothing is sent.
+    ///
+    /// # Errors
+    /// The folder can't be used: tell the user.
+    pub fn has_visitor_key(state: &StateDir, address: &str) -> Result<bool, Error> {
+        tor::has_visitor_key(&state.path().join(FOLDER), address).map_err(|error| for_user(&error))
     }
 
     fn for_user(error: &TorError) -> Error {
@@ -214,6 +232,14 @@ mod without {
         Err(no_tor())
     }
 
+    /// There is none.
+    ///
+    /// # Errors
+    /// None.
+    pub fn has_visitor_key(_: &StateDir, _: &str) -> Result<bool, Error> {
+        Ok(false)
+    }
+
     fn no_tor() -> Error {
         let error = Error::new(Kind::Policy, "this program was built without Tor");
         error
@@ -236,6 +262,11 @@ mod without {
         /// There is none.
         pub fn route(&self) -> Option<Arc<dyn Outside>> {
             None
+        }
+
+        /// Waits for ever.
+        pub async fn key_needed(&self) {
+            std::future::pending().await
         }
 
         /// Fails.

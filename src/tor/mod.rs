@@ -22,7 +22,7 @@ use crate::config::TorFile;
 use crate::net::os::TorSockets;
 
 pub use failure::TorError;
-pub use keys::{NotAKey, VisitorKey, visitor_key};
+pub use keys::{NotAKey, VisitorKey, has_visitor_key, visitor_key};
 pub use service::{MAX_VISITOR_KEYS, OnionOptions, OnionService};
 pub use stream::TorStream;
 

@@ -14,52 +14,64 @@ const MAX_LINES: usize = 800;
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("redact", &["error"]),
     ("error", &["redact"]),
-    ("config", &["circuits", "error", "redact"]),
-    ("state", &["circuits", "config", "error", "redact"]),
-    ("net", &["circuits", "error", "redact"]),
+    // Names of onion services: a leaf, which whoever speaks of them may use.
+    ("onion", &[]),
+    ("config", &["circuits", "error", "onion", "redact"]),
+    ("state", &["circuits", "config", "error", "onion", "redact"]),
+    ("net", &["circuits", "error", "onion", "redact"]),
     (
         "overlay",
-        &["net", "circuits", "state", "config", "error", "redact"],
+        &[
+            "net", "circuits", "state", "config", "error", "onion", "redact",
+        ],
     ),
     (
         "relay",
         &[
-            "overlay", "net", "circuits", "state", "config", "error", "redact",
+            "overlay", "net", "circuits", "state", "config", "error", "onion", "redact",
         ],
     ),
     (
         "tor",
-        &["net", "circuits", "state", "config", "error", "redact"],
+        &[
+            "net", "circuits", "state", "config", "error", "onion", "redact",
+        ],
     ),
     (
         "route",
         &[
-            "overlay", "tor", "net", "circuits", "state", "config", "error", "redact",
+            "overlay", "tor", "net", "circuits", "state", "config", "error", "onion", "redact",
         ],
     ),
     (
         "torrent",
-        &["route", "circuits", "state", "config", "error", "redact"],
+        &[
+            "route", "circuits", "state", "config", "error", "onion", "redact",
+        ],
     ),
     (
         "dht",
-        &["route", "circuits", "state", "config", "error", "redact"],
+        &[
+            "route", "circuits", "state", "config", "error", "onion", "redact",
+        ],
     ),
     // Both are given sockets that programs of this computer are served on; neither can dial.
     (
         "socks",
         &[
-            "route", "net", "circuits", "state", "config", "error", "redact",
+            "route", "net", "circuits", "state", "config", "error", "onion", "redact",
         ],
     ),
     (
         "hidden",
-        &["route", "circuits", "state", "config", "error", "redact"],
+        &[
+            "route", "circuits", "state", "config", "error", "onion", "redact",
+        ],
     ),
     (
         "jail",
         &[
-            "route", "net", "circuits", "state", "config", "error", "redact",
+            "route", "net", "circuits", "state", "config", "error", "onion", "redact",
         ],
     ),
 ];
@@ -74,6 +86,7 @@ const CODECS: &[&str] = &[
     "magnet",
     "wire",
     "extension",
+    "gossip",
     "picker",
     "infohash",
 ];

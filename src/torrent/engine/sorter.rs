@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::Door;
+use super::OnionDoor;
 use crate::net::ByteStream;
 use crate::route::BoxStream;
 use crate::torrent::infohash::InfoHash;
@@ -25,13 +25,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Several torrents behind one door.
 pub struct Sorter {
-    doors: Arc<BTreeMap<InfoHash, Door>>,
+    doors: Arc<BTreeMap<InfoHash, OnionDoor>>,
     unsorted: JoinSet<()>,
 }
 
 impl Sorter {
     /// A door to all of these.
-    pub fn new(doors: impl IntoIterator<Item = (InfoHash, Door)>) -> Self {
+    pub fn new(doors: impl IntoIterator<Item = (InfoHash, OnionDoor)>) -> Self {
         Self {
             doors: Arc::new(doors.into_iter().collect()),
             unsorted: JoinSet::new(),
@@ -140,7 +140,7 @@ impl ByteStream for Again {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
-    use tokio::sync::mpsc;
+    use tokio::sync::{mpsc, watch};
 
     use super::super::Command;
     use super::*;
@@ -149,7 +149,10 @@ mod tests {
     fn two() -> (Sorter, [mpsc::Receiver<Command>; 2]) {
         let (one, at_one) = mpsc::channel(4);
         let (two, at_two) = mpsc::channel(4);
-        let doors = [(1, one), (2, two)].map(|(n, door)| (InfoHash([n; 20]), Door(door)));
+        let doors = [(1, one), (2, two)].map(|(n, commands)| {
+            let own = watch::Sender::new(None);
+            (InfoHash([n; 20]), OnionDoor { commands, own })
+        });
         (Sorter::new(doors), [at_one, at_two])
     }
 
@@ -173,7 +176,7 @@ mod tests {
             far.write_all(part).await.unwrap();
             tokio::task::yield_now().await;
         }
-        let Some(Command::Accept(mut stream)) = two.recv().await else {
+        let Some(Command::Accept(mut stream, _)) = two.recv().await else {
             panic!("another command");
         };
         let mut said = vec![0; 72];
