@@ -19,7 +19,8 @@ use crate::error::{Error, Exit};
 
 pub use network::NetworkFile;
 pub use relay::{
-    DEFAULT_DESCRIPTOR_DAYS, MAX_RELAY_FILE_LEN, RELAY_CONFIG_FILE, RelayConfig, RelayLimits,
+    DEFAULT_DESCRIPTOR_DAYS, LINK_SERVICE_PORT, MAX_RELAY_FILE_LEN, RELAY_CONFIG_FILE, RelayConfig,
+    RelayLimits,
 };
 
 pub use routes::{
