@@ -24,8 +24,8 @@ pub use relay::{
 };
 
 pub use routes::{
-    HostPattern, MAX_ROUTE_PATTERNS, MAX_ROUTE_RULES, MAX_ROUTES_LEN, ROUTES_EXAMPLE, ROUTES_FILE,
-    RouteAction, RouteRule, Routes, USUAL_REFUSED_PORTS,
+    FirstLink, HostPattern, MAX_ROUTE_PATTERNS, MAX_ROUTE_RULES, MAX_ROUTES_LEN, ROUTES_EXAMPLE,
+    ROUTES_FILE, RouteAction, RouteRule, Routes, USUAL_REFUSED_PORTS,
 };
 
 pub use tor::{
