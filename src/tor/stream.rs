@@ -9,6 +9,7 @@ use std::time::Duration;
 use arti_client::{DataReader, DataStream, DataWriter};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, Sleep};
+use tor_cell::relaycell::msg::EndReason;
 
 use crate::net::{ByteStream, Transport};
 
@@ -29,6 +30,8 @@ pub struct TorStream {
     /// From then on, when the other side's silence counts as its end.
     silence: Option<Pin<Box<Sleep>>>,
     reset: bool,
+    /// The other side has ended it.
+    ended: bool,
 }
 
 impl TorStream {
@@ -39,6 +42,7 @@ impl TorStream {
             finished: false,
             silence: None,
             reset: false,
+            ended: false,
         }
     }
 
@@ -77,7 +81,16 @@ impl AsyncRead for TorStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.push(cx)?;
-        let polled = self.inner()?.poll_read(cx, buf);
+        if self.ended {
+            return Poll::Ready(Ok(()));
+        }
+        let mut polled = self.inner()?.poll_read(cx, buf);
+        if let Poll::Ready(Err(error)) = &polled
+            && is_artis_end(error)
+        {
+            self.ended = true;
+            polled = Poll::Ready(Ok(()));
+        }
         if !self.finished {
             return polled;
         }
@@ -91,6 +104,13 @@ impl AsyncRead for TorStream {
         // Nothing read is the end.
         silence.as_mut().poll(cx).map(Ok)
     }
+}
+
+/// Whether this is how a service or visitor that is arti (ours too) ends a stream: it gives no reason, where Debian's tor says
+/// DONE (tor-spec, "Closing streams"). Tor itself takes either for the end; whether all bytes came is for those who speak.
+fn is_artis_end(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(error, Some(tor_proto::Error::EndReceived(EndReason::MISC)))
 }
 
 impl AsyncWrite for TorStream {
