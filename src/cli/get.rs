@@ -64,7 +64,9 @@ pub async fn run(args: Args) -> Result<(), Error> {
         state,
         lock: _lock,
         fresh: _fresh,
-    } = args.overlay.connect_alone(without(&source, &routes))?;
+    } = args
+        .overlay
+        .connect_alone(without(&source, &routes), &routes)?;
     let mut display = Display::new(args.json);
     if args.overlay.hops == 1 {
         display.say("with one hop, that relay sees both your address and whom you download from");

@@ -101,7 +101,7 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         state,
         lock: _lock,
         fresh: _fresh,
-    } = args.overlay.connect_alone(loaded.without())?;
+    } = args.overlay.connect_alone(loaded.without(), &loaded)?;
     let mut display = Display::new(args.json);
     display.say("hashing");
     let torrents = make(&args).await?;
