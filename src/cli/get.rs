@@ -144,10 +144,10 @@ pub async fn download(
     };
     let mut options = Options::new(state.path().to_owned());
     options.allow_private = work.routes.policy.allows_private();
-    let handle =
-        Engine::new(work.routes.gate(client, &work.routes.tor(state)), options).download(job);
+    let tor = work.routes.tor(state);
+    let handle = Engine::new(work.routes.gate(client, &tor), options).download(job);
     let seeding = work.seed;
-    let ended = follow(handle, client, display, |progress| {
+    let ended = follow(handle, client, &tor, display, |progress| {
         !seeding && matches!(progress.state, State::Done | State::Seeding)
     })
     .await;

@@ -12,6 +12,7 @@ use super::relay::Signals;
 use super::routes::{RoutesArgs, Way};
 use super::tor::{MAX_VISITOR_KEYS, Onion, OnionOptions, VisitorKey};
 use super::transfer::follow;
+use crate::config::Vanguards;
 use crate::error::{Error, Exit, Kind};
 use crate::torrent::engine::{Engine, Options, create};
 use crate::torrent::infohash::InfoHash;
@@ -79,7 +80,11 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         args.routes.route.get_or_insert(Way::Tor);
     }
     check(&args)?;
-    let loaded = args.routes.load()?;
+    let mut loaded = args.routes.load()?;
+    if args.over == Over::Tor && !args.ephemeral {
+        // A service that is up for long is worth the patience of whoever wants to find it.
+        loaded.tor.vanguards.get_or_insert(Vanguards::Full);
+    }
     let Connected {
         client,
         state,
@@ -148,7 +153,7 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         std::future::pending().await
     };
     let ended = tokio::select! {
-        ended = follow(handle, &client, &mut display, |_| false) => ended,
+        ended = follow(handle, &client, &tor, &mut display, |_| false) => ended,
         ended = serving => ended,
     };
     client.close();

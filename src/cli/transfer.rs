@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use super::progress::{Progress as Display, View};
 use super::relay::Signals;
+use super::tor::OurTor;
 use crate::error::{Error, Exit, Kind};
 use crate::overlay::client::{BuildError, Client, Status};
 use crate::torrent::engine::{Failure, Handle, Progress, State};
@@ -15,7 +16,7 @@ use crate::torrent::storage::StorageError;
 const REFRESH: Duration = Duration::from_millis(200);
 
 /// How a transfer is shown.
-pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status) -> View {
+pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status, tor: &OurTor) -> View {
     let (state, reason) = match &progress.state {
         State::FetchingMetadata => ("metadata", None),
         State::Checking => ("checking", None),
@@ -40,6 +41,15 @@ pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status) -> Vi
     let reason = match (state, &progress.tracker) {
         ("waiting" | "metadata", Some(tracker)) if reason.is_none() => Some(tracker.clone()),
         _ => reason,
+    };
+    // What is to come through Tor waits for that first.
+    let idle = progress.connected == 0 && matches!(state, "waiting" | "metadata" | "downloading");
+    let (state, reason) = match tor.waits_for() {
+        Some(tor) if idle && reason.is_none() => match overlay {
+            Status::Unreachable(BuildError::NoRelays) => ("waiting", Some(tor)),
+            Status::Connecting | Status::Ready | Status::Unreachable(_) => (state, Some(tor)),
+        },
+        _ => (state, reason),
     };
     View {
         state,
@@ -98,6 +108,7 @@ fn checked(progress: &Progress) -> u64 {
 pub(super) async fn follow(
     handle: Handle,
     client: &Client,
+    tor: &OurTor,
     display: &mut Display,
     until: impl Fn(&Progress) -> bool,
 ) -> Result<Progress, Error> {
@@ -107,7 +118,7 @@ pub(super) async fn follow(
     let (interrupted, unusable) = loop {
         let now = progress.borrow_and_update().clone();
         let status = overlay.borrow_and_update().clone();
-        display.show(&view(&now, client, &status));
+        display.show(&view(&now, client, &status, tor));
         if now.is_over() || until(&now) {
             break (false, None);
         }
@@ -124,7 +135,7 @@ pub(super) async fn follow(
     }
     let last = handle.stop().await;
     let status = overlay.borrow().clone();
-    display.finish(&view(&last, client, &status));
+    display.finish(&view(&last, client, &status, tor));
     if let Some(error) = unusable {
         return Err(Error::local(error.to_string())
             .with_exit(Exit::Disk)

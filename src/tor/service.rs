@@ -23,6 +23,7 @@ use tor_proto::stream::IncomingStreamRequest;
 
 use super::client::{Client, KEYS, STATE};
 use super::passing::Passing;
+use super::uses::Use;
 use super::{Tor, TorError, TorStream, VisitorKey};
 
 /// Visitors that are met at the same time. More wait, as the introduction point lets them.
@@ -62,6 +63,8 @@ pub struct OnionService {
     streams: mpsc::Receiver<TorStream>,
     task: AbortHandle,
     _running: Arc<RunningOnionService>,
+    /// Tor does not rest meanwhile.
+    _used: Use,
     /// After the service, which writes there.
     _passing: Option<Passing>,
 }
@@ -97,12 +100,18 @@ impl Tor {
     /// # Errors
     /// Tor can't be started now, or another service of this name runs in this folder.
     pub async fn serve(&self, options: &OnionOptions) -> Result<OnionService, TorError> {
+        let used = self.shared.uses.begin();
         let client = self.started().await?;
-        launch(client, &self.shared.folder, options)
+        launch(client, &self.shared.folder, options, used)
     }
 }
 
-fn launch(client: &Client, tor: &Path, options: &OnionOptions) -> Result<OnionService, TorError> {
+fn launch(
+    client: &Client,
+    tor: &Path,
+    options: &OnionOptions,
+    used: Use,
+) -> Result<OnionService, TorError> {
     let config = config(options)?;
     // Where a service was met before it was closed is known to whoever asked: that must not lead to it afterwards, so that
     // it begins anew, as Debian's tor does at each start.
@@ -135,6 +144,7 @@ fn launch(client: &Client, tor: &Path, options: &OnionOptions) -> Result<OnionSe
         streams,
         task,
         _running: running,
+        _used: used,
         _passing: passing,
     })
 }

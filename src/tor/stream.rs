@@ -10,6 +10,7 @@ use arti_client::DataStream;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::uses::Use;
 use crate::net::ByteStream;
 
 /// How long the other side may be silent after our side has said its last. It does not know that we did, so what it would close on our
@@ -29,6 +30,8 @@ pub struct TorStream {
     /// From then on, when the other side's silence counts as its end.
     silence: Option<Pin<Box<Sleep>>>,
     reset: bool,
+    /// Tor does not rest meanwhile. Those of an onion service need none of their own: the service is one use.
+    used: Option<Use>,
 }
 
 impl TorStream {
@@ -39,7 +42,14 @@ impl TorStream {
             finished: false,
             silence: None,
             reset: false,
+            used: None,
         }
+    }
+
+    /// The same, counted until it is closed.
+    pub(super) fn with_use(mut self, used: Use) -> Self {
+        self.used = Some(used);
+        self
     }
 
     fn inner(&mut self) -> io::Result<Pin<&mut DataStream>> {
@@ -132,10 +142,12 @@ impl Drop for TorStream {
         if self.reset {
             return;
         }
+        let used = self.used.take();
         // Without a runtime the program is ending, and the other side is told by that.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
+                drop(used);
             });
         }
     }
