@@ -14,6 +14,7 @@ pub mod config;
 pub mod error;
 pub mod jail;
 pub mod net;
+pub mod onion;
 pub mod overlay;
 pub mod redact;
 pub mod relay;

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::cpu::Cpu;
-use crate::streams::Source;
+use crate::streams::{Source, Way};
 use crate::support::PATIENCE;
 use crate::support::loopback::{Loopback, PROGRAM};
 use crate::support::process::Process;
@@ -117,20 +117,6 @@ impl Contender {
         matches!(self.kind, Kind::Tor(_))
     }
 
-    pub(crate) fn cpu(&self) -> Cpu {
-        Cpu::of(&self.pids)
-    }
-
-    /// A stream to `target` through it.
-    pub(crate) fn connect(&self, target: SocketAddr) -> TcpStream {
-        let mut stream = TcpStream::connect(self.at).unwrap();
-        stream.set_nodelay(true).unwrap();
-        if !matches!(self.kind, Kind::Forwarders { .. }) {
-            socks_request(&mut stream, 1, target).expect("CONNECT");
-        }
-        stream
-    }
-
     /// Starts another SOCKS client that knows nothing yet, and says when its first stream carried a byte.
     pub(crate) fn cold_start(&self, source: &Source) -> Option<String> {
         let begun = Instant::now();
@@ -160,6 +146,25 @@ impl Contender {
             assert!(begun.elapsed() < PATIENCE, "no first byte: {byte:?}");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+}
+
+impl Way for Contender {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn cpu(&self) -> Cpu {
+        Cpu::of(&self.pids)
+    }
+
+    fn connect(&self, source: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(self.at).unwrap();
+        stream.set_nodelay(true).unwrap();
+        if !matches!(self.kind, Kind::Forwarders { .. }) {
+            socks_request(&mut stream, 1, source).expect("CONNECT");
+        }
+        stream
     }
 }
 

@@ -5,11 +5,20 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::contender::Contender;
-use crate::cpu::median;
+use crate::cpu::{Cpu, median};
 
 /// Length of the pattern, and of what is written and read at once.
 const CHUNK: usize = 256 * 1024;
+
+/// What a download goes through.
+pub(crate) trait Way: Sync {
+    /// For people.
+    fn name(&self) -> &str;
+    /// Of the processes that are measured, so far.
+    fn cpu(&self) -> Cpu;
+    /// A stream that leads to the source.
+    fn connect(&self, source: SocketAddr) -> TcpStream;
+}
 
 /// Sends as many bytes of its pattern as it is asked for.
 pub(crate) struct Source {
@@ -57,7 +66,7 @@ impl Source {
     }
 
     /// Reads `total` bytes over so many streams at once, and accounts for the processor time of those on the way.
-    pub(crate) fn download(&self, through: &Contender, total: u64, streams: u64) -> Download {
+    pub(crate) fn download(&self, through: &impl Way, total: u64, streams: u64) -> Download {
         let (before, begun) = (through.cpu(), Instant::now());
         let firsts: Vec<f64> = std::thread::scope(|scope| {
             let tasks: Vec<_> = (0..streams)
@@ -77,12 +86,12 @@ impl Source {
     }
 
     /// Median time to the first byte of streams opened one after the other.
-    pub(crate) fn first_byte_ms(&self, through: &Contender, openings: usize) -> f64 {
+    pub(crate) fn first_byte_ms(&self, through: &impl Way, openings: usize) -> f64 {
         median((0..openings).map(|_| self.read(through, 1)).collect())
     }
 
     /// Reads from one new stream to its end and compares every byte; gives milliseconds to the first.
-    fn read(&self, through: &Contender, len: u64) -> f64 {
+    fn read(&self, through: &impl Way, len: u64) -> f64 {
         let begun = Instant::now();
         let mut stream = through.connect(self.addr);
         stream.write_all(&len.to_be_bytes()).unwrap();
@@ -97,10 +106,10 @@ impl Source {
             let head = n.min(CHUNK - at);
             let same = buf[..head] == self.pattern[at..at + head]
                 && buf[head..n] == self.pattern[..n - head];
-            assert!(same, "{}: other bytes came near {got}", through.name);
+            assert!(same, "{}: other bytes came near {got}", through.name());
             got += n as u64;
         }
-        assert_eq!(got, len, "{}: another length came", through.name);
+        assert_eq!(got, len, "{}: another length came", through.name());
         first.unwrap().as_secs_f64() * 1e3
     }
 }

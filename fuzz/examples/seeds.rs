@@ -18,7 +18,9 @@ use hushswarm_circuits::frame::{Class, FrameType, Header};
 use hushswarm_circuits::keys::{IdentityKey, Suite};
 use hushswarm_circuits::lookup::Answer;
 use hushswarm_circuits::path::PathRules;
-use hushswarm_circuits::relay_list::{Descriptor, Draft, ExitPolicy, RelayInfo, Roles};
+use hushswarm_circuits::relay_list::{
+    Descriptor, Draft, ExitPolicy, LinkService, RelayInfo, Roles,
+};
 use hushswarm_circuits::target::{HostName, Target};
 use hushswarm_fuzz::targets::{HASH, NOW, authority};
 
@@ -169,6 +171,10 @@ fn relay(identity: &IdentityKey) -> Descriptor {
         nickname: "relay-1".to_owned(),
         family: "family".to_owned(),
         addresses: vec![SocketAddr::from(([11, 0, 0, 1], 4443))],
+        link_service: Some(LinkService {
+            key: identity.public().0,
+            port: 4443,
+        }),
         policy: ExitPolicy::public(),
         published: NOW - DAY,
         expires: NOW + DAY,
@@ -352,7 +358,7 @@ fn messages() -> Vec<u8> {
         begin: 0,
         len: 16384,
     };
-    let handshake = extension::handshake(Some(20_000));
+    let handshake = extension::handshake(Some(20_000), false);
     for message in [
         MessageRef::Bitfield(&[0xf0]),
         MessageRef::Extended {
@@ -381,7 +387,7 @@ fn extensions() -> Seeds {
     let mut entries = Vec::new();
     bencode::put_dict(&mut entries, |dict| bencode::put_int(dict.key("piece"), 1));
     vec![
-        ("handshake", extension::handshake(Some(20_000))),
+        ("handshake", extension::handshake(Some(20_000), false)),
         ("request", MetadataMessage::Request(1).encode()),
         (
             "data",

@@ -46,7 +46,7 @@ mod proxy;
 
 pub use local::{
     client_files, jail_query, leaktest_classify, leaktest_dht, leaktest_dns, leaktest_peek,
-    leaktest_udp_tracker, routes_file, tor_file,
+    leaktest_udp_tracker, onion_address, routes_file, tor_file,
 };
 pub use lookups::{dns_reply, lookup_answer};
 pub use proxy::{http_proxy, socks_datagram, socks_request};
@@ -80,6 +80,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("metainfo", metainfo),
     ("mux_body", mux_body),
     ("network_file", network_file),
+    ("onion_address", onion_address),
     ("origin", origin),
     ("peer", peer),
     ("relay_config", relay_config),

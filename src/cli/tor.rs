@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use crate::config::TorFile;
 use crate::error::Error;
+use crate::net::RelayDialer;
+use crate::onion::OnionKey;
 use crate::route::Outside;
 use crate::state::StateDir;
 
@@ -19,21 +21,26 @@ pub struct TorArgs {
 #[cfg(feature = "tor")]
 pub use crate::tor::{MAX_VISITOR_KEYS, OnionOptions, VisitorKey};
 #[cfg(feature = "tor")]
-pub use with::{Onion, OurTor, visitor_key};
+pub use with::{Onion, OurTor, has_visitor_key, service_key, visitor_key};
 #[cfg(not(feature = "tor"))]
-pub use without::{MAX_VISITOR_KEYS, Onion, OnionOptions, OurTor, VisitorKey, visitor_key};
+pub use without::{
+    MAX_VISITOR_KEYS, Onion, OnionOptions, OurTor, VisitorKey, has_visitor_key, service_key,
+    visitor_key,
+};
 
 #[cfg(feature = "tor")]
 mod with {
     use std::io::Write as _;
     use std::time::Duration;
 
-    use super::{Arc, Error, OnionOptions, Outside, StateDir, TorFile, VisitorKey};
+    use super::{
+        Arc, Error, OnionKey, OnionOptions, Outside, RelayDialer, StateDir, TorFile, VisitorKey,
+    };
     use crate::error::{Exit, Kind};
-    use crate::net::BoxStream;
     use crate::net::os::TorSockets;
+    use crate::net::{BoxStream, Transport};
     use crate::route::tor::TorRoute;
-    use crate::tor::{self, OnionService, Tor, TorError, TorStatus};
+    use crate::tor::{self, OnionService, Tor, TorDialer, TorError, TorStatus};
 
     /// Tor's folder, below the state folder.
     const FOLDER: &str = "tor";
@@ -45,7 +52,8 @@ mod with {
     const STEP: u8 = 20;
 
     /// The Tor of this command. It starts when something is asked for that goes there, and tells on standard error how far
-    /// it is: whoever waits wants to know what for.
+    /// it is: whoever waits wants to know what for. Clones are the same Tor.
+    #[derive(Clone, Debug)]
     pub struct OurTor(Tor);
 
     /// An onion service of this command.
@@ -89,13 +97,46 @@ mod with {
             Some(Arc::new(TorRoute::new(self.0.clone())))
         }
 
+        /// Waits until an onion service is met that lets in only those whose key it knows, and ours is not among them.
+        pub async fn key_needed(&self) {
+            let mut needed = self.0.key_needed();
+            if needed.wait_for(|needed| *needed).await.is_err() {
+                std::future::pending().await
+            }
+        }
+
+        /// Opens links to relays through it.
+        ///
+        /// # Errors
+        /// This program was built without Tor: tell the user.
+        pub fn dialer(&self) -> Result<Arc<dyn RelayDialer>, Error> {
+            Ok(Arc::new(TorDialer::new(self.0.clone())))
+        }
+
         /// Runs an onion service, and waits for Tor as long as it takes.
         ///
         /// # Errors
         /// Waiting would not help: tell the user.
         pub async fn serve(&self, options: &OnionOptions) -> Result<Onion, Error> {
+            self.serve_for(options, false).await
+        }
+
+        /// The same for a relay's links.
+        ///
+        /// # Errors
+        /// Waiting would not help: tell the user.
+        pub async fn serve_links(&self, options: &OnionOptions) -> Result<Onion, Error> {
+            self.serve_for(options, true).await
+        }
+
+        async fn serve_for(&self, options: &OnionOptions, links: bool) -> Result<Onion, Error> {
             loop {
-                match self.0.serve(options).await {
+                let served = if links {
+                    self.0.serve_links(options).await
+                } else {
+                    self.0.serve(options).await
+                };
+                match served {
                     Ok(service) => return Ok(Onion(service)),
                     // It was told already, as the status.
                     Err(TorError::NotReady { .. }) => {}
@@ -117,6 +158,23 @@ mod with {
             let stream = self.0.next().await?;
             Some(Box::new(stream))
         }
+
+        /// The next stream that somebody opened, for a link.
+        pub async fn next_link(&mut self) -> Option<Transport> {
+            loop {
+                if let Ok(transport) = self.0.next().await?.into_transport() {
+                    return Some(transport);
+                }
+            }
+        }
+    }
+
+    /// The key of the onion service of this name in this state folder; it is made where there is none. Nothing is sent.
+    ///
+    /// # Errors
+    /// The folder can't be used: tell the user.
+    pub fn service_key(state: &StateDir, nickname: &str) -> Result<OnionKey, Error> {
+        tor::service_key(&state.path().join(FOLDER), nickname).map_err(|error| for_user(&error))
     }
 
     /// The key with which this state folder's Tor visits an onion service; it is made where there is none. `None` where that
@@ -126,6 +184,14 @@ mod with {
     /// The folder can't be used: tell the user.
     pub fn visitor_key(state: &StateDir, address: &str) -> Result<Option<VisitorKey>, Error> {
         tor::visitor_key(&state.path().join(FOLDER), address).map_err(|error| for_user(&error))
+    }
+
+    /// Whether this state folder's Tor has a key with which it visits an onion service. Nothing is sent.
+    ///
+    /// # Errors
+    /// The folder can't be used: tell the user.
+    pub fn has_visitor_key(state: &StateDir, address: &str) -> Result<bool, Error> {
+        tor::has_visitor_key(&state.path().join(FOLDER), address).map_err(|error| for_user(&error))
     }
 
     fn for_user(error: &TorError) -> Error {
@@ -173,9 +239,9 @@ mod without {
     use std::fmt;
     use std::str::FromStr;
 
-    use super::{Arc, Error, Outside, StateDir, TorFile};
+    use super::{Arc, Error, OnionKey, Outside, RelayDialer, StateDir, TorFile};
     use crate::error::{Exit, Kind};
-    use crate::net::BoxStream;
+    use crate::net::{BoxStream, Transport};
 
     /// Nobody has a key.
     pub const MAX_VISITOR_KEYS: usize = 0;
@@ -224,6 +290,22 @@ mod without {
         Err(no_tor())
     }
 
+    /// There is none.
+    ///
+    /// # Errors
+    /// None.
+    pub fn has_visitor_key(_: &StateDir, _: &str) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    /// Fails.
+    ///
+    /// # Errors
+    /// Always: tell the user.
+    pub fn service_key(_: &StateDir, _: &str) -> Result<OnionKey, Error> {
+        Err(no_tor())
+    }
+
     fn no_tor() -> Error {
         let error = Error::new(Kind::Policy, "this program was built without Tor");
         error
@@ -232,6 +314,7 @@ mod without {
     }
 
     /// This program was built without Tor.
+    #[derive(Clone, Debug)]
     pub struct OurTor;
 
     /// There is none.
@@ -253,11 +336,32 @@ mod without {
             None
         }
 
+        /// Waits for ever.
+        pub async fn key_needed(&self) {
+            std::future::pending().await
+        }
+
         /// Fails.
         ///
         /// # Errors
         /// Always: tell the user.
         pub async fn serve(&self, _: &OnionOptions) -> Result<Onion, Error> {
+            Err(no_tor())
+        }
+
+        /// Fails.
+        ///
+        /// # Errors
+        /// Always: tell the user.
+        pub async fn serve_links(&self, _: &OnionOptions) -> Result<Onion, Error> {
+            Err(no_tor())
+        }
+
+        /// Fails.
+        ///
+        /// # Errors
+        /// Always: tell the user.
+        pub fn dialer(&self) -> Result<Arc<dyn RelayDialer>, Error> {
             Err(no_tor())
         }
     }
@@ -270,6 +374,11 @@ mod without {
 
         /// There is none.
         pub async fn next(&mut self) -> Option<BoxStream> {
+            match *self {}
+        }
+
+        /// There is none.
+        pub async fn next_link(&mut self) -> Option<Transport> {
             match *self {}
         }
     }

@@ -4,6 +4,7 @@
 //! [`TorSockets`], the state lies in a folder of ours, and whoever must not be linked gets circuits of their own.
 
 mod client;
+mod dialer;
 mod failure;
 mod keys;
 mod passing;
@@ -24,9 +25,10 @@ use crate::config::TorFile;
 use crate::net::os::TorSockets;
 use uses::Uses;
 
+pub use dialer::TorDialer;
 pub use failure::TorError;
-pub use keys::{NotAKey, VisitorKey, visitor_key};
-pub use service::{MAX_VISITOR_KEYS, OnionOptions, OnionService};
+pub use keys::{NotAKey, VisitorKey, has_visitor_key, visitor_key};
+pub use service::{MAX_VISITOR_KEYS, OnionOptions, OnionService, service_key};
 pub use stream::TorStream;
 
 /// How long starting may take before whoever waits is told. It goes on behind, and the next one waits again.

@@ -210,6 +210,12 @@ impl TorNetwork {
         path
     }
 
+    /// Process ids of every tor of a kind: `client`, `onion`, ...
+    pub fn pids_of(&self, kind: &str) -> Vec<u32> {
+        let pids = self.nodes(kind).filter_map(|node| node["pid"].as_u64());
+        pids.map(|pid| u32::try_from(pid).unwrap()).collect()
+    }
+
     /// Process ids of every tor.
     pub fn pids(&self) -> Vec<u32> {
         let nodes = self.ready["nodes"].as_array().unwrap().iter();

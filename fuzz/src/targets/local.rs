@@ -8,6 +8,7 @@ use hushswarm::cli::leaktest;
 use hushswarm::config::{Routes, TorFile};
 use hushswarm::jail::dns::{Decision, decide};
 use hushswarm::jail::names::{SharedNames, is_virtual};
+use hushswarm::onion::OnionKey;
 use hushswarm::route::policy::{Policy, Verdict};
 use hushswarm::torrent::bencode::Value;
 use hushswarm_circuits::relay_list::Proto;
@@ -134,5 +135,19 @@ pub fn tor_file(input: &[u8]) {
     };
     if let Some(network) = &file.network {
         assert!(!network.authorities.is_empty() && !network.fallbacks.is_empty());
+    }
+}
+
+/// The name of an onion service.
+pub fn onion_address(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    if let Some(key) = OnionKey::parse(&text) {
+        assert_eq!(key.address(), text.to_ascii_lowercase());
+    }
+    if let Some(key) = input.first_chunk() {
+        assert_eq!(
+            OnionKey::parse(&OnionKey(*key).address()),
+            Some(OnionKey(*key))
+        );
     }
 }

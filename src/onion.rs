@@ -1,0 +1,171 @@
+//! Names of onion services, version 3 (Tor's rend-spec-v3 §6): an Ed25519 key, and the address that people and programs
+//! write for it. Nothing here needs Tor.
+
+use std::fmt;
+use std::sync::LazyLock;
+
+use data_encoding::{Encoding, Specification};
+use sha3::{Digest as _, Sha3_256};
+
+/// The only version that Tor's network still has.
+const VERSION: u8 = 3;
+/// What the checksum is taken over first.
+const CHECKSUM_CONTEXT: &[u8] = b".onion checksum";
+/// Bytes of the checksum.
+const CHECKSUM_LEN: usize = 2;
+/// `key[32] | checksum[2] | version u8`.
+const RAW_LEN: usize = 32 + CHECKSUM_LEN + 1;
+/// What ends an address.
+const SUFFIX: &str = ".onion";
+/// Length of an address, bytes: 56 characters of base32, and `.onion`.
+pub const ADDRESS_LEN: usize = RAW_LEN * 8 / 5 + SUFFIX.len();
+
+/// Base32 of RFC 4648, read in either case and written small, as Tor does.
+static BASE32: LazyLock<Option<Encoding>> = LazyLock::new(|| {
+    let mut base32 = Specification::new();
+    base32.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
+    base32.translate.from.push_str("ABCDEFGHIJKLMNOPQRSTUVWXYZ");
+    base32.translate.to.push_str("abcdefghijklmnopqrstuvwxyz");
+    base32.encoding().ok()
+});
+
+/// The key of an onion service, which is its name. Whether it is a key at all (a point of the curve), Tor finds out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OnionKey(pub [u8; 32]);
+
+impl OnionKey {
+    /// `<56 characters>.onion`, in small letters: `base32(key | checksum | version)`.
+    pub fn address(&self) -> String {
+        let mut raw = [VERSION; RAW_LEN];
+        raw[..32].copy_from_slice(&self.0);
+        raw[32..32 + CHECKSUM_LEN].copy_from_slice(&self.checksum());
+        let mut text = BASE32
+            .as_ref()
+            .map(|base32| base32.encode(&raw))
+            .unwrap_or_default();
+        text.push_str(SUFFIX);
+        text
+    }
+
+    /// Reads `<56 characters>.onion`, in letters of either case, with nothing before or after it. `None` where it is
+    /// something else, has a wrong checksum, or is of another version.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != ADDRESS_LEN {
+            return None;
+        }
+        let (name, suffix) = text.split_at_checked(ADDRESS_LEN - SUFFIX.len())?;
+        if !suffix.eq_ignore_ascii_case(SUFFIX) {
+            return None;
+        }
+        let raw = BASE32.as_ref()?.decode(name.as_bytes()).ok()?;
+        let (key, rest) = raw.split_first_chunk()?;
+        let key = Self(*key);
+        let [first, second] = key.checksum();
+        (rest == [first, second, VERSION]).then_some(key)
+    }
+
+    /// `SHA3-256(".onion checksum" | key | version)[..2]`.
+    fn checksum(&self) -> [u8; CHECKSUM_LEN] {
+        let hash = Sha3_256::new()
+            .chain_update(CHECKSUM_CONTEXT)
+            .chain_update(self.0)
+            .chain_update([VERSION])
+            .finalize();
+        [hash[0], hash[1]]
+    }
+}
+
+impl fmt::Debug for OnionKey {
+    /// Never the name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnionKey([scrubbed])")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The example of rend-spec-v3 §6, "Encoding onion addresses".
+    const KNOWN: &str = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion";
+
+    #[test]
+    fn the_specifications_example_is_read_and_written_again() {
+        let key = OnionKey::parse(KNOWN).unwrap();
+        assert_eq!(key.address(), KNOWN);
+        assert_eq!(
+            OnionKey::parse(&KNOWN.to_ascii_uppercase()),
+            Some(key),
+            "case does not matter"
+        );
+        assert_eq!(KNOWN.len(), ADDRESS_LEN);
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        let wrong_version = KNOWN.replace("yd.onion", "yc.onion");
+        let wrong_sum = KNOWN.replacen("pg6", "pg7", 1);
+        let inside = format!("a.{KNOWN}");
+        let dotted = format!("{KNOWN}.");
+        for text in [
+            "",
+            ".onion",
+            "expyuzz4wqqyqhjn.onion",
+            "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd",
+            "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onio1",
+            &wrong_version,
+            &wrong_sum,
+            &inside,
+            &dotted,
+        ] {
+            assert_eq!(OnionKey::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn its_debug_hides_the_name() {
+        let key = OnionKey([7; 32]);
+        let shown = format!("{key:?}");
+        assert!(!shown.contains('7') && !shown.contains(&key.address()));
+    }
+
+    #[cfg(feature = "tor")]
+    proptest! {
+        #[test]
+        fn arti_reads_and_writes_the_same_addresses(key: [u8; 32]) {
+            use safelog::DisplayRedacted as _;
+            use tor_hscrypto::pk::HsId;
+            let id = HsId::from(key);
+            prop_assert_eq!(id.display_unredacted().to_string(), OnionKey(key).address());
+            prop_assert_eq!(OnionKey(key).address().parse::<HsId>().unwrap(), id);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_key_is_read_as_it_is_written(key: [u8; 32]) {
+            let address = OnionKey(key).address();
+            prop_assert_eq!(address.len(), ADDRESS_LEN);
+            prop_assert_eq!(OnionKey::parse(&address), Some(OnionKey(key)));
+        }
+
+        #[test]
+        fn a_changed_character_is_never_the_same_key(key: [u8; 32], at in 0..56_usize, to in "[a-z2-7]") {
+            let address = OnionKey(key).address();
+            let mut changed = address.clone();
+            changed.replace_range(at..=at, &to);
+            if changed != address {
+                prop_assert_ne!(OnionKey::parse(&changed), Some(OnionKey(key)));
+            }
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,70}(\\.onion)?") {
+            if let Some(key) = OnionKey::parse(&text) {
+                prop_assert_eq!(key.address(), text.to_ascii_lowercase());
+            }
+        }
+    }
+}
