@@ -167,7 +167,7 @@ pub async fn download(
     let handle = Engine::new(work.routes.gate(client, &tor), options).download(job);
     let door = handle.onion_door();
     let seeding = work.seed;
-    let followed = follow(handle, client, display, |progress| {
+    let followed = follow(handle, client, &tor, display, |progress| {
         !seeding && matches!(progress.state, State::Done | State::Seeding)
     });
     let sharing = async {

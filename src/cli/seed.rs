@@ -14,6 +14,7 @@ use super::relay::Signals;
 use super::routes::{RoutesArgs, Way};
 use super::tor::{MAX_VISITOR_KEYS, Onion, OnionOptions, OurTor, VisitorKey};
 use super::transfer::{Seed, follow_all};
+use crate::config::Vanguards;
 use crate::error::{Error, Exit, Kind};
 use crate::torrent::engine::{Created, Engine, OnionDoor, Options, Sorter, create};
 use crate::torrent::gossip::OnionPeer;
@@ -95,7 +96,11 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         args.routes.route.get_or_insert(Way::Tor);
     }
     check(&args)?;
-    let loaded = args.routes.load()?;
+    let mut loaded = args.routes.load()?;
+    if args.over == Over::Tor && !args.ephemeral {
+        // A service that is up for long is worth the patience of whoever wants to find it.
+        loaded.tor.vanguards.get_or_insert(Vanguards::Full);
+    }
     let Connected {
         client,
         state,
@@ -152,7 +157,7 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
     for service in services {
         serving.spawn(service.lead(&doors));
     }
-    let ended = follow_all(seeds, &client, &mut display).await;
+    let ended = follow_all(seeds, &client, &tor, &mut display).await;
     client.close();
     ended
 }

@@ -75,12 +75,21 @@ mod with {
                 while status.changed().await.is_ok() {
                     let now = status.borrow_and_update().clone();
                     if is_news(&last, &now) {
-                        say(&now);
+                        text(&now).as_deref().map(tell);
                         last = now;
                     }
                 }
             });
             Self(tor)
+        }
+
+        /// What whoever waits for Tor waits for; `None` where it was not asked for, or is ready.
+        pub fn waits_for(&self) -> Option<String> {
+            let status = self.0.status().borrow().clone();
+            match status {
+                TorStatus::Idle | TorStatus::Ready | TorStatus::Resting => None,
+                TorStatus::Starting { .. } | TorStatus::Failed(_) => text(&status),
+            }
         }
 
         /// The route through it.
@@ -203,18 +212,19 @@ mod with {
                     what: new,
                 },
             ) => to.abs_diff(*from) >= STEP || held(old) != held(new),
+            // It rests and wakes without telling: whoever asks for something waits no longer for it.
+            (_, TorStatus::Resting) | (TorStatus::Resting, TorStatus::Ready) => false,
             _ => last != now,
         }
     }
 
-    fn say(status: &TorStatus) {
-        let text = match status {
-            TorStatus::Idle => return,
+    fn text(status: &TorStatus) -> Option<String> {
+        Some(match status {
+            TorStatus::Idle | TorStatus::Resting => return None,
             TorStatus::Starting { percent, what } => format!("Tor: {percent} %, {what}"),
             TorStatus::Ready => "Tor is ready".to_owned(),
             TorStatus::Failed(error) => format!("{error}; nothing leaves any other way"),
-        };
-        tell(&text);
+        })
     }
 
     fn tell(text: &str) {
@@ -314,6 +324,11 @@ mod without {
         /// Does nothing.
         pub fn new(_: TorFile, _: &StateDir) -> Self {
             Self
+        }
+
+        /// Nothing.
+        pub fn waits_for(&self) -> Option<String> {
+            None
         }
 
         /// There is none.

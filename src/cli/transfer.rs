@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use super::progress::{Progress as Display, View};
 use super::relay::Signals;
+use super::tor::OurTor;
 use crate::error::{Error, Exit};
 use crate::overlay::client::{BuildError, Client, Status};
 use crate::torrent::engine::{Failure, Handle, Progress, State};
@@ -15,7 +16,7 @@ use crate::torrent::storage::StorageError;
 const REFRESH: Duration = Duration::from_millis(200);
 
 /// How a transfer is shown.
-pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status) -> View {
+pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status, tor: &OurTor) -> View {
     let (state, reason) = match &progress.state {
         State::FetchingMetadata => ("metadata", None),
         State::Checking => ("checking", None),
@@ -40,6 +41,17 @@ pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status) -> Vi
     let reason = match (state, &progress.tracker) {
         ("waiting" | "metadata", Some(tracker)) if reason.is_none() => Some(tracker.clone()),
         _ => reason,
+    };
+    // What is to come through Tor waits for that first.
+    let idle = progress.connected == 0 && matches!(state, "waiting" | "metadata" | "downloading");
+    let (state, reason) = match tor.waits_for() {
+        Some(tor) if idle => match overlay {
+            Status::Unreachable(BuildError::NoRelays) => ("waiting", Some(tor)),
+            Status::Connecting | Status::Ready | Status::Unreachable(_) => {
+                (state, reason.or(Some(tor)))
+            }
+        },
+        _ => (state, reason),
     };
     View {
         state,
@@ -113,6 +125,7 @@ fn checked(progress: &Progress) -> u64 {
 pub(super) async fn follow(
     handle: Handle,
     client: &Client,
+    tor: &OurTor,
     display: &mut Display,
     until: impl Fn(&Progress) -> bool,
 ) -> Result<Progress, Error> {
@@ -122,7 +135,7 @@ pub(super) async fn follow(
     let (interrupted, failure) = loop {
         let now = progress.borrow_and_update().clone();
         let status = overlay.borrow_and_update().clone();
-        display.show(&view(&now, client, &status));
+        display.show(&view(&now, client, &status, tor));
         let failure = failure(&now);
         if now.is_over() || until(&now) || failure.is_some() {
             break (false, failure);
@@ -137,7 +150,7 @@ pub(super) async fn follow(
     }
     let last = handle.stop().await;
     let status = overlay.borrow().clone();
-    display.finish(&view(&last, client, &status));
+    display.finish(&view(&last, client, &status, tor));
     if let Some(error) = failure.or_else(|| self::failure(&last)) {
         return Err(error);
     }
@@ -156,6 +169,7 @@ pub(super) async fn follow(
 pub(super) async fn follow_all(
     seeds: Vec<Seed>,
     client: &Client,
+    tor: &OurTor,
     display: &mut Display,
 ) -> Result<(), Error> {
     let mut overlay = client.status();
@@ -174,7 +188,7 @@ pub(super) async fn follow_all(
             }
             all.push(now);
         }
-        display.show(&together(&all, client, &status));
+        display.show(&together(&all, client, &status, tor));
         if failures.iter().all(Option::is_some) {
             break false;
         }
@@ -191,7 +205,7 @@ pub(super) async fn follow_all(
         last.push(seed.handle.stop().await);
     }
     let status = overlay.borrow().clone();
-    display.finish(&together(&last, client, &status));
+    display.finish(&together(&last, client, &status, tor));
     match failures.into_iter().flatten().next() {
         Some(error) if !interrupted => Err(error),
         Some(_) | None => Ok(()),
@@ -206,10 +220,12 @@ pub(super) struct Seed {
 }
 
 /// Several transfers as one: the state is that of whichever the user has to wait for.
-fn together(all: &[Progress], client: &Client, overlay: &Status) -> View {
+fn together(all: &[Progress], client: &Client, overlay: &Status, tor: &OurTor) -> View {
     const STATES: [&str; 5] = ["seeding", "metadata", "paused", "waiting", "checking"];
     let rank = |view: &View| STATES.iter().position(|state| *state == view.state);
-    let views = all.iter().map(|progress| view(progress, client, overlay));
+    let views = all
+        .iter()
+        .map(|progress| view(progress, client, overlay, tor));
     let sum = views.reduce(|sum, one| {
         let first = if rank(&one) > rank(&sum) { &one } else { &sum };
         View {
