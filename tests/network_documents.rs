@@ -41,6 +41,7 @@ fn descriptor(number: u8, expires: u64) -> Descriptor {
         nickname: format!("relay-{number}"),
         family: String::new(),
         addresses: vec![format!("11.{number}.0.1:4443").parse().unwrap()],
+        link_service: None,
         policy: ExitPolicy::reject_all(),
         published: NOW - DAY,
         expires,

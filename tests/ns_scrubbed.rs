@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 
 use hushswarm::cli::connect::{OverlayArgs, Without};
 use hushswarm::cli::get::read_source;
+use hushswarm::cli::routes::Loaded;
 use hushswarm::overlay::client::Client;
 use hushswarm::route::circuits::CircuitRoute;
 use hushswarm::route::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
@@ -266,9 +267,11 @@ async fn torrents_and_their_trackers_share_no_circuit() {
         network: Some(scene.loopback.network.file.clone()),
         no_padding: false,
         hops: 3,
+        first_link: None,
         state: Some(dir.path().join("state")),
     };
-    let connected = overlay.connect(Without::Fails).unwrap();
+    let routes = Loaded::default();
+    let connected = overlay.connect(Without::Fails, &routes).unwrap();
     // All at once, with one client.
     let downloads: Vec<_> = scene
         .torrents

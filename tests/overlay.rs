@@ -18,7 +18,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hushswarm::net::os::OsDialer;
-use hushswarm::net::{BoxFuture, Datagrams, RelayDialer, Transport};
+use hushswarm::net::{BoxFuture, Datagrams, Place, RelayDialer, Transport};
 use hushswarm::overlay::circuit::{Circuit, StreamFailure};
 use hushswarm::overlay::client::{BuildError, Client, ClientConfig, Status};
 use hushswarm::overlay::guards::GuardFile;
@@ -28,7 +28,7 @@ use hushswarm::state::StateDir;
 use hushswarm_circuits::body::OpenStatus;
 use hushswarm_circuits::circuit::padding::CircuitPaddingConfig;
 use hushswarm_circuits::path::{ExitNeed, GuardSample};
-use hushswarm_circuits::relay_list::{Proto, RelayList, Trust};
+use hushswarm_circuits::relay_list::{Descriptor, Proto, RelayList, Trust};
 use hushswarm_circuits::target::{Host, Target};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -629,9 +629,13 @@ struct Counting {
 struct Counted(Box<dyn AsyncWrite + Send + Unpin>, Arc<AtomicUsize>);
 
 impl RelayDialer for Counting {
-    fn dial(&self, addr: SocketAddr) -> BoxFuture<'_, std::io::Result<Transport>> {
+    fn dial<'a>(
+        &'a self,
+        relay: &'a Descriptor,
+        place: Place,
+    ) -> BoxFuture<'a, std::io::Result<Transport>> {
         Box::pin(async move {
-            let Transport { reader, writer } = self.dialer.dial(addr).await?;
+            let Transport { reader, writer } = self.dialer.dial(relay, place).await?;
             let writer = Box::new(Counted(writer, Arc::clone(&self.sent)));
             Ok(Transport { reader, writer })
         })

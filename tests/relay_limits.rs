@@ -18,7 +18,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hushswarm::net::os::OsDialer;
-use hushswarm::net::{BoxFuture, RelayDialer, Transport};
+use hushswarm::net::{BoxFuture, Place, RelayDialer, Transport};
 use hushswarm::overlay::circuit::Circuit;
 use hushswarm::overlay::client::{Client, ClientConfig};
 use hushswarm::overlay::stream::CircuitStream;
@@ -29,7 +29,7 @@ use hushswarm_circuits::frame::{
 use hushswarm_circuits::keys::IdentityKey;
 use hushswarm_circuits::link::{HANDSHAKE_LEN, LinkInitiator, LinkOpener, LinkSealer, sign_auth};
 use hushswarm_circuits::path::{ExitNeed, GuardSample};
-use hushswarm_circuits::relay_list::Proto;
+use hushswarm_circuits::relay_list::{Descriptor, Proto};
 use hushswarm_circuits::target::Target;
 use rand::RngExt;
 use rustix::process::Signal;
@@ -550,9 +550,13 @@ struct GatedReader {
 }
 
 impl RelayDialer for Gate {
-    fn dial(&self, addr: SocketAddr) -> BoxFuture<'_, std::io::Result<Transport>> {
+    fn dial<'a>(
+        &'a self,
+        relay: &'a Descriptor,
+        place: Place,
+    ) -> BoxFuture<'a, std::io::Result<Transport>> {
         Box::pin(async move {
-            let Transport { reader, writer } = self.inner.dial(addr).await?;
+            let Transport { reader, writer } = self.inner.dial(relay, place).await?;
             let reader = GatedReader {
                 inner: reader,
                 shut: Arc::clone(&self.shut),

@@ -158,6 +158,82 @@ fn an_onion_seed_serves_get_and_debians_tor_and_keeps_its_name() {
     assert_ne!(link(&mut other).onion, first.onion);
 }
 
+#[test]
+fn several_torrents_have_an_onion_service_each_or_share_some() {
+    if !installed("tor") {
+        return;
+    }
+    let network = TorNetwork::start(&Size::default());
+    let place = Place::new(network.tor_file());
+    let names = ["one.bin", "two.bin"];
+    let contents = names.map(|name| place.path(name));
+    for (content, noise) in contents.iter().zip([1, 2]) {
+        write_noise(content, 4 << 20, noise);
+    }
+    let seed = |more: &[&str], state: &str| {
+        let paths = contents.each_ref().map(|content| content.to_str().unwrap());
+        let state = place.path(state);
+        let words = [
+            "--over",
+            "tor",
+            "--json",
+            "--state",
+            state.to_str().unwrap(),
+        ];
+        let mut seed = place.spawn("seed", &[&paths, &words[..], more].concat());
+        let magnets = seed.wait_until(LONG, |seed| {
+            let said = seed.events("seeding");
+            let magnets = said.iter().map(|said| said["magnet"].as_str().unwrap());
+            let magnets: Vec<String> = magnets.map(str::to_owned).collect();
+            (magnets.len() == names.len()).then_some(magnets)
+        });
+        (seed, magnets)
+    };
+    let onions = |magnet: &str| -> Vec<String> {
+        let parts = magnet.split("x.pe=").skip(1);
+        parts.map(|part| part[..56].to_owned()).collect()
+    };
+
+    // Behind two services that both share.
+    let (mut shared, magnets) = seed(&["--one-service", "--services", "2"], "shared");
+    let both = onions(&magnets[0]);
+    assert_eq!(both.len(), 2);
+    assert_ne!(both[0], both[1]);
+    assert_eq!(both, onions(&magnets[1]));
+    let mut gets = [0, 1].map(|n| place.get(&magnets[n], &format!("out{n}"), &[]));
+    for (n, get) in gets.iter_mut().enumerate() {
+        let status = get.wait(LONG);
+        assert!(
+            status.success(),
+            "{status}{}{}",
+            get.tails(),
+            shared.tails()
+        );
+        let got = place.path(&format!("out{n}")).join(names[n]);
+        assert_eq!(hash_file(&got), hash_file(&contents[n]));
+    }
+    assert_eq!(shared.stop(PATIENCE).code(), Some(0), "{}", shared.tails());
+
+    // One each, which nothing links, is what happens unless it is told otherwise.
+    let (mut apart, magnets) = seed(&[], "apart");
+    let [one, two] = [0, 1].map(|n| onions(&magnets[n]));
+    assert_eq!((one.len(), two.len()), (1, 1));
+    assert_ne!(one, two);
+    // Whichever of the two services were to serve the other torrent would betray that.
+    let crossed = magnets[0].replace(&one[0], &two[0]);
+    let mut get = place.get(&magnets[1], "apart1", &[]);
+    let mut none = place.get(&crossed, "crossed", &["--json"]);
+    assert!(get.wait(LONG).success(), "{}", get.tails());
+    let peers = none.events("progress");
+    assert!(
+        peers.iter().all(|said| said["total"] == 0),
+        "{}",
+        none.tails()
+    );
+    none.kill();
+    assert_eq!(apart.stop(PATIENCE).code(), Some(0), "{}", apart.tails());
+}
+
 /// A Tor file of a network whose only relay is not there.
 fn nowhere(dir: &Path) -> PathBuf {
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -180,13 +180,20 @@ impl RelayId {
     /// An identity of small order signs nothing: RFC 8032 alone lets anybody make signatures that it accepts, without
     /// any secret, and one of them for many messages.
     pub fn verify(&self, parts: &[&[u8]], signature: &[u8; SIGNATURE_LEN]) -> bool {
-        let point = CompressedEdwardsY(self.0).decompress();
-        if point.is_none_or(|point| point.is_small_order()) {
+        if !self.is_sound() {
             return false;
         }
         UnparsedPublicKey::new(&ED25519, self.0)
             .verify(&parts.concat(), signature)
             .is_ok()
+    }
+}
+
+impl RelayId {
+    /// Whether it is a point of the curve, and not one of small order.
+    pub(crate) fn is_sound(&self) -> bool {
+        let point = CompressedEdwardsY(self.0).decompress();
+        point.is_some_and(|point| !point.is_small_order())
     }
 }
 

@@ -20,7 +20,9 @@ use hushswarm_circuits::frame::{Class, FrameType, Header};
 use hushswarm_circuits::keys::{IdentityKey, Suite};
 use hushswarm_circuits::lookup::Answer;
 use hushswarm_circuits::path::PathRules;
-use hushswarm_circuits::relay_list::{Descriptor, Draft, ExitPolicy, RelayInfo, Roles};
+use hushswarm_circuits::relay_list::{
+    Descriptor, Draft, ExitPolicy, LinkService, RelayInfo, Roles,
+};
 use hushswarm_circuits::target::{HostName, Target};
 use hushswarm_fuzz::targets::{HASH, NOW, authority};
 
@@ -172,6 +174,10 @@ fn relay(identity: &IdentityKey) -> Descriptor {
         nickname: "relay-1".to_owned(),
         family: "family".to_owned(),
         addresses: vec![SocketAddr::from(([11, 0, 0, 1], 4443))],
+        link_service: Some(LinkService {
+            key: identity.public().0,
+            port: 4443,
+        }),
         policy: ExitPolicy::public(),
         published: NOW - DAY,
         expires: NOW + DAY,

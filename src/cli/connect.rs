@@ -7,8 +7,11 @@ use hushswarm_circuits::circuit::padding::CircuitPaddingConfig;
 use hushswarm_circuits::path::GuardSample;
 
 use super::network::keep_fresh;
-use crate::config::{NetworkFile, config_folder, unix_now};
+use super::routes::Loaded;
+use super::tor::OurTor;
+use crate::config::{FirstLink, NetworkFile, config_folder, unix_now};
 use crate::error::{Error, Exit, Kind};
+use crate::net::RelayDialer;
 use crate::net::os::OsDialer;
 use crate::overlay::client::{Client, ClientConfig};
 use crate::overlay::guards::GuardFile;
@@ -29,9 +32,25 @@ pub struct OverlayArgs {
     /// Folder for guards and resume records [default: ~/.local/state/hushswarm]
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
+    /// How the first relay is reached: by a connection of this computer's own, which tells that relay its address, or through
+    /// Tor, so that no relay learns it. Through Tor is slower; nothing is sent to a relay any other way then [default: as the
+    /// routes file says, else tcp]
+    #[arg(long, value_name = "WAY", value_enum)]
+    pub first_link: Option<FirstLink>,
     /// Send no padding inside circuits: a little less traffic, and a circuit's use is easier to guess from outside
     #[arg(long)]
     pub no_padding: bool,
+}
+
+/// What opens links to relays, the only thing of this process that does.
+///
+/// # Errors
+/// It is to be Tor, and this program has none: tell the user.
+pub fn dialer(way: FirstLink, tor: impl FnOnce() -> OurTor) -> Result<Arc<dyn RelayDialer>, Error> {
+    match way {
+        FirstLink::Tcp => Ok(Arc::new(OsDialer::new(None))),
+        FirstLink::Tor => tor().dialer(),
+    }
 }
 
 /// The overlay, ready to be used, and the folder that this process holds.
@@ -71,19 +90,19 @@ impl OverlayArgs {
     /// # Errors
     /// What is missing or wrong, and what to do. With [`Without::Tor`], a missing network file is no error: then there are
     /// no circuits.
-    pub fn connect(&self, without: Without) -> Result<Connected, Error> {
-        self.open(false, without)
+    pub fn connect(&self, without: Without, routes: &Loaded) -> Result<Connected, Error> {
+        self.open(false, without, routes)
     }
 
     /// The same for a command that writes resume records: only one of them may use the folder at a time.
     ///
     /// # Errors
     /// As [`OverlayArgs::connect`]; another one uses the folder.
-    pub fn connect_alone(&self, without: Without) -> Result<Connected, Error> {
-        self.open(true, without)
+    pub fn connect_alone(&self, without: Without, routes: &Loaded) -> Result<Connected, Error> {
+        self.open(true, without, routes)
     }
 
-    fn open(&self, alone: bool, without: Without) -> Result<Connected, Error> {
+    fn open(&self, alone: bool, without: Without, routes: &Loaded) -> Result<Connected, Error> {
         let loaded = match network_path(self.network.as_deref()) {
             Ok(file) => Some(NetworkFile::load(&file, unix_now())?),
             Err(_) if without == Without::Tor => None,
@@ -95,7 +114,8 @@ impl OverlayArgs {
         };
         let state = Arc::new(StateDir::open(&path)?);
         let lock = alone.then(|| state.lock()).transpose()?;
-        let dialer = Arc::new(OsDialer::new(None));
+        let way = self.first_link.unwrap_or(routes.first_link);
+        let dialer = dialer(way, || routes.tor(&state))?;
         let Some((network, list)) = loaded else {
             return Ok(Connected {
                 client: Client::without_relays(dialer),

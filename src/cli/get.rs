@@ -64,7 +64,9 @@ pub async fn run(args: Args) -> Result<(), Error> {
         state,
         lock: _lock,
         fresh: _fresh,
-    } = args.overlay.connect_alone(without(&source, &routes))?;
+    } = args
+        .overlay
+        .connect_alone(without(&source, &routes), &routes)?;
     let mut display = Display::new(args.json);
     if args.overlay.hops == 1 {
         display.say("with one hop, that relay sees both your address and whom you download from");
@@ -182,7 +184,7 @@ pub async fn download(
     let handle = Engine::new(work.routes.gate(client, &tor), options).download(job);
     let door = handle.onion_door();
     let seeding = work.seed;
-    let followed = follow(handle, client, display, |progress| {
+    let followed = follow(handle, client, &tor, display, |progress| {
         !seeding && matches!(progress.state, State::Done | State::Seeding)
     });
     let sharing = async {

@@ -111,7 +111,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         state,
         fresh: _fresh,
         ..
-    } = args.overlay.connect(loaded.without())?;
+    } = args.overlay.connect(loaded.without(), &loaded)?;
     let say = Say { json: args.json };
     if args.overlay.hops == 1 {
         say.warn("with one hop, that relay sees both your address and whom you reach");

@@ -10,19 +10,29 @@ use hushswarm_circuits::relay_list::{Descriptor, RelayList};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::config::{MAX_RELAY_FILE_LEN, NetworkFile, RELAY_CONFIG_FILE, RelayConfig, unix_now};
+use super::tor::{OnionOptions, OurTor, TorArgs};
+use crate::config::{
+    LINK_SERVICE_PORT, MAX_RELAY_FILE_LEN, NetworkFile, RELAY_CONFIG_FILE, RelayConfig, TorFile,
+    unix_now,
+};
 use crate::error::{Error, Exit};
 use crate::net::os::{LinkListener, OsDialer};
+use crate::onion::OnionKey;
 use crate::relay::limits::Limits;
-use crate::relay::{Keys, Options, Relay};
+use crate::relay::{Door, Keys, Options, Relay};
 use crate::state::{RelayKeys, StateDir};
 
 /// Circuits get this long to end by themselves after the first signal.
 const GRACE: Duration = Duration::from_secs(30);
 /// How often the relay list's file is looked at for a newer one.
 const LIST_LOOK: Duration = Duration::from_secs(60);
+/// How long to wait before an onion service that ended is started again.
+const ONION_REST: Duration = Duration::from_secs(10);
 /// The descriptor's file in the state folder.
 pub const DESCRIPTOR_FILE: &str = "descriptor";
+
+/// The name of a relay's onion service in Tor's folder.
+pub const LINK_SERVICE: &str = "link";
 
 /// Arguments of `hushswarm relay`.
 #[derive(Debug, clap::Args)]
@@ -39,6 +49,8 @@ pub struct Args {
     /// Seconds that circuits get to end by themselves when the relay is told to stop
     #[arg(long, value_name = "SECONDS", default_value_t = GRACE.as_secs())]
     grace: u64,
+    #[command(flatten)]
+    tor: TorArgs,
 }
 
 /// Runs until a signal.
@@ -51,6 +63,8 @@ pub async fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<(), Error> 
     let keys = RelayKeys::load(&dir)?.ok_or_else(|| not_made(&args.state))?;
     let config = load_config(&dir)?;
     let descriptor = load_descriptor(&dir, &args.state)?;
+    let service = descriptor.link_service;
+    let tor_file = TorFile::load(args.tor.tor.as_deref())?;
     let (network, list) = NetworkFile::load(&args.network, unix_now())?;
     let list = Arc::new(list);
     if list
@@ -96,6 +110,12 @@ pub async fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<(), Error> 
     )
     .and_then(|()| out.flush());
     said.map_err(|source| Error::local("can't write to the terminal").with_source(source))?;
+    if let Some(service) = service {
+        let tor = OurTor::new(tor_file, &dir);
+        // It runs to the end: when the relay stops, its door is closed, and links that came through it go on for a while as
+        // all others do.
+        tokio::spawn(serve_onion(tor, OnionKey(service.key), relay.door()));
+    }
     serve(&relay, &network, &list, &args.network, &mut signals).await;
     info!("stopping: new circuits are refused");
     tokio::select! {
@@ -104,6 +124,37 @@ pub async fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<(), Error> 
         () = signals.stop() => {}
     }
     Ok(())
+}
+
+/// Answers links that come through the onion service whose key the descriptor names. What is wrong with it is told, and the
+/// relay goes on serving those who come by TCP.
+async fn serve_onion(tor: OurTor, key: OnionKey, door: Door) {
+    let options = OnionOptions {
+        nickname: LINK_SERVICE.to_owned(),
+        port: LINK_SERVICE_PORT,
+        ephemeral: false,
+        allow: Vec::new(),
+    };
+    loop {
+        let mut onion = match tor.serve_links(&options).await {
+            Ok(onion) => onion,
+            Err(error) => {
+                warn!(%error, "no links come through Tor; those by TCP do");
+                return;
+            }
+        };
+        if OnionKey::parse(onion.address()) != Some(key) {
+            warn!(
+                "the descriptor names another onion service than the one whose key is in the state folder, so nobody finds it: make a descriptor anew with \"hushswarm network relay-keys --onion\", or put the folder \"tor\" back"
+            );
+        }
+        info!("takes links at its onion service");
+        while let Some(transport) = onion.next_link().await {
+            door.accept(transport);
+        }
+        warn!("the onion service has ended: it is started again");
+        tokio::time::sleep(ONION_REST).await;
+    }
 }
 
 /// Keeps the list fresh until the relay is told to stop.

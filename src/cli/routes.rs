@@ -1,11 +1,11 @@
 //! The options that commands which let something out have in common: the routes file, and the gate that it makes.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::connect::Without;
 use super::tor::{OurTor, TorArgs};
-use crate::config::{RouteAction, Routes, TorFile};
+use crate::config::{FirstLink, RouteAction, Routes, TorFile};
 use crate::error::Error;
 use crate::overlay::client::Client;
 use crate::route::Outside;
@@ -49,8 +49,12 @@ pub struct Loaded {
     pub policy: Policy,
     /// The file; `None` where there is none, and the usual rules hold.
     pub file: Option<PathBuf>,
+    /// How the first relay is reached, where the command line does not say.
+    pub first_link: FirstLink,
     /// How Tor is reached.
     pub tor: TorFile,
+    /// The one Tor of this process, once somebody asked for it.
+    pub(super) ours: Arc<OnceLock<OurTor>>,
 }
 
 impl RoutesArgs {
@@ -66,8 +70,15 @@ impl RoutesArgs {
             Some(Way::Tor) => routes.default = RouteAction::Tor,
         }
         let tor = TorFile::load(self.tor.tor.as_deref())?;
+        let first_link = routes.first_link;
         let policy = Policy::new(routes).with_private(self.allow_private);
-        Ok(Loaded { policy, file, tor })
+        Ok(Loaded {
+            policy,
+            file,
+            first_link,
+            tor,
+            ours: Arc::default(),
+        })
     }
 }
 
@@ -80,9 +91,12 @@ impl Loaded {
         }
     }
 
-    /// The Tor of these options, which keeps its files below `state`.
+    /// The Tor of these options, which keeps its files below `state`: one for all that this process uses it for.
     pub fn tor(&self, state: &StateDir) -> OurTor {
-        OurTor::new(self.tor.clone(), state)
+        let ours = self
+            .ours
+            .get_or_init(|| OurTor::new(self.tor.clone(), state));
+        ours.clone()
     }
 
     /// A gate with these rules in front of this client's circuits and of this Tor.

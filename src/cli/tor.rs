@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use crate::config::TorFile;
 use crate::error::Error;
+use crate::net::RelayDialer;
+use crate::onion::OnionKey;
 use crate::route::Outside;
 use crate::state::StateDir;
 
@@ -19,10 +21,11 @@ pub struct TorArgs {
 #[cfg(feature = "tor")]
 pub use crate::tor::{MAX_VISITOR_KEYS, OnionOptions, VisitorKey};
 #[cfg(feature = "tor")]
-pub use with::{Onion, OurTor, has_visitor_key, visitor_key};
+pub use with::{Onion, OurTor, has_visitor_key, service_key, visitor_key};
 #[cfg(not(feature = "tor"))]
 pub use without::{
-    MAX_VISITOR_KEYS, Onion, OnionOptions, OurTor, VisitorKey, has_visitor_key, visitor_key,
+    MAX_VISITOR_KEYS, Onion, OnionOptions, OurTor, VisitorKey, has_visitor_key, service_key,
+    visitor_key,
 };
 
 #[cfg(feature = "tor")]
@@ -30,12 +33,14 @@ mod with {
     use std::io::Write as _;
     use std::time::Duration;
 
-    use super::{Arc, Error, OnionOptions, Outside, StateDir, TorFile, VisitorKey};
+    use super::{
+        Arc, Error, OnionKey, OnionOptions, Outside, RelayDialer, StateDir, TorFile, VisitorKey,
+    };
     use crate::error::{Exit, Kind};
-    use crate::net::BoxStream;
     use crate::net::os::TorSockets;
+    use crate::net::{BoxStream, Transport};
     use crate::route::tor::TorRoute;
-    use crate::tor::{self, OnionService, Tor, TorError, TorStatus};
+    use crate::tor::{self, OnionService, Tor, TorDialer, TorError, TorStatus};
 
     /// Tor's folder, below the state folder.
     const FOLDER: &str = "tor";
@@ -47,7 +52,8 @@ mod with {
     const STEP: u8 = 20;
 
     /// The Tor of this command. It starts when something is asked for that goes there, and tells on standard error how far
-    /// it is: whoever waits wants to know what for.
+    /// it is: whoever waits wants to know what for. Clones are the same Tor.
+    #[derive(Clone, Debug)]
     pub struct OurTor(Tor);
 
     /// An onion service of this command.
@@ -69,12 +75,21 @@ mod with {
                 while status.changed().await.is_ok() {
                     let now = status.borrow_and_update().clone();
                     if is_news(&last, &now) {
-                        say(&now);
+                        text(&now).as_deref().map(tell);
                         last = now;
                     }
                 }
             });
             Self(tor)
+        }
+
+        /// What whoever waits for Tor waits for; `None` where it was not asked for, or is ready.
+        pub fn waits_for(&self) -> Option<String> {
+            let status = self.0.status().borrow().clone();
+            match status {
+                TorStatus::Idle | TorStatus::Ready | TorStatus::Resting => None,
+                TorStatus::Starting { .. } | TorStatus::Failed(_) => text(&status),
+            }
         }
 
         /// The route through it.
@@ -90,13 +105,38 @@ mod with {
             }
         }
 
+        /// Opens links to relays through it.
+        ///
+        /// # Errors
+        /// This program was built without Tor: tell the user.
+        pub fn dialer(&self) -> Result<Arc<dyn RelayDialer>, Error> {
+            Ok(Arc::new(TorDialer::new(self.0.clone())))
+        }
+
         /// Runs an onion service, and waits for Tor as long as it takes.
         ///
         /// # Errors
         /// Waiting would not help: tell the user.
         pub async fn serve(&self, options: &OnionOptions) -> Result<Onion, Error> {
+            self.serve_for(options, false).await
+        }
+
+        /// The same for a relay's links.
+        ///
+        /// # Errors
+        /// Waiting would not help: tell the user.
+        pub async fn serve_links(&self, options: &OnionOptions) -> Result<Onion, Error> {
+            self.serve_for(options, true).await
+        }
+
+        async fn serve_for(&self, options: &OnionOptions, links: bool) -> Result<Onion, Error> {
             loop {
-                match self.0.serve(options).await {
+                let served = if links {
+                    self.0.serve_links(options).await
+                } else {
+                    self.0.serve(options).await
+                };
+                match served {
                     Ok(service) => return Ok(Onion(service)),
                     // It was told already, as the status.
                     Err(TorError::NotReady { .. }) => {}
@@ -118,6 +158,23 @@ mod with {
             let stream = self.0.next().await?;
             Some(Box::new(stream))
         }
+
+        /// The next stream that somebody opened, for a link.
+        pub async fn next_link(&mut self) -> Option<Transport> {
+            loop {
+                if let Ok(transport) = self.0.next().await?.into_transport() {
+                    return Some(transport);
+                }
+            }
+        }
+    }
+
+    /// The key of the onion service of this name in this state folder; it is made where there is none. Nothing is sent.
+    ///
+    /// # Errors
+    /// The folder can't be used: tell the user.
+    pub fn service_key(state: &StateDir, nickname: &str) -> Result<OnionKey, Error> {
+        tor::service_key(&state.path().join(FOLDER), nickname).map_err(|error| for_user(&error))
     }
 
     /// The key with which this state folder's Tor visits an onion service; it is made where there is none. `None` where that
@@ -155,18 +212,19 @@ mod with {
                     what: new,
                 },
             ) => to.abs_diff(*from) >= STEP || held(old) != held(new),
+            // It rests and wakes without telling: whoever asks for something waits no longer for it.
+            (_, TorStatus::Resting) | (TorStatus::Resting, TorStatus::Ready) => false,
             _ => last != now,
         }
     }
 
-    fn say(status: &TorStatus) {
-        let text = match status {
-            TorStatus::Idle => return,
+    fn text(status: &TorStatus) -> Option<String> {
+        Some(match status {
+            TorStatus::Idle | TorStatus::Resting => return None,
             TorStatus::Starting { percent, what } => format!("Tor: {percent} %, {what}"),
             TorStatus::Ready => "Tor is ready".to_owned(),
             TorStatus::Failed(error) => format!("{error}; nothing leaves any other way"),
-        };
-        tell(&text);
+        })
     }
 
     fn tell(text: &str) {
@@ -181,9 +239,9 @@ mod without {
     use std::fmt;
     use std::str::FromStr;
 
-    use super::{Arc, Error, Outside, StateDir, TorFile};
+    use super::{Arc, Error, OnionKey, Outside, RelayDialer, StateDir, TorFile};
     use crate::error::{Exit, Kind};
-    use crate::net::BoxStream;
+    use crate::net::{BoxStream, Transport};
 
     /// Nobody has a key.
     pub const MAX_VISITOR_KEYS: usize = 0;
@@ -240,6 +298,14 @@ mod without {
         Ok(false)
     }
 
+    /// Fails.
+    ///
+    /// # Errors
+    /// Always: tell the user.
+    pub fn service_key(_: &StateDir, _: &str) -> Result<OnionKey, Error> {
+        Err(no_tor())
+    }
+
     fn no_tor() -> Error {
         let error = Error::new(Kind::Policy, "this program was built without Tor");
         error
@@ -248,6 +314,7 @@ mod without {
     }
 
     /// This program was built without Tor.
+    #[derive(Clone, Debug)]
     pub struct OurTor;
 
     /// There is none.
@@ -257,6 +324,11 @@ mod without {
         /// Does nothing.
         pub fn new(_: TorFile, _: &StateDir) -> Self {
             Self
+        }
+
+        /// Nothing.
+        pub fn waits_for(&self) -> Option<String> {
+            None
         }
 
         /// There is none.
@@ -276,6 +348,22 @@ mod without {
         pub async fn serve(&self, _: &OnionOptions) -> Result<Onion, Error> {
             Err(no_tor())
         }
+
+        /// Fails.
+        ///
+        /// # Errors
+        /// Always: tell the user.
+        pub async fn serve_links(&self, _: &OnionOptions) -> Result<Onion, Error> {
+            Err(no_tor())
+        }
+
+        /// Fails.
+        ///
+        /// # Errors
+        /// Always: tell the user.
+        pub fn dialer(&self) -> Result<Arc<dyn RelayDialer>, Error> {
+            Err(no_tor())
+        }
     }
 
     impl Onion {
@@ -286,6 +374,11 @@ mod without {
 
         /// There is none.
         pub async fn next(&mut self) -> Option<BoxStream> {
+            match *self {}
+        }
+
+        /// There is none.
+        pub async fn next_link(&mut self) -> Option<Transport> {
             match *self {}
         }
     }

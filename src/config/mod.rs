@@ -19,16 +19,18 @@ use crate::error::{Error, Exit};
 
 pub use network::NetworkFile;
 pub use relay::{
-    DEFAULT_DESCRIPTOR_DAYS, MAX_RELAY_FILE_LEN, RELAY_CONFIG_FILE, RelayConfig, RelayLimits,
+    DEFAULT_DESCRIPTOR_DAYS, LINK_SERVICE_PORT, MAX_RELAY_FILE_LEN, RELAY_CONFIG_FILE, RelayConfig,
+    RelayLimits,
 };
 
 pub use routes::{
-    HostPattern, MAX_ROUTE_PATTERNS, MAX_ROUTE_RULES, MAX_ROUTES_LEN, ROUTES_EXAMPLE, ROUTES_FILE,
-    RouteAction, RouteRule, Routes, USUAL_REFUSED_PORTS,
+    FirstLink, HostPattern, MAX_ROUTE_PATTERNS, MAX_ROUTE_RULES, MAX_ROUTES_LEN, ROUTES_EXAMPLE,
+    ROUTES_FILE, RouteAction, RouteRule, Routes, USUAL_REFUSED_PORTS,
 };
 
 pub use tor::{
-    MAX_TOR_FILE_LEN, OwnTorNetwork, PluggableTransport, TOR_FILE, TorFallback, TorFile,
+    MAX_TOR_FILE_LEN, OwnTorNetwork, PluggableTransport, TOR_FILE, TorBridge, TorFallback, TorFile,
+    Vanguards,
 };
 
 /// The folder of configuration files: `$XDG_CONFIG_HOME/hushswarm` or `~/.config/hushswarm`; `None` where the

@@ -6,13 +6,14 @@ use std::path::Path;
 
 use hushswarm_circuits::keys::{RelayId, Suite};
 use hushswarm_circuits::relay_list::{
-    DescriptorError, ExitPolicy, MAX_ADDRESSES, MAX_DESCRIPTOR_LIFE, RelayInfo, Roles,
+    DescriptorError, ExitPolicy, LinkService, MAX_ADDRESSES, MAX_DESCRIPTOR_LIFE, RelayInfo, Roles,
 };
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::{ConfigError, Source};
 use crate::error::Error;
+use crate::onion::OnionKey;
 
 /// The file's name in the state folder.
 pub const RELAY_CONFIG_FILE: &str = "relay.toml";
@@ -20,6 +21,9 @@ pub const RELAY_CONFIG_FILE: &str = "relay.toml";
 pub const MAX_RELAY_FILE_LEN: usize = 64 << 10;
 /// Life of a new descriptor, days.
 pub const DEFAULT_DESCRIPTOR_DAYS: u32 = 180;
+
+/// The port of a relay's onion service. Nobody but its visitors sees it, so it need not be chosen.
+pub const LINK_SERVICE_PORT: u16 = 443;
 
 const DAY: u64 = 86_400;
 /// 10 MiB/s.
@@ -34,6 +38,8 @@ pub struct RelayConfig {
     pub listen: Vec<SocketAddr>,
     /// Where others reach it, when that is not where it listens (behind a NAT, or listening on every address).
     pub addresses: Vec<SocketAddr>,
+    /// The onion service at which it takes links too; `hushswarm network relay-keys --onion` makes its key.
+    pub onion: Option<OnionKey>,
     /// What it offers.
     pub roles: Roles,
     /// What it lets out, if it is an exit.
@@ -91,6 +97,8 @@ struct Read {
     #[serde(default)]
     addresses: Vec<SocketAddr>,
     #[serde(default)]
+    onion: Option<Spanned<String>>,
+    #[serde(default)]
     guard: bool,
     #[serde(default)]
     exit: bool,
@@ -113,6 +121,8 @@ struct Written<'a> {
     nickname: &'a str,
     listen: &'a [SocketAddr],
     addresses: &'a [SocketAddr],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    onion: Option<String>,
     guard: bool,
     exit: bool,
     serve_list: bool,
@@ -142,6 +152,7 @@ impl RelayConfig {
             nickname,
             listen,
             addresses: Vec::new(),
+            onion: None,
             roles: Roles {
                 guard: false,
                 exit: false,
@@ -166,6 +177,13 @@ impl RelayConfig {
             let what = format!("a relay listens on 1 to {MAX_ADDRESSES} addresses");
             return Err(source.error_at(&read.listen, what));
         }
+        let onion = read.onion.as_ref().map(|name| {
+            OnionKey::parse(name.get_ref()).ok_or_else(|| {
+                let what = "an onion service has 56 letters and digits and \".onion\": \"hushswarm network relay-keys --onion\" writes it";
+                source.error_at(name, what.to_owned())
+            })
+        });
+        let onion = onion.transpose()?;
         // Each rule alone first, to name its line.
         for rule in &read.policy {
             ExitPolicy::from_texts(&[rule.get_ref()])
@@ -182,6 +200,7 @@ impl RelayConfig {
             nickname: read.nickname,
             listen: read.listen.into_inner(),
             addresses: read.addresses,
+            onion,
             roles: Roles {
                 guard: read.guard,
                 exit: read.exit,
@@ -204,6 +223,7 @@ impl RelayConfig {
             nickname: &self.nickname,
             listen: &self.listen,
             addresses: &self.addresses,
+            onion: self.onion.map(|key| key.address()),
             guard: self.roles.guard,
             exit: self.roles.exit,
             serve_list: self.roles.list,
@@ -252,6 +272,10 @@ impl RelayConfig {
             nickname: self.nickname.clone(),
             family: self.family.clone(),
             addresses: addresses.clone(),
+            link_service: self.onion.map(|key| LinkService {
+                key: key.0,
+                port: LINK_SERVICE_PORT,
+            }),
             policy: if self.roles.exit {
                 self.policy.clone()
             } else {

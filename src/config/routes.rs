@@ -46,6 +46,16 @@ pub enum RouteAction {
     Tor,
 }
 
+/// How the first relay of a circuit is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum FirstLink {
+    /// By a connection of this computer's own.
+    #[default]
+    Tcp,
+    /// Through Tor: at its onion service, or through an exit where it has none.
+    Tor,
+}
+
 /// A host of a rule. `Debug` hides it: it is what somebody visits.
 #[derive(Clone, PartialEq, Eq)]
 pub enum HostPattern {
@@ -83,6 +93,8 @@ pub struct Routes {
     pub refuse_ports: Vec<RangeInclusive<u16>>,
     /// What happens to the rest.
     pub default: RouteAction,
+    /// How the first relay is reached, where the command line does not say.
+    pub first_link: FirstLink,
 }
 
 impl Default for Routes {
@@ -91,6 +103,7 @@ impl Default for Routes {
             rules: Vec::new(),
             refuse_ports: USUAL_REFUSED_PORTS.to_vec(),
             default: RouteAction::Circuit { hops: None },
+            first_link: FirstLink::default(),
         }
     }
 }
@@ -125,6 +138,7 @@ impl std::fmt::Debug for Routes {
 #[serde(deny_unknown_fields)]
 struct Read {
     default: Option<Spanned<String>>,
+    first_link: Option<Spanned<String>>,
     refuse_ports: Option<Spanned<Value>>,
     #[serde(default)]
     rule: Vec<Spanned<ReadRule>>,
@@ -174,6 +188,13 @@ impl Routes {
         let mut routes = Self::default();
         if let Some(default) = &read.default {
             routes.default = action(&source, default, None)?;
+        }
+        if let Some(way) = &read.first_link {
+            routes.first_link = match way.get_ref().as_str() {
+                "tcp" => FirstLink::Tcp,
+                "tor" => FirstLink::Tor,
+                _ => return Err(source.error_at(way, "first_link is \"tcp\" or \"tor\"")),
+            };
         }
         if let Some(ports) = &read.refuse_ports {
             routes.refuse_ports = parse_ports(&source, ports)?;

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
-use super::{BoxFuture, RelayDialer, Transport};
+use hushswarm_circuits::relay_list::Descriptor;
+
+use super::{BoxFuture, Place, RelayDialer, Transport};
 
 /// Bytes that a pipe holds before its writer waits.
 const PIPE: usize = 256 * 1024;
@@ -66,8 +68,11 @@ fn split(stream: tokio::io::DuplexStream) -> Transport {
 }
 
 impl RelayDialer for MemNet {
-    fn dial(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Transport>> {
+    fn dial<'a>(&'a self, _: &'a Descriptor, place: Place) -> BoxFuture<'a, io::Result<Transport>> {
         Box::pin(async move {
+            let Place::Address(addr) = place else {
+                return Err(io::ErrorKind::Unsupported.into());
+            };
             let listener = self
                 .listeners
                 .lock()

@@ -9,6 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 
+use hushswarm_circuits::relay_list::{Descriptor, LinkService};
 use hushswarm_circuits::target::Target;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -107,11 +108,48 @@ pub struct Transport {
     pub writer: Box<dyn AsyncWrite + Send + Unpin>,
 }
 
+/// Where a relay takes links, as the signed relay list says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// An address.
+    Address(SocketAddr),
+    /// An onion service of Tor.
+    Onion(LinkService),
+}
+
 /// Opens connections to relays, and to nothing else.
 pub trait RelayDialer: Send + Sync {
-    /// Connects to a relay's address from the signed relay list.
+    /// The places at which it tries to reach a relay, best first.
+    fn places(&self, relay: &Descriptor) -> Vec<Place> {
+        let addresses = relay.addresses.iter();
+        addresses.copied().map(Place::Address).collect()
+    }
+
+    /// Connects to one of a relay's places from the signed relay list.
     ///
     /// # Errors
-    /// Nobody answered there: another address or relay may do.
-    fn dial(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Transport>>;
+    /// Nobody answered there: another place or relay may do. With [`io::ErrorKind::NetworkDown`], the way to all relays is
+    /// missing, which says nothing of this one: tell the user the error, which names no address.
+    fn dial<'a>(
+        &'a self,
+        relay: &'a Descriptor,
+        place: Place,
+    ) -> BoxFuture<'a, io::Result<Transport>>;
+
+    /// How the way to relays is.
+    fn way(&self) -> Way {
+        Way::Straight
+    }
+}
+
+/// The way to relays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Connections of this computer's own: a relay that does not answer is to blame itself.
+    Straight,
+    /// Through others, who are slower, and may themselves be why a relay does not answer.
+    Through {
+        /// What they wait for before anything can be reached, for people; it names no address.
+        waits_for: Option<String>,
+    },
 }

@@ -6,12 +6,13 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use hushswarm_circuits::relay_list::Descriptor;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket, tcp};
 use tokio::time::timeout;
 
-use super::{BoxFuture, RelayDialer, Transport};
+use super::{BoxFuture, Place, RelayDialer, Transport};
 
 #[cfg(target_os = "linux")]
 mod caught;
@@ -63,8 +64,13 @@ impl OsDialer {
 }
 
 impl RelayDialer for OsDialer {
-    fn dial(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Transport>> {
-        Box::pin(async move { transport(connect(addr, self.source, DIAL_TIMEOUT).await?) })
+    fn dial<'a>(&'a self, _: &'a Descriptor, place: Place) -> BoxFuture<'a, io::Result<Transport>> {
+        Box::pin(async move {
+            match place {
+                Place::Address(addr) => transport(connect(addr, self.source, DIAL_TIMEOUT).await?),
+                Place::Onion(_) => Err(io::ErrorKind::Unsupported.into()),
+            }
+        })
     }
 }
 

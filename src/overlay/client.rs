@@ -23,10 +23,12 @@ use tracing::{debug, info};
 use super::circuit::Circuit;
 use super::links::Links;
 use crate::config::unix_now;
-use crate::net::RelayDialer;
+use crate::net::{RelayDialer, Way};
 
 /// A circuit must be built within this time, or another path is tried.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(20);
+/// The same where the first link runs through others, who are slow.
+const SLOW_BUILD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Paths tried before a request for a circuit fails.
 const ATTEMPTS: usize = 6;
 /// A relay through which a circuit could not be built is left out for this time.
@@ -102,6 +104,9 @@ pub enum BuildError {
     /// No guard could be reached.
     #[error("no guard relay answers")]
     GuardUnreachable,
+    /// The way to all relays is missing: what it needs, for people.
+    #[error("{0}")]
+    NoWay(String),
     /// Relays further on could not be reached.
     #[error("the relays after the guard do not answer")]
     Failed,
@@ -428,6 +433,11 @@ impl Inner {
                     failure.get_or_insert(error);
                     break;
                 }
+                Err(error @ BuildError::NoWay(_)) => {
+                    // No other relay is nearer.
+                    failure = Some(error);
+                    break;
+                }
                 Err(error) => failure = Some(error),
             }
         }
@@ -437,6 +447,7 @@ impl Inner {
             BuildError::NoPath(PathError::NoExit | PathError::Hops(_)) => true,
             BuildError::NoPath(_) => hops != self.config.hops,
             BuildError::GuardUnreachable
+            | BuildError::NoWay(_)
             | BuildError::Failed
             | BuildError::ListExpired
             | BuildError::NoRelays
@@ -508,7 +519,14 @@ impl Inner {
             Err(error) => {
                 // Not which: an identity is an address by another name, and a guard tells where its client comes from.
                 debug!(%error, "guard not reached");
-                self.guard_failed(guard);
+                if let Some(why) = error.no_way() {
+                    return Err(BuildError::NoWay(why.to_string()));
+                }
+                if self.links.way() == Way::Straight || error.is_the_relays_own() {
+                    self.guard_failed(guard);
+                } else {
+                    self.leave_out(guard);
+                }
                 return Err(BuildError::GuardUnreachable);
             }
         };
@@ -536,7 +554,11 @@ impl Inner {
             live.retain(|circuit| circuit.strong_count() > 0);
             live.push(Arc::downgrade(&circuit));
         }
-        match tokio::time::timeout(BUILD_TIMEOUT, circuit.built()).await {
+        let limit = match self.links.way() {
+            Way::Straight => BUILD_TIMEOUT,
+            Way::Through { .. } => SLOW_BUILD_TIMEOUT,
+        };
+        match tokio::time::timeout(limit, circuit.built()).await {
             Ok(Ok(())) => {
                 let mut guards = lock(&self.guards);
                 guards.succeeded(&guard.identity, now);
@@ -551,6 +573,12 @@ impl Inner {
             }
             Ok(Err(reason)) => {
                 debug!(circuit = circuit.number(), ?reason, "circuit not built");
+                if matches!(reason, CloseReason::HopTimeout { hop: 0 })
+                    && self.links.way() != Way::Straight
+                {
+                    // Those on the way may have stopped passing on: the next try is over another link.
+                    link.close(Instant::now());
+                }
                 self.blame(&path, reason);
                 Err(BuildError::Failed)
             }
@@ -561,8 +589,13 @@ impl Inner {
         }
     }
 
+    /// For a while, and not beyond this process.
+    fn leave_out(&self, relay: &Descriptor) {
+        lock(&self.avoid).insert(relay.identity, Instant::now());
+    }
+
     fn guard_failed(&self, guard: &Descriptor) {
-        lock(&self.avoid).insert(guard.identity, Instant::now());
+        self.leave_out(guard);
         let mut guards = lock(&self.guards);
         guards.failed(&guard.identity, unix_now());
         self.save(&guards);
@@ -579,13 +612,32 @@ impl Inner {
             | CloseReason::Destroyed(_)
             | CloseReason::Local(_) => return,
         };
+        // A guard that is reached through others and is silent need not be the one that failed.
+        let silent = matches!(reason, CloseReason::HopTimeout { .. });
+        let unsure = silent && self.links.way() != Way::Straight;
         match path.get(hop) {
-            Some(relay) if hop == 0 => self.guard_failed(relay),
-            Some(relay) => {
-                lock(&self.avoid).insert(relay.identity, Instant::now());
-            }
+            Some(relay) if hop == 0 && !unsure => self.guard_failed(relay),
+            Some(relay) => self.leave_out(relay),
             None => {}
         }
+    }
+
+    /// Tells what the way to relays waits for, where no circuit is there that could do without it.
+    fn tell_way(&self) {
+        let Way::Through {
+            waits_for: Some(why),
+        } = self.links.way()
+        else {
+            return;
+        };
+        self.status.send_if_modified(|status| {
+            let new = Status::Unreachable(BuildError::NoWay(why));
+            let waits = matches!(
+                status,
+                Status::Connecting | Status::Unreachable(BuildError::NoWay(_))
+            );
+            waits && std::mem::replace(status, new.clone()) != new
+        });
     }
 }
 
@@ -612,6 +664,7 @@ async fn tick(client: Weak<Inner>) {
             }
             circuit.pad(now);
         }
+        client.tell_way();
         if now.duration_since(guards_looked) >= GUARD_LOOK {
             guards_looked = now;
             client.refresh_guards();

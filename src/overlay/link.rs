@@ -21,6 +21,8 @@ use crate::net::Transport;
 
 /// A handshake that takes longer is given up (PROTOCOL.md §2.2).
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same where the transport is known to be a Tor stream: each of its steps crosses six relays or more.
+pub const TOR_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A link from which nothing comes for so long is closed (§2.6).
 const SILENCE: Duration = Duration::from_secs(60);
 /// A neighbour that takes nothing away for so long is gone.
@@ -45,9 +47,29 @@ pub enum LinkFailure {
     /// The neighbour is not who the relay list says.
     #[error("handshake: {0}")]
     Handshake(#[from] HandshakeError),
-    /// No answer within [`HANDSHAKE_TIMEOUT`].
+    /// No answer in time.
     #[error("no answer to the handshake")]
     TimedOut,
+}
+
+impl LinkFailure {
+    /// Why there is no way to any relay, where it is that.
+    pub fn no_way(&self) -> Option<&io::Error> {
+        match self {
+            Self::Io(error) if error.kind() == io::ErrorKind::NetworkDown => Some(error),
+            Self::Io(_) | Self::Handshake(_) | Self::TimedOut => None,
+        }
+    }
+
+    /// Whether the relay's end said, or showed, that it does not take links. Where the way there leads through others,
+    /// everything else may be their fault.
+    pub fn is_the_relays_own(&self) -> bool {
+        match self {
+            Self::Io(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+            Self::Handshake(_) => true,
+            Self::TimedOut => false,
+        }
+    }
 }
 
 /// Bytes of a link so far, and a brake. Relays give one that counts and limits; clients give `()`.
@@ -60,20 +82,22 @@ impl Meter for () {
     async fn read(&self, _bytes: usize) {}
 }
 
-/// Opens a link over a fresh transport, and runs it until it closes. `identity` makes it a relay's link (§2.5).
+/// Opens a link over a fresh transport within `limit`, and runs it until it closes. `identity` makes it a relay's link (§2.5).
 ///
 /// # Errors
 /// Try another address or relay.
 pub async fn initiate(
     mut transport: Transport,
+    limit: Duration,
     peer: &LinkPeer,
     identity: Option<&IdentityKey>,
     config: LinkConfig,
     meter: impl Meter,
 ) -> Result<Arc<Link>, LinkFailure> {
-    let keys = timeout(HANDSHAKE_TIMEOUT, async {
+    let keys = timeout(limit, async {
         let (initiator, message) = LinkInitiator::start(peer, &mut rand::rng())?;
         transport.writer.write_all(&message).await?;
+        transport.writer.flush().await?;
         let mut answer = [0; HANDSHAKE_LEN];
         transport.reader.read_exact(&mut answer).await?;
         Ok::<_, LinkFailure>(initiator.finish(&answer)?)
@@ -85,22 +109,24 @@ pub async fn initiate(
     Ok(link)
 }
 
-/// Answers a link over a transport that came in, and runs it until it closes.
+/// Answers a link over a transport that came in, within `limit`, and runs it until it closes.
 ///
 /// # Errors
 /// The other side speaks something else, or expected another relay: close the transport without an answer.
 pub async fn answer(
     mut transport: Transport,
+    limit: Duration,
     secret: &DhSecret,
     own: &LinkPeer,
     config: LinkConfig,
     meter: impl Meter,
 ) -> Result<Arc<Link>, LinkFailure> {
-    let keys = timeout(HANDSHAKE_TIMEOUT, async {
+    let keys = timeout(limit, async {
         let mut message = [0; HANDSHAKE_LEN];
         transport.reader.read_exact(&mut message).await?;
         let (answer, keys) = respond(secret, own, &message, &mut rand::rng())?;
         transport.writer.write_all(&answer).await?;
+        transport.writer.flush().await?;
         Ok::<_, LinkFailure>(keys)
     })
     .await
@@ -315,8 +341,8 @@ mod tests {
         let (ours, theirs) = MemNet::pair();
         let (secret, peer) = relay();
         let (ours, theirs) = tokio::join!(
-            initiate(ours, &peer, None, config(), ()),
-            answer(theirs, &secret, &peer, config(), ()),
+            initiate(ours, HANDSHAKE_TIMEOUT, &peer, None, config(), ()),
+            answer(theirs, HANDSHAKE_TIMEOUT, &secret, &peer, config(), ()),
         );
         tokio::time::sleep(Duration::from_secs(600)).await;
         assert!(!ours.unwrap().is_closed() && !theirs.unwrap().is_closed());

@@ -8,8 +8,8 @@ use hushswarm_circuits::keys::{IdentityKey, RelayId};
 use hushswarm_circuits::relay_list::Descriptor;
 use hushswarm_circuits::switch::{Link, LinkConfig};
 
-use super::link::{LinkFailure, initiate};
-use crate::net::RelayDialer;
+use super::link::{HANDSHAKE_TIMEOUT, LinkFailure, TOR_HANDSHAKE_TIMEOUT, initiate};
+use crate::net::{Place, RelayDialer, Way};
 
 /// A link without circuits is closed after this time.
 const UNUSED: Duration = Duration::from_secs(300);
@@ -47,7 +47,8 @@ impl Links {
     /// The link to a relay, opened if there is none.
     ///
     /// # Errors
-    /// None of its addresses answered as the relay list says: use another relay.
+    /// At none of its places anybody answered as the relay list says: use another relay, unless there is
+    /// [no way](LinkFailure::no_way) to any.
     pub async fn get(&self, relay: &Descriptor) -> Result<Arc<Link>, LinkFailure> {
         let slot = Arc::clone(self.lock().entry(relay.identity).or_default());
         let mut held = slot.lock().await;
@@ -55,33 +56,42 @@ impl Links {
             return Ok(Arc::clone(link));
         }
         let mut failure = LinkFailure::Io(std::io::ErrorKind::AddrNotAvailable.into());
-        for addr in &relay.addresses {
-            match self.open(relay, *addr).await {
+        for place in self.dialer.places(relay) {
+            match self.open(relay, place).await {
                 Ok(link) => {
                     *held = Some(Arc::clone(&link));
                     return Ok(link);
                 }
                 Err(error) => failure = error,
             }
+            if failure.no_way().is_some() {
+                break;
+            }
         }
         Err(failure)
     }
 
-    async fn open(
-        &self,
-        relay: &Descriptor,
-        addr: std::net::SocketAddr,
-    ) -> Result<Arc<Link>, LinkFailure> {
-        let transport = self.dialer.dial(addr).await?;
+    async fn open(&self, relay: &Descriptor, place: Place) -> Result<Arc<Link>, LinkFailure> {
+        let transport = self.dialer.dial(relay, place).await?;
         let peer = relay.link_peer();
+        let limit = match self.dialer.way() {
+            Way::Straight => HANDSHAKE_TIMEOUT,
+            Way::Through { .. } => TOR_HANDSHAKE_TIMEOUT,
+        };
         initiate(
             transport,
+            limit,
             &peer,
             self.identity.as_deref(),
             self.config.clone(),
             (),
         )
         .await
+    }
+
+    /// How the way to relays is.
+    pub fn way(&self) -> Way {
+        self.dialer.way()
     }
 
     /// Closes all links.

@@ -16,10 +16,15 @@ pub struct Limits {
     pub links: usize,
     /// The same, from one source (an IPv4 address or an IPv6 /64).
     pub links_per_source: usize,
+    /// The same, through the relay's onion service, where nobody can be told from another: what is left is for those who come
+    /// by TCP, whatever strangers do there.
+    pub links_by_onion: usize,
     /// Link handshakes a second, from anybody.
     pub handshakes: NonZeroU32,
     /// Link handshakes a second, from one source.
     pub handshakes_per_source: NonZeroU32,
+    /// Link handshakes a second, through the relay's onion service.
+    pub handshakes_by_onion: NonZeroU32,
     /// Circuits that pass or end here at once, from anybody.
     pub circuits: usize,
     /// Circuits on a link that is not a listed relay's.
@@ -59,8 +64,10 @@ impl Default for Limits {
         Self {
             links: 8192,
             links_per_source: 64,
+            links_by_onion: 1024,
             handshakes: rate(500),
             handshakes_per_source: rate(20),
+            handshakes_by_onion: rate(50),
             circuits: 16_384,
             circuits_per_client: 1024,
             creates: rate(1000),
@@ -81,6 +88,8 @@ impl Default for Limits {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Owner {
     Source(IpAddr),
+    /// Everybody who comes through the onion service.
+    Onion,
     Link(u64),
     Circuit(u64),
 }
@@ -159,6 +168,7 @@ pub struct Gatekeeper {
     lookups: Arc<AtomicUsize>,
     handshakes: DefaultDirectRateLimiter,
     handshakes_by_source: DefaultKeyedRateLimiter<IpAddr>,
+    handshakes_by_onion: DefaultDirectRateLimiter,
     creates: DefaultDirectRateLimiter,
     creates_by_link: DefaultKeyedRateLimiter<u64>,
     opens_by_circuit: DefaultKeyedRateLimiter<u64>,
@@ -178,6 +188,7 @@ impl Gatekeeper {
             handshakes_by_source: RateLimiter::keyed(Quota::per_second(
                 limits.handshakes_per_source,
             )),
+            handshakes_by_onion: RateLimiter::direct(Quota::per_second(limits.handshakes_by_onion)),
             creates: RateLimiter::direct(Quota::per_second(limits.creates)),
             creates_by_link: RateLimiter::keyed(Quota::per_second(limits.creates_per_client)),
             opens_by_circuit: RateLimiter::keyed(Quota::per_second(limits.opens_per_circuit)),
@@ -220,6 +231,22 @@ impl Gatekeeper {
                     &self.shares,
                     Owner::Source(key),
                     self.limits.links_per_source,
+                )
+            })
+            .flatten();
+        self.note(place)
+    }
+
+    /// Whether somebody who came through the onion service may begin a link handshake; the place is for the whole life of the
+    /// link.
+    pub fn link_by_onion(&self) -> Option<Place> {
+        let in_rate = self.handshakes_by_onion.check().is_ok() && self.handshakes.check().is_ok();
+        let place = in_rate
+            .then(|| {
+                claim(&self.links, self.limits.links)?.within(
+                    &self.shares,
+                    Owner::Onion,
+                    self.limits.links_by_onion,
                 )
             })
             .flatten();
@@ -357,6 +384,28 @@ mod tests {
         assert_eq!((keeper.refused(), keeper.links()), (2, 1));
         drop(other);
         assert!(keeper.shares.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn visitors_of_the_onion_service_leave_room_for_others() {
+        let keeper = Gatekeeper::new(Limits {
+            links: 4,
+            links_by_onion: 2,
+            ..Limits::default()
+        });
+        let held: Vec<_> = (0..9).filter_map(|_| keeper.link_by_onion()).collect();
+        assert_eq!(held.len(), 2);
+        let a = keeper.link("192.0.2.1".parse().unwrap());
+        assert!(a.is_some());
+        drop(held);
+        assert!(keeper.link_by_onion().is_some());
+        let keeper = Gatekeeper::new(Limits {
+            handshakes_by_onion: rate(3),
+            ..Limits::default()
+        });
+        let held: Vec<_> = (0..50).filter_map(|_| keeper.link_by_onion()).collect();
+        assert!((3..10).contains(&held.len()), "{}", held.len());
+        assert!(keeper.link("192.0.2.1".parse().unwrap()).is_some());
     }
 
     #[test]

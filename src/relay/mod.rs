@@ -21,10 +21,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use crate::net::RelayDialer;
 use crate::net::os::{ExitPermit, Incoming, LinkListener};
-use crate::overlay::link::answer;
-use limits::{Gatekeeper, Limits};
+use crate::net::{RelayDialer, Transport};
+use crate::overlay::link::{HANDSHAKE_TIMEOUT, TOR_HANDSHAKE_TIMEOUT, answer};
+use limits::{Gatekeeper, Limits, Place};
 use node::Node;
 use own::Own;
 use threads::Threads;
@@ -80,7 +80,25 @@ pub struct Relay {
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
     /// Links run on them until the end.
-    _threads: Arc<Threads>,
+    threads: Arc<Threads>,
+}
+
+/// Where links come in that the relay did not listen for itself: through its onion service.
+#[derive(Clone)]
+pub struct Door {
+    node: Arc<Node>,
+    threads: Arc<Threads>,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Door {
+    /// Answers a link of somebody who is not told from another.
+    pub fn accept(&self, transport: Transport) {
+        if !*self.stopped.borrow() {
+            self.threads
+                .spawn(take_visitor(transport, Arc::clone(&self.node)));
+        }
+    }
 }
 
 impl Relay {
@@ -116,13 +134,22 @@ impl Relay {
             addrs,
             stop,
             tasks,
-            _threads: threads,
+            threads,
         }
     }
 
     /// Where it listens.
     pub fn addrs(&self) -> &[SocketAddr] {
         &self.addrs
+    }
+
+    /// Where links come in through an onion service.
+    pub fn door(&self) -> Door {
+        Door {
+            node: Arc::clone(&self.node),
+            threads: Arc::clone(&self.threads),
+            stopped: self.stop.subscribe(),
+        }
     }
 
     /// Takes a newer relay list.
@@ -174,10 +201,20 @@ async fn take_link(incoming: Incoming, from: IpAddr, node: Arc<Node>) {
     let Ok(transport) = incoming.transport() else {
         return;
     };
+    take(transport, HANDSHAKE_TIMEOUT, place, &node).await;
+}
+
+async fn take_visitor(transport: Transport, node: Arc<Node>) {
+    if let Some(place) = node.gatekeeper().link_by_onion() {
+        take(transport, TOR_HANDSHAKE_TIMEOUT, place, &node).await;
+    }
+}
+
+async fn take(transport: Transport, limit: Duration, place: Place, node: &Node) {
     // The reader of the link owns the brake, and with it the place: both end when the link does.
     let brake = node.gatekeeper().brake(place);
     let (secret, own) = node.link_identity();
-    match answer(transport, secret, own, node.link_config(), brake).await {
+    match answer(transport, limit, secret, own, node.link_config(), brake).await {
         Ok(link) => node.joined(&link),
         Err(error) => debug!(%error, "a neighbour did not become a link"),
     }

@@ -516,6 +516,7 @@ fn routes() -> impl Strategy<Value = Routes> {
         action(),
     )
         .prop_map(|(rules, refuse_ports, default)| Routes {
+            first_link: crate::config::FirstLink::default(),
             rules,
             refuse_ports,
             default,

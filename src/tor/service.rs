@@ -23,10 +23,14 @@ use tor_proto::stream::IncomingStreamRequest;
 
 use super::client::{Client, KEYS, STATE};
 use super::passing::Passing;
+use super::uses::Use;
 use super::{Tor, TorError, TorStream, VisitorKey};
+use crate::onion::OnionKey;
 
 /// Visitors that are met at the same time. More wait, as the introduction point lets them.
 const MAX_VISITORS: usize = 128;
+/// The same at a relay, each of whose clients is a visitor for as long as its link lives.
+const MAX_LINK_VISITORS: usize = 1024;
 /// Streams of one visitor: a peer needs one, and some for a second try.
 const MAX_STREAMS: u32 = 8;
 /// Streams that wait to be taken.
@@ -62,6 +66,8 @@ pub struct OnionService {
     streams: mpsc::Receiver<TorStream>,
     task: AbortHandle,
     _running: Arc<RunningOnionService>,
+    /// Tor does not rest meanwhile.
+    _used: Use,
     /// After the service, which writes there.
     _passing: Option<Passing>,
 }
@@ -97,12 +103,57 @@ impl Tor {
     /// # Errors
     /// Tor can't be started now, or another service of this name runs in this folder.
     pub async fn serve(&self, options: &OnionOptions) -> Result<OnionService, TorError> {
+        let used = self.shared.uses.begin();
         let client = self.started().await?;
-        launch(client, &self.shared.folder, options)
+        launch(client, &self.shared.folder, options, MAX_VISITORS, used)
+    }
+
+    /// The same for a relay's links: more visitors at a time, who stay longer.
+    ///
+    /// # Errors
+    /// As [`Tor::serve`].
+    pub async fn serve_links(&self, options: &OnionOptions) -> Result<OnionService, TorError> {
+        let used = self.shared.uses.begin();
+        let client = self.started().await?;
+        launch(
+            client,
+            &self.shared.folder,
+            options,
+            MAX_LINK_VISITORS,
+            used,
+        )
     }
 }
 
-fn launch(client: &Client, tor: &Path, options: &OnionOptions) -> Result<OnionService, TorError> {
+/// The key of the onion service of this name in Tor's folder, which is its address: the one that is there, or a new one.
+/// Nothing is sent, and no Tor has to run.
+///
+/// # Errors
+/// The folder can't be used: tell the user.
+pub fn service_key(folder: &Path, nickname: &str) -> Result<OnionKey, TorError> {
+    let options = OnionOptions {
+        nickname: nickname.to_owned(),
+        // Only its key is asked for.
+        port: 1,
+        ephemeral: false,
+        allow: Vec::new(),
+    };
+    let config = config(&options)?;
+    let keys = keys(folder, &options, &config)?;
+    let service = service(config, keys, &folder.join(STATE))?;
+    let made = service.generate_identity_key(KeystoreSelector::Primary);
+    let made = made.map_err(|error| TorError::from_arti(&error))?;
+    let address = made.display_unredacted().to_string();
+    OnionKey::parse(&address).ok_or(WRONG)
+}
+
+fn launch(
+    client: &Client,
+    tor: &Path,
+    options: &OnionOptions,
+    visitors_at_once: usize,
+    used: Use,
+) -> Result<OnionService, TorError> {
     let config = config(options)?;
     // Where a service was met before it was closed is known to whoever asked: that must not lead to it afterwards, so that
     // it begins anew, as Debian's tor does at each start.
@@ -129,12 +180,19 @@ fn launch(client: &Client, tor: &Path, options: &OnionOptions) -> Result<OnionSe
     let (running, visitors) = launched.ok_or(WRONG)?;
     let address = running.onion_address().ok_or(WRONG)?;
     let (sender, streams) = mpsc::channel(MAX_WAITING);
-    let task = tokio::spawn(meet(visitors.boxed(), options.port, sender)).abort_handle();
+    let task = tokio::spawn(meet(
+        visitors.boxed(),
+        visitors_at_once,
+        options.port,
+        sender,
+    ))
+    .abort_handle();
     Ok(OnionService {
         address: address.display_unredacted().to_string(),
         streams,
         task,
         _running: running,
+        _used: used,
         _passing: passing,
     })
 }
@@ -215,10 +273,11 @@ fn keys(
 /// Meets visitors, a bounded number at a time, for as long as the service runs.
 async fn meet(
     mut visitors: BoxStream<'static, RendRequest>,
+    at_once: usize,
     port: u16,
     sender: mpsc::Sender<TorStream>,
 ) {
-    let places = Arc::new(Semaphore::new(MAX_VISITORS));
+    let places = Arc::new(Semaphore::new(at_once));
     // Ends them with the service.
     let mut meetings = JoinSet::new();
     while let Some(visitor) = visitors.next().await {

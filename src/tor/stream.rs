@@ -1,17 +1,18 @@
 //! A stream through Tor. What arti gives gathers bytes until it is flushed, knows no end of one direction alone, and tells
 //! the other side of an error when it is dropped; this one behaves as everybody else's streams do.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use arti_client::DataStream;
+use arti_client::{DataReader, DataStream, DataWriter};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, Sleep};
 use tor_cell::relaycell::msg::EndReason;
 
-use crate::net::ByteStream;
+use super::uses::Use;
+use crate::net::{ByteStream, Transport};
 
 /// How long the other side may be silent after our side has said its last. It does not know that we did, so what it would close on our
 /// end (an idle keep-alive connection) it would hold for ever.
@@ -32,6 +33,8 @@ pub struct TorStream {
     reset: bool,
     /// The other side has ended it.
     ended: bool,
+    /// Tor does not rest meanwhile. Those of an onion service need none of their own: the service is one use.
+    used: Option<Use>,
 }
 
 impl TorStream {
@@ -43,7 +46,29 @@ impl TorStream {
             silence: None,
             reset: false,
             ended: false,
+            used: None,
         }
+    }
+
+    /// The same, counted until it is closed.
+    pub(super) fn with_use(mut self, used: Use) -> Self {
+        self.used = Some(used);
+        self
+    }
+
+    /// The stream for a link: two halves that know nothing of each other, so that two tasks can use them. The end of one
+    /// direction is the end of both, which suits a link, and the writer flushes when it has nothing more to say.
+    pub(crate) fn into_transport(mut self) -> io::Result<Transport> {
+        let used = self.used.take();
+        let stream = self.stream.take().ok_or(io::ErrorKind::NotConnected)?;
+        let (reader, writer) = stream.split();
+        Ok(Transport {
+            reader: Box::new(Reader {
+                reader,
+                _used: used,
+            }),
+            writer: Box::new(Writer(writer)),
+        })
     }
 
     fn inner(&mut self) -> io::Result<Pin<&mut DataStream>> {
@@ -152,12 +177,82 @@ impl Drop for TorStream {
         if self.reset {
             return;
         }
+        let used = self.used.take();
         // Without a runtime the program is ending, and the other side is told by that.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
+                drop(used);
             });
         }
+    }
+}
+
+/// The reading half of a link's stream.
+struct Reader {
+    reader: DataReader,
+    /// Tor does not rest while there is the link.
+    _used: Option<Use>,
+}
+
+impl AsyncRead for Reader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.reader).poll_read(cx, buf)
+    }
+}
+
+/// The writing half of a link's stream. It fills Tor's cells across the borders of frames: only the last one before a flush
+/// is not full.
+struct Writer(DataWriter);
+
+impl AsyncWrite for Writer {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut written = 0;
+        for buf in bufs {
+            let mut left: &[u8] = buf;
+            while !left.is_empty() {
+                match Pin::new(&mut self.0).poll_write(cx, left) {
+                    Poll::Ready(Ok(n)) if n > 0 => {
+                        written += n;
+                        left = left.get(n..).unwrap_or_default();
+                    }
+                    // What was taken is told first; an error comes again when the rest is offered.
+                    Poll::Ready(_) | Poll::Pending if written > 0 => {
+                        return Poll::Ready(Ok(written));
+                    }
+                    nothing @ (Poll::Ready(_) | Poll::Pending) => return nothing,
+                }
+            }
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 

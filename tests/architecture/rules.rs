@@ -303,16 +303,35 @@ fn allows(file: &SourceFile) -> impl Iterator<Item = (&Token, &str)> {
     })
 }
 
+/// Who makes what opens connections to relays: a relay, the demo, and the one place of the command line that chooses how a client
+/// reaches its first relay. Nobody else there can dial past that choice.
+const DIALERS: &[(&str, &[&str])] = &[
+    (
+        "OsDialer",
+        &[
+            "src/net/",
+            "src/cli/connect.rs",
+            "src/cli/relay.rs",
+            "src/cli/demo/",
+        ],
+    ),
+    ("TorDialer", &["src/tor/", "src/cli/tor.rs"]),
+];
+
 /// What may open connections to relays is made by the command line alone: whoever serves programs or carries torrents
 /// is given a way out, and can't dial.
 pub(crate) fn one_dialer(files: &[SourceFile]) -> Vec<String> {
     let mut out = Vec::new();
     for file in files.iter().filter(|file| file.path.starts_with("src/")) {
-        let may = file.path.starts_with("src/cli/") || file.path.starts_with("src/net/");
-        for token in &file.tokens {
-            if !may && token.ident() == Some("OsDialer") {
-                out.push(at(file, token.line, "only the command line makes a dialer"));
+        for (name, makers) in DIALERS {
+            if makers.iter().any(|maker| file.path.starts_with(maker)) {
+                continue;
             }
+            let named = file
+                .tokens
+                .iter()
+                .filter(|token| token.ident() == Some(*name));
+            out.extend(named.map(|token| at(file, token.line, "makes a dialer of its own")));
         }
     }
     out
@@ -559,9 +578,19 @@ mod tests {
     #[test]
     fn a_dialer_below_the_command_line_is_found() {
         let text = "use crate::net::os::OsDialer;";
-        for path in ["src/socks/mod.rs", "src/jail/mod.rs", "src/route/gate.rs"] {
+        for path in [
+            "src/socks/mod.rs",
+            "src/jail/mod.rs",
+            "src/route/gate.rs",
+            "src/cli/get.rs",
+            "src/cli/network/fetch.rs",
+        ] {
             assert!(finds(one_dialer, path, text), "{path}");
         }
+        let text = "use crate::tor::TorDialer;";
+        assert!(finds(one_dialer, "src/cli/connect.rs", text));
+        assert!(!finds(one_dialer, "src/cli/tor.rs", text));
+        let text = "use crate::net::os::OsDialer;";
         assert!(!finds(one_dialer, "src/cli/connect.rs", text));
     }
 

@@ -21,7 +21,7 @@ const MAX_FAMILY: usize = 32;
 pub const MAX_ADDRESSES: usize = 4;
 /// Longest life of a descriptor, seconds (400 days): a relay renews its keys once a year at least.
 pub const MAX_DESCRIPTOR_LIFE: u64 = 400 * 86_400;
-/// Longest descriptor, bytes: all fields at their limits come to 1,851.
+/// Longest descriptor, bytes: all fields at their limits come to 1,886.
 pub const MAX_DESCRIPTOR_LEN: usize = 2048;
 
 const _: () = assert!(
@@ -32,6 +32,7 @@ const _: () = assert!(
         + (1 + MAX_NICKNAME)
         + (1 + MAX_FAMILY)
         + (1 + MAX_ADDRESSES * 19)
+        + (1 + LinkService::LEN)
         + (1 + MAX_RULES * 24)
         + 16
         + SIGNATURE_LEN
@@ -64,6 +65,33 @@ impl Roles {
     }
 }
 
+/// An onion service of Tor (version 3) at which a relay takes links too (§7.1): whoever comes this way hides its address
+/// from the relay. Its address as a text is no business of this crate.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LinkService {
+    /// The Ed25519 key that its address is made of.
+    pub key: [u8; 32],
+    /// Its port, not 0.
+    pub port: u16,
+}
+
+impl LinkService {
+    /// `key[32] | port u16`.
+    const LEN: usize = 32 + 2;
+
+    /// A key that nobody, or anybody, could speak for names no service.
+    fn is_good(&self) -> bool {
+        self.port != 0 && RelayId(self.key).is_sound()
+    }
+}
+
+impl std::fmt::Debug for LinkService {
+    /// Never its address.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LinkService")
+    }
+}
+
 /// The content of a descriptor, before it is signed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RelayInfo {
@@ -85,6 +113,8 @@ pub struct RelayInfo {
     pub family: String,
     /// Where it listens, 1 to 4, each once.
     pub addresses: Vec<SocketAddr>,
+    /// Where it takes links through Tor, if it does.
+    pub link_service: Option<LinkService>,
     /// What it lets out.
     pub policy: ExitPolicy,
     /// When it was signed, seconds since 1970.
@@ -123,6 +153,9 @@ pub enum DescriptorError {
         "a relay has 1 to {MAX_ADDRESSES} different addresses, each one that a client can connect to, with a port"
     )]
     Addresses,
+    /// Not an onion service.
+    #[error("a relay has at most one onion service, with a key that can be used and a port")]
+    LinkService,
     /// Not a policy.
     #[error("the exit policy is broken, or has more than {MAX_RULES} rules")]
     Policy,
@@ -172,6 +205,9 @@ impl RelayInfo {
         {
             return Err(DescriptorError::Addresses);
         }
+        if self.link_service.is_some_and(|service| !service.is_good()) {
+            return Err(DescriptorError::LinkService);
+        }
         match self.expires.checked_sub(self.published) {
             Some(1..=MAX_DESCRIPTOR_LIFE) => Ok(()),
             Some(_) | None => Err(DescriptorError::Times),
@@ -194,6 +230,11 @@ impl RelayInfo {
         for address in &self.addresses {
             wire::put_ip(&mut out, address.ip());
             out.extend_from_slice(&address.port().to_be_bytes());
+        }
+        out.push(u8::from(self.link_service.is_some()));
+        if let Some(service) = &self.link_service {
+            out.extend_from_slice(&service.key);
+            out.extend_from_slice(&service.port.to_be_bytes());
         }
         self.policy.encode(&mut out);
         out.extend_from_slice(&self.published.to_be_bytes());
@@ -225,6 +266,14 @@ impl RelayInfo {
             .map(|_| read_address(reader))
             .collect::<Option<Vec<_>>>();
         let addresses = addresses.ok_or(E::Addresses)?;
+        let link_service = match reader.u8().ok_or(E::CutOff)? {
+            0 => None,
+            1 => Some(LinkService {
+                key: reader.array().ok_or(E::CutOff)?,
+                port: reader.u16().ok_or(E::CutOff)?,
+            }),
+            _ => return Err(E::LinkService),
+        };
         let policy = ExitPolicy::decode(reader).ok_or(E::Policy)?;
         let published = reader.u64().ok_or(E::CutOff)?;
         let expires = reader.u64().ok_or(E::CutOff)?;
@@ -238,6 +287,7 @@ impl RelayInfo {
             nickname,
             family,
             addresses,
+            link_service,
             policy,
             published,
             expires,

@@ -23,10 +23,18 @@ fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
+fn service() -> LinkService {
+    LinkService {
+        key: key(9).public().0,
+        port: 4443,
+    }
+}
+
 #[test]
 fn a_signed_descriptor_reads_back_and_verifies() {
     let made = signed(1, |info| {
-        info.addresses = addresses(&["127.0.0.1:1", "[2a00::1]:65535"])
+        info.addresses = addresses(&["127.0.0.1:1", "[2a00::1]:65535"]);
+        info.link_service = Some(service());
     });
     let read = Descriptor::decode(made.bytes()).unwrap();
     assert!(read == made && read.verify());
@@ -47,7 +55,10 @@ fn a_signed_descriptor_reads_back_and_verifies() {
 
 #[test]
 fn a_change_of_any_byte_is_seen() {
-    let made = signed(1, |info| info.policy = ExitPolicy::reject_all());
+    let made = signed(1, |info| {
+        info.policy = ExitPolicy::reject_all();
+        info.link_service = Some(service());
+    });
     for at in 0..made.bytes().len() {
         let mut bytes = made.bytes().to_vec();
         bytes[at] ^= 1;
@@ -60,7 +71,7 @@ fn a_change_of_any_byte_is_seen() {
 
 #[test]
 fn every_shorter_or_longer_form_is_refused() {
-    let made = signed(1, |_| {});
+    let made = signed(1, |info| info.link_service = Some(service()));
     for len in 0..made.bytes().len() {
         assert!(
             Descriptor::decode(&made.bytes()[..len]).is_err(),
@@ -101,6 +112,9 @@ fn fields_out_of_bounds_are_neither_signed_nor_read() {
     let set_times = |published, expires| -> Change {
         Box::new(move |info| (info.published, info.expires) = (published, expires))
     };
+    let set_service = |key, port| -> Change {
+        Box::new(move |info| info.link_service = Some(LinkService { key, port }))
+    };
     let table: Vec<(Change, E)> = vec![
         (Box::new(|info| info.nickname.clear()), E::Nickname),
         (Box::new(|info| info.nickname = "x".repeat(20)), E::Nickname),
@@ -133,6 +147,12 @@ fn fields_out_of_bounds_are_neither_signed_nor_read() {
         (set_addresses(&["[::]:1"]), E::Addresses),
         (set_addresses(&["[ff02::1]:1"]), E::Addresses),
         (set_addresses(&["[::ffff:1.1.1.1]:1"]), E::Addresses),
+        (set_service([1; 32], 0), E::LinkService),
+        (set_service(key(9).public().0, 0), E::LinkService),
+        // The neutral point, a key of order 4, and no point at all.
+        (set_service(NEUTRAL, 1), E::LinkService),
+        (set_service([0; 32], 1), E::LinkService),
+        (set_service([2; 32], 1), E::LinkService),
         (set_times(NOW, NOW), E::Times),
         (set_times(NOW, NOW - 1), E::Times),
         (set_times(NOW, NOW + MAX_DESCRIPTOR_LIFE + 1), E::Times),
@@ -158,6 +178,29 @@ fn a_scope_is_not_signed_because_the_wire_has_no_place_for_it() {
     let mut info = relay(1);
     info.addresses = vec!["[fe80::1%3]:1".parse().unwrap()];
     assert_eq!(info.sign(&key(1)), Err(DescriptorError::Addresses));
+}
+
+/// The neutral element of the curve.
+const NEUTRAL: [u8; 32] = {
+    let mut bytes = [0; 32];
+    bytes[0] = 1;
+    bytes
+};
+
+#[test]
+fn a_second_onion_service_is_refused() {
+    let none = unchecked(|_| {});
+    let one = unchecked(|info| info.link_service = Some(service()));
+    // They differ first where the services are counted.
+    let at = none.iter().zip(&one).position(|(a, b)| a != b).unwrap();
+    assert_eq!((none[at], one[at]), (0, 1));
+    assert_eq!(
+        one[at + 1..at + 35],
+        [&service().key[..], &[17, 91]].concat()
+    );
+    let mut bent = one;
+    bent[at] = 2;
+    assert_eq!(Descriptor::decode(&bent), Err(DescriptorError::LinkService));
 }
 
 /// Offsets of the fixed-length fields of §7.1.
@@ -215,17 +258,19 @@ fn the_largest_descriptor_fits_its_limit() {
         info.family = "f".repeat(32);
         info.addresses = addresses(&["[2a00::1]:1", "[2a00::1]:2", "[2a00::1]:3", "[2a00::1]:4"]);
         info.policy = ExitPolicy::new(vec![rule; 64]).unwrap();
+        info.link_service = Some(service());
     });
-    assert_eq!(made.bytes().len(), 1851);
+    assert_eq!(made.bytes().len(), 1886);
     assert!(made.bytes().len() <= MAX_DESCRIPTOR_LEN);
 }
 
 #[test]
 fn debug_output_shows_no_address() {
     let made = signed(1, |info| {
-        info.addresses = addresses(&["198.51.100.77:4443"])
+        info.addresses = addresses(&["198.51.100.77:4443"]);
+        info.link_service = Some(service());
     });
-    let shown = format!("{made:?} {:?}", made.info());
+    let shown = format!("{made:?} {:?} {:?}", made.info(), made.link_service);
     assert!(shown.contains("relay-1") && !shown.contains("198.51") && !shown.contains("4443"));
 }
 
@@ -241,11 +286,11 @@ fn any_info() -> impl Strategy<Value = RelayInfo> {
         any::<([u8; 32], [u8; 32], bool, bool, bool, u32)>(),
         ("[A-Za-z0-9-]{1,19}", "[A-Za-z0-9._-]{0,32}"),
         prop::collection::vec(address.prop_filter("unusable", is_listening_address), 1..=4),
-        any_policy(),
+        (any_policy(), any::<Option<(u16, u16)>>()),
         (0..u64::MAX - MAX_DESCRIPTOR_LIFE, 1..=MAX_DESCRIPTOR_LIFE),
     )
         .prop_map(
-            |(fixed, (nickname, family), addresses, policy, (published, life))| {
+            |(fixed, (nickname, family), addresses, (policy, service), (published, life))| {
                 let (onion, link, guard, exit, list, bandwidth) = fixed;
                 RelayInfo {
                     identity: key(1).public(),
@@ -261,6 +306,10 @@ fn any_info() -> impl Strategy<Value = RelayInfo> {
                     nickname,
                     family,
                     addresses,
+                    link_service: service.map(|(number, port)| LinkService {
+                        key: key(number).public().0,
+                        port,
+                    }),
                     policy,
                     published,
                     expires: published + life,

@@ -12,8 +12,8 @@ pub(crate) mod testing;
 mod wire;
 
 pub use descriptor::{
-    Descriptor, DescriptorError, MAX_ADDRESSES, MAX_DESCRIPTOR_LEN, MAX_DESCRIPTOR_LIFE, RelayInfo,
-    Roles,
+    Descriptor, DescriptorError, LinkService, MAX_ADDRESSES, MAX_DESCRIPTOR_LEN,
+    MAX_DESCRIPTOR_LIFE, RelayInfo, Roles,
 };
 pub use list::{
     Draft, ListError, MAX_LIST_LEN, MAX_LIST_LIFE, MAX_RELAYS, MAX_SIGNATURES, RelayList, Trust,

@@ -34,6 +34,7 @@ pub(crate) fn relay(number: u16) -> RelayInfo {
         nickname: format!("relay-{number}"),
         family: String::new(),
         addresses: vec![SocketAddr::from(([11 + high, low, 0, 1], 4443))],
+        link_service: None,
         policy: ExitPolicy::public(),
         published: NOW - DAY,
         expires: NOW + 100 * DAY,

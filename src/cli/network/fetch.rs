@@ -9,9 +9,10 @@ use tracing::{info, warn};
 
 use super::FetchArgs;
 use super::show::header;
-use crate::config::{NetworkFile, unix_now};
+use crate::cli::connect::dialer;
+use crate::cli::tor::OurTor;
+use crate::config::{NetworkFile, Routes, TorFile, unix_now};
 use crate::error::{Error, Exit, Kind};
-use crate::net::os::OsDialer;
 use crate::overlay::client::{Client, ClientConfig};
 use crate::overlay::directory::{FetchError, fetch_list};
 use crate::overlay::guards::GuardFile;
@@ -116,7 +117,11 @@ pub(super) fn fetch(args: &FetchArgs) -> Result<String, Error> {
         None => StateDir::open(StateDir::default_path()?)?,
     };
     let _lock = state.lock()?;
+    let tor = TorFile::load(args.tor.tor.as_deref())?;
+    let (routes, _) = Routes::load(args.routes.as_deref())?;
+    let way = args.first_link.unwrap_or(routes.first_link);
     crate::cli::block_on(async {
+        let dialer = dialer(way, || OurTor::new(tor, &state))?;
         let (guards, store) = GuardFile::open(state, &network.name)?;
         let config = ClientConfig {
             rules: network.rules,
@@ -127,7 +132,7 @@ pub(super) fn fetch(args: &FetchArgs) -> Result<String, Error> {
             Arc::new(list),
             guards,
             Some(Box::new(store)),
-            Arc::new(OsDialer::new(None)),
+            dialer,
             config,
         );
         let fetched = refresh(&network, &client).await;

@@ -16,7 +16,8 @@ use clap::{Args, Subcommand};
 use hushswarm_circuits::keys::RelayId;
 
 use super::table::parse_rate;
-use crate::config::id_from_hex;
+use super::tor::TorArgs;
+use crate::config::{FirstLink, id_from_hex};
 use crate::error::{Error, Exit};
 use crate::state::StateDir;
 
@@ -73,6 +74,10 @@ pub struct RelayInitArgs {
     /// Address at which others reach the relay, where it differs from --listen; may be given several times
     #[arg(long, value_name = "IP:PORT")]
     address: Vec<std::net::SocketAddr>,
+    /// Take links at an onion service of Tor too: those who come there hide their address from this relay. Its key stays in the
+    /// folder "tor" of the state folder
+    #[arg(long)]
+    onion: bool,
     /// Take first hops of clients
     #[arg(long)]
     guard: bool,
@@ -169,6 +174,15 @@ struct FetchArgs {
     /// Folder with this client's guards [default: where hushswarm keeps its state]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// How the first relay is reached: by a connection of this computer's own, or through Tor [default: as the routes file
+    /// says, else tcp]
+    #[arg(long, value_name = "WAY", value_enum)]
+    first_link: Option<FirstLink>,
+    /// Routes file, of which only its first_link counts here [default: ~/.config/hushswarm/routes.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    routes: Option<PathBuf>,
+    #[command(flatten)]
+    tor: TorArgs,
 }
 
 #[derive(Args)]

@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use hushswarm_circuits::relay_list::{Descriptor, DescriptorError, ExitPolicy, Proto};
 
 use super::{RelayInitArgs, say, usage};
+use crate::cli::relay::LINK_SERVICE;
 use crate::cli::table::{rate, until};
+use crate::cli::tor::service_key;
 use crate::config::{MAX_RELAY_FILE_LEN, RELAY_CONFIG_FILE, RelayConfig, id_to_hex, unix_now};
 use crate::error::{Error, Exit};
 use crate::state::{RelayKeys, StateDir};
@@ -25,7 +27,11 @@ pub fn relay_init(args: RelayInitArgs, out: &mut dyn Write) -> Result<(), Error>
     };
     let dir = StateDir::open(path)?;
     let _lock = dir.lock()?;
-    let config = configure(stored(&dir)?, args)?;
+    let onion = args.onion;
+    let mut config = configure(stored(&dir)?, args)?;
+    if onion {
+        config.onion = Some(service_key(&dir, LINK_SERVICE)?);
+    }
     let found = RelayKeys::load(&dir)?;
     let is_new = found.is_none();
     let keys = match found {
@@ -39,7 +45,7 @@ pub fn relay_init(args: RelayInitArgs, out: &mut dyn Write) -> Result<(), Error>
     }
     dir.write(RELAY_CONFIG_FILE, config.to_toml()?.as_bytes())?;
     dir.write(DESCRIPTOR_FILE, descriptor.bytes())?;
-    say(out, &summary(&dir, &descriptor, is_new, now)?)
+    say(out, &summary(&dir, &descriptor, &config, is_new, now)?)
 }
 
 fn stored(dir: &StateDir) -> Result<Option<RelayConfig>, Error> {
@@ -111,6 +117,7 @@ fn explain(error: DescriptorError) -> Error {
 fn summary(
     dir: &StateDir,
     descriptor: &Descriptor,
+    config: &RelayConfig,
     is_new: bool,
     now: u64,
 ) -> Result<String, Error> {
@@ -129,6 +136,9 @@ fn summary(
         until(descriptor.expires, now),
         dir.path_of(DESCRIPTOR_FILE)?.display(),
     );
+    if config.onion.is_some() {
+        text.push_str("  onion      yes: back up the folder \"tor\" with the keys\n");
+    }
     if descriptor.roles.exit && descriptor.policy.rejects_everything() {
         text.push_str("warning: the relay is an exit, but its policy accepts nothing\n");
     }

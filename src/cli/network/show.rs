@@ -11,6 +11,7 @@ use super::{ShowArgs, VerifyArgs};
 use crate::cli::table::{Side, cut, date, rate, table, until, until_narrow};
 use crate::config::{NetworkFile, id_to_hex, unix_now};
 use crate::error::{Error, Kind};
+use crate::onion::OnionKey;
 
 /// Widest exit policy in a table: with all else at its usual width a line has 100 columns.
 const EXIT_WIDTH: usize = 18;
@@ -195,6 +196,7 @@ fn as_json(file: &NetworkFile, list: &RelayList) -> Result<String, Error> {
                 "suite": suite_name(relay.suite),
                 "bandwidth_kib": relay.bandwidth,
                 "addresses": relay.addresses,
+                "onion": relay.link_service.map(|service| OnionKey(service.key).address()),
                 "family": relay.family,
                 "policy": relay.policy.to_texts(),
                 "published": relay.published,

@@ -59,7 +59,7 @@ async fn with_circuits(args: Args) -> Result<u8, Error> {
         state,
         lock: _lock,
         fresh: _fresh,
-    } = args.overlay.connect(loaded.without())?;
+    } = args.overlay.connect(loaded.without(), &loaded)?;
     if args.overlay.hops == 1 {
         say("with one hop, that relay sees both your address and whom the program reaches");
     }

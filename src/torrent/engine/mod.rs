@@ -3,6 +3,7 @@
 //! Everything reaches the world through the [`Outside`] that the engine is given; nothing here can open a socket.
 
 mod create;
+mod sorter;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use create::{CreateError, Created, create};
+pub use sorter::Sorter;
 
 use super::gossip::OnionPeer;
 use super::magnet::Magnet;
