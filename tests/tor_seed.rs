@@ -16,7 +16,7 @@ use support::clients::installed;
 use support::loopback::has_done;
 use support::onion_seed::{LONG, Link, NAME, PORT, Place, link};
 use support::tor::{NOBODY, Size, TorNetwork, onion_of};
-use support::{PATIENCE, write_noise};
+use support::{PATIENCE, hash_file, write_noise};
 use tempfile::TempDir;
 
 const SIZE: u64 = 64 << 20;
