@@ -169,8 +169,13 @@ pub async fn download(
     let begun = std::time::Instant::now();
     let tor = work.routes.tor(state);
     let onions = onions(&work, &tor, state)?;
-    if let Some(text) = onions.told() {
-        display.say(text);
+    match onions {
+        Onions::None | Onions::Taken => {}
+        Onions::Shared => display
+            .say("sharing what has come, as an onion service of its own; --no-share stops that"),
+        Onions::Closed => tracing::warn!(
+            "sharing nothing: an onion peer of this link lets in only those whose key it knows"
+        ),
     }
     let job = Job {
         source: work.source,
@@ -220,21 +225,6 @@ enum Onions {
     Shared,
     /// It takes from one that lets in only some: others are not let in by us, nor told of it.
     Closed,
-}
-
-impl Onions {
-    /// What the user has to know.
-    fn told(self) -> Option<&'static str> {
-        match self {
-            Self::None | Self::Taken => None,
-            Self::Shared => {
-                Some("sharing what has come, as an onion service of its own; --no-share stops that")
-            }
-            Self::Closed => {
-                Some("sharing nothing: this is for those whose key the onion peer knows")
-            }
-        }
-    }
 }
 
 fn onions(work: &Work, tor: &OurTor, state: &StateDir) -> Result<Onions, Error> {
