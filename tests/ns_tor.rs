@@ -1,5 +1,5 @@
-//! `hushswarm get` of an onion seed on a host that could reach the whole world directly: what the wire sees of it, also when
-//! Tor goes away in the middle.
+//! `hushswarm get` of an onion seed, and the seed itself, on hosts that could reach the whole world directly: what the wire sees of
+//! them, also when Tor goes away in the middle.
 #![cfg(feature = "tor")]
 #![allow(clippy::unwrap_used, clippy::disallowed_types)]
 
@@ -29,6 +29,7 @@ const OUTAGE: Duration = Duration::from_secs(10);
 struct Scene {
     client: Host,
     seeder: Host,
+    tor: Host,
     network: TorNetwork,
     dir: TempDir,
     /// Last, so that programs end before their hosts.
@@ -42,12 +43,14 @@ impl Scene {
         }
         let mut world = World::build()?;
         let (client, seeder) = (world.host("client", 250), world.host("seeder", 21));
-        let network = TorNetwork::start_on(&world.host("tor", 30), &Size::default());
+        let tor = world.host("tor", 30);
+        let network = TorNetwork::start_on(&tor, &Size::default());
         let dir = TempDir::new().unwrap();
         write_noise(&dir.path().join(NAME), SIZE, 5);
         Some(Self {
             client,
             seeder,
+            tor,
             network,
             dir,
             _world: world,
@@ -138,5 +141,46 @@ fn get_of_an_onion_seed_talks_to_tors_relays_alone_also_when_tor_is_gone() {
     assert!(get.events("done").is_empty(), "it was over before that");
     get.signal(Signal::INT);
     assert_eq!(get.wait(PATIENCE).code(), Some(130), "{}", get.tails());
+    scene.assert_only_tor(&capture.stop(), &names);
+}
+
+#[test]
+fn an_onion_seed_talks_to_tors_relays_alone_also_when_tor_is_gone_and_back() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    // What the seeding host must not show: a tracker of its own is reached the same way.
+    let (content, state) = (scene.path(NAME), scene.path("seed"));
+    let needles: [&[u8]; 2] = [NAME.as_bytes(), b"example"];
+    let names = ["file name", "tracker"];
+    let capture = Capture::start(&scene.seeder, &needles);
+    let words = ["seed", &content, "--over", "tor", "--state", &state];
+    let tracker = ["--tracker", "http://tracker.example.org/announce"];
+    let mut seed = scene.spawn(&scene.seeder, &[&words[..], &tracker].concat());
+    let said = seed.wait_for_event(LONG, "seeding");
+    let magnet = said["magnet"].as_str().unwrap();
+
+    // Nobody of Tor's answers any more in the middle, and all find back.
+    let mut get = scene.get(magnet, "one");
+    get.wait_until(LONG, |get| has_done(get, SIZE / 8));
+    scene.tor.plug(false);
+    std::thread::sleep(OUTAGE);
+    let paused = get.events("done").is_empty();
+    scene.tor.plug(true);
+    assert!(paused, "it was over before the outage");
+    let status = get.wait(LONG);
+    assert!(status.success(), "{status}{}", get.tails());
+    let got = scene.dir.path().join("one").join(NAME);
+    assert_eq!(hash_file(&got), hash_file(&scene.dir.path().join(NAME)));
+
+    // Tor is gone in the middle, for good.
+    let mut get = scene.get(magnet, "two");
+    get.wait_until(LONG, |get| has_done(get, SIZE / 8));
+    scene.network.stop();
+    std::thread::sleep(OUTAGE);
+    assert!(get.events("done").is_empty(), "it was over before that");
+    assert!(seed.exit_status().is_none(), "{}", seed.tails());
+    seed.signal(Signal::INT);
+    assert_eq!(seed.wait(PATIENCE).code(), Some(0), "{}", seed.tails());
     scene.assert_only_tor(&capture.stop(), &names);
 }

@@ -3,18 +3,23 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hushswarm_circuits::target::Target;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
 use super::connect::{Connected, OverlayArgs, Without};
 use super::progress::{Progress as Display, duration, json_line};
 use super::routes::{Loaded, RoutesArgs};
+use super::seed::ONION_PORT;
+use super::tor::{OnionOptions, OurTor, has_visitor_key};
 use super::transfer::follow;
+use crate::config::RouteAction;
 use crate::error::{Error, Exit, Kind};
 use crate::overlay::client::Client;
 use crate::route::special::Place;
 use crate::state::StateDir;
-use crate::torrent::engine::{Engine, Job, Options, Source, State};
+use crate::torrent::engine::{Engine, Job, OnionDoor, Options, Source, State};
+use crate::torrent::gossip::OnionPeer;
 use crate::torrent::magnet::Magnet;
 use crate::torrent::metainfo::{MAX_TORRENT, Metainfo};
 
@@ -31,6 +36,10 @@ pub struct Args {
     /// Go on sharing after the download until interrupted
     #[arg(long)]
     seed: bool,
+    /// Take only. By default, what comes from onion services is shared while it comes, by an onion service of its own whose key
+    /// is kept in memory alone; other onion peers hear of it, and nobody learns where you are
+    #[arg(long)]
+    no_share: bool,
     /// Overwrite files of the same name that are not this torrent's
     #[arg(long)]
     overwrite: bool,
@@ -66,6 +75,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         source,
         output: args.output,
         seed: args.seed,
+        share: !args.no_share,
         overwrite: args.overwrite,
         routes,
     };
@@ -94,6 +104,8 @@ pub struct Work {
     pub output: PathBuf,
     /// Whether to go on sharing.
     pub seed: bool,
+    /// Whether to share by an onion service, where others are reached that way.
+    pub share: bool,
     /// Whether files that stand in the way may be overwritten.
     pub overwrite: bool,
     /// Which trackers and peers may be asked, and through what.
@@ -138,6 +150,11 @@ pub async fn download(
     display: &mut Display,
 ) -> Result<Done, Error> {
     let begun = std::time::Instant::now();
+    let tor = work.routes.tor(state);
+    let onions = onions(&work, &tor, state)?;
+    if let Some(text) = onions.told() {
+        display.say(text);
+    }
     let job = Job {
         source: work.source,
         output: work.output.clone(),
@@ -146,13 +163,23 @@ pub async fn download(
     };
     let mut options = Options::new(state.path().to_owned());
     options.allow_private = work.routes.policy.allows_private();
-    let handle =
-        Engine::new(work.routes.gate(client, &work.routes.tor(state)), options).download(job);
+    options.gossip = matches!(onions, Onions::Shared | Onions::Taken);
+    let handle = Engine::new(work.routes.gate(client, &tor), options).download(job);
+    let door = handle.onion_door();
     let seeding = work.seed;
-    let ended = follow(handle, client, display, |progress| {
+    let followed = follow(handle, client, &tor, display, |progress| {
         !seeding && matches!(progress.state, State::Done | State::Seeding)
-    })
-    .await;
+    });
+    let sharing = async {
+        if onions == Onions::Shared {
+            share(&tor, &door).await;
+        }
+        std::future::pending().await
+    };
+    let ended = tokio::select! {
+        ended = followed => ended,
+        ended = sharing => ended,
+    };
     client.close();
     let last = ended?;
     let name = last.name.as_ref().map(|name| name.expose().clone());
@@ -163,6 +190,103 @@ pub async fn download(
         received: last.downloaded,
         seconds: begun.elapsed().as_secs_f64(),
     })
+}
+
+/// What a download has to do with onion peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Onions {
+    /// Nothing.
+    None,
+    /// It takes from them.
+    Taken,
+    /// It takes from them, and is one.
+    Shared,
+    /// It takes from one that lets in only some: others are not let in by us, nor told of it.
+    Closed,
+}
+
+impl Onions {
+    /// What the user has to know.
+    fn told(self) -> Option<&'static str> {
+        match self {
+            Self::None | Self::Taken => None,
+            Self::Shared => {
+                Some("sharing what has come, as an onion service of its own; --no-share stops that")
+            }
+            Self::Closed => {
+                Some("sharing nothing: this is for those whose key the onion peer knows")
+            }
+        }
+    }
+}
+
+fn onions(work: &Work, tor: &OurTor, state: &StateDir) -> Result<Onions, Error> {
+    let trackers: Vec<&String>;
+    let mut peers = Vec::new();
+    match &work.source {
+        Source::Magnet(magnet) => {
+            trackers = magnet.trackers.iter().collect();
+            peers.extend(magnet.peers.iter().filter_map(OnionPeer::from_target));
+        }
+        Source::Metainfo(metainfo) => {
+            // Only its tracker tells who its peers are.
+            if metainfo.info.private {
+                return Ok(Onions::None);
+            }
+            trackers = metainfo.trackers.iter().flatten().collect();
+        }
+    }
+    let onion = |url: &&String| {
+        let url = url::Url::parse(url).ok();
+        let host = url.and_then(|url| Target::parse(url.host_str()?, 1).ok());
+        host.is_some_and(|host| Place::is_onion(&host))
+    };
+    let any = !peers.is_empty()
+        || trackers.iter().any(onion)
+        || work.routes.policy.default_action() == RouteAction::Tor;
+    if !any || tor.route().is_none() {
+        return Ok(Onions::None);
+    }
+    for peer in &peers {
+        if has_visitor_key(state, &peer.host())? {
+            return Ok(Onions::Closed);
+        }
+    }
+    Ok(if work.share {
+        Onions::Shared
+    } else {
+        Onions::Taken
+    })
+}
+
+/// Runs an onion service until one is met that lets in only some, or for ever. What goes wrong stops no download.
+async fn share(tor: &OurTor, door: &OnionDoor) {
+    let options = OnionOptions {
+        nickname: "share".to_owned(),
+        port: ONION_PORT,
+        ephemeral: true,
+        allow: Vec::new(),
+    };
+    let serving = async {
+        let mut onion = match tor.serve(&options).await {
+            Ok(onion) => onion,
+            Err(error) => {
+                tracing::warn!(%error, "nothing is shared, since no onion service of its own can be had");
+                return;
+            }
+        };
+        if let Some(own) = OnionPeer::parse(onion.address(), ONION_PORT) {
+            door.open(own);
+        }
+        while let Some(stream) = onion.next().await {
+            door.accept(stream);
+        }
+    };
+    tokio::select! {
+        () = serving => {}
+        () = tor.key_needed() => tracing::warn!("sharing nothing any more: an onion peer lets in only some"),
+    }
+    door.close();
 }
 
 /// This argument; where it is "-", the first line of standard input.

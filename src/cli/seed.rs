@@ -1,28 +1,32 @@
-//! `hushswarm seed`: makes a torrent of a file or folder, and serves those who can be reached through circuits.
+//! `hushswarm seed`: makes torrents of files or folders, and serves those who can be reached through circuits, or who come to an
+//! onion service.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use hushswarm_circuits::target::Target;
+use tokio::task::JoinSet;
 
 use super::connect::{Connected, OverlayArgs};
 use super::progress::{Progress as Display, json_line};
 use super::relay::Signals;
 use super::routes::{RoutesArgs, Way};
-use super::tor::{MAX_VISITOR_KEYS, Onion, OnionOptions, VisitorKey};
-use super::transfer::follow;
+use super::tor::{MAX_VISITOR_KEYS, Onion, OnionOptions, OurTor, VisitorKey};
+use super::transfer::{Seed, follow_all};
+use crate::config::Vanguards;
 use crate::error::{Error, Exit, Kind};
-use crate::torrent::engine::{Engine, Options, create};
+use crate::torrent::engine::{Created, Engine, OnionDoor, Options, Sorter, create};
+use crate::torrent::gossip::OnionPeer;
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::magnet::Magnet;
 
 /// Arguments of `hushswarm seed`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// File or folder to share
-    #[arg(value_name = "PATH")]
-    path: PathBuf,
+    /// Files or folders to share, each as a torrent of its own
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<PathBuf>,
     /// How downloaders come: through circuits to the peers of a tracker, or to an onion service of Tor, which the magnet link
     /// names
     #[arg(long, value_name = "WAY", value_enum, default_value_t = Over::Circuits)]
@@ -37,6 +41,16 @@ pub struct Args {
     /// service's own key is kept
     #[arg(long, value_name = "KEY")]
     allow: Vec<VisitorKey>,
+    /// With --over tor: an onion service for each torrent, so that nobody can tell that one host shares them. This is the default
+    #[arg(long, conflicts_with = "one_service")]
+    unlinkable: bool,
+    /// With --over tor: all torrents behind one address. Who has two of the links knows that one host shares both
+    #[arg(long)]
+    one_service: bool,
+    /// With --over tor: as many onion services for each torrent (or for all, with --one-service), all named in its link, so that
+    /// it is not held to the introduction points and the pace of one
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=4))]
+    services: u8,
     /// Tracker to announce to, where downloaders are found; may be given several times
     #[arg(long, value_name = "URL", required_if_eq("over", "circuits"))]
     tracker: Vec<String>,
@@ -61,8 +75,11 @@ enum Over {
     Tor,
 }
 
-/// The port of onion services, as the magnet link names it.
-const ONION_PORT: u16 = 6881;
+/// Most onion services of one command: each keeps circuits to its introduction points.
+const MAX_SERVICES: usize = 64;
+
+/// The port of onion services, as the magnet link and other peers name it.
+pub(super) const ONION_PORT: u16 = 6881;
 
 #[derive(serde::Serialize)]
 struct Made {
@@ -79,7 +96,11 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         args.routes.route.get_or_insert(Way::Tor);
     }
     check(&args)?;
-    let loaded = args.routes.load()?;
+    let mut loaded = args.routes.load()?;
+    if args.over == Over::Tor && !args.ephemeral {
+        // A service that is up for long is worth the patience of whoever wants to find it.
+        loaded.tor.vanguards.get_or_insert(Vanguards::Full);
+    }
     let Connected {
         client,
         state,
@@ -88,82 +109,190 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
     } = args.overlay.connect_alone(loaded.without(), &loaded)?;
     let mut display = Display::new(args.json);
     display.say("hashing");
-    let trackers = args.tracker.iter().map(|url| vec![url.clone()]).collect();
-    let created = create(args.path.clone(), trackers, Arc::default())
-        .await
-        .map_err(|error| Error::local("can't make a torrent of that").with_source(error))?;
-    if let Some(file) = &args.torrent {
-        crate::state::write_public(file, &created.file)?;
-    }
-    let metainfo = created.metainfo;
+    let torrents = make(&args).await?;
     let tor = loaded.tor(&state);
-    let onion = match args.over {
-        Over::Circuits => None,
+    let services = match args.over {
+        Over::Circuits => Vec::new(),
         Over::Tor => {
             display.say("waiting for Tor; Ctrl-C stops");
             let mut signals = Signals::new()?;
-            let options = OnionOptions {
-                nickname: nickname(&metainfo.info.hash),
-                port: ONION_PORT,
-                ephemeral: args.ephemeral,
-                allow: args.allow,
-            };
             tokio::select! {
-                onion = tor.serve(&options) => Some(onion?),
+                services = serve(&args, &torrents, &tor) => services?,
                 () = signals.stop() => return Ok(()),
             }
         }
     };
-    let peer = |onion: &Onion| Target::parse(onion.address(), ONION_PORT);
-    let peer = onion.as_ref().map(peer).transpose();
-    let peer = peer.map_err(|error| Error::local("Tor gave no address").with_source(error))?;
-    let magnet = Magnet {
-        hash: metainfo.info.hash,
-        name: Some(metainfo.info.name.clone()),
-        trackers: args.tracker,
-        peers: peer.into_iter().collect(),
-        select: None,
-    }
-    .to_string();
+    let magnets: Vec<String> = magnets(&args, &torrents, &services).collect();
     let mut options = Options::new(state.path().to_owned());
     options.allow_private = loaded.policy.allows_private();
-    let outside = loaded.gate(&client, &tor);
-    let handle = Engine::new(outside, options).seed(metainfo, created.folder);
-    if args.json {
-        json_line("seeding", &Made { magnet });
-    } else {
-        display.say(&magnet);
-        display.say(match args.over {
-            Over::Circuits => "serving those whom a circuit can reach; Ctrl-C stops",
-            Over::Tor => "serving those who come to its onion service, from about a minute from now; Ctrl-C stops",
-        });
+    // A service that lets in only some stays among them.
+    options.gossip = args.over == Over::Tor && args.allow.is_empty();
+    let engine = Engine::new(loaded.gate(&client, &tor), options);
+    let (mut seeds, mut doors) = (Vec::new(), Vec::new());
+    for (number, torrent) in torrents.into_iter().enumerate() {
+        let info = &torrent.metainfo.info;
+        let (hash, name) = (info.hash, info.name.clone());
+        let handle = engine.seed(torrent.metainfo, torrent.folder);
+        let door = handle.onion_door();
+        let own = services.iter().find(|service| service.leads_to(number));
+        if let Some(own) = own.and_then(|own| OnionPeer::from_target(&own.address)) {
+            door.open(own);
+        }
+        doors.push((hash, door));
+        seeds.push(Seed { name, handle });
     }
-    let door = handle.door();
-    let serving = async {
-        if let Some(mut onion) = onion {
-            while let Some(stream) = onion.next().await {
-                door.accept(stream);
+    for magnet in magnets {
+        if args.json {
+            json_line("seeding", &Made { magnet });
+        } else {
+            display.say(&magnet);
+        }
+    }
+    display.say(match args.over {
+        Over::Circuits => "serving those whom a circuit can reach; Ctrl-C stops",
+        Over::Tor => "serving those who come to its onion service, from about a minute from now; Ctrl-C stops",
+    });
+    // Ends with this command.
+    let mut serving = JoinSet::new();
+    for service in services {
+        serving.spawn(service.lead(&doors));
+    }
+    let ended = follow_all(seeds, &client, &tor, &mut display).await;
+    client.close();
+    ended
+}
+
+/// Makes a torrent of each path.
+async fn make(args: &Args) -> Result<Vec<Created>, Error> {
+    let trackers: Vec<_> = args.tracker.iter().map(|url| vec![url.clone()]).collect();
+    let mut torrents: Vec<Created> = Vec::with_capacity(args.paths.len());
+    for path in &args.paths {
+        let created = create(path.clone(), trackers.clone(), Arc::default())
+            .await
+            .map_err(|error| Error::local("can't make a torrent of that").with_source(error))?;
+        if let Some(file) = &args.torrent {
+            crate::state::write_public(file, &created.file)?;
+        }
+        let hash = created.metainfo.info.hash;
+        if torrents
+            .iter()
+            .any(|other| other.metainfo.info.hash == hash)
+        {
+            let same = "two of these are the same torrent";
+            return Err(Error::new(Kind::Local, same).with_exit(Exit::Usage));
+        }
+        torrents.push(created);
+    }
+    Ok(torrents)
+}
+
+/// An onion service, and whose it is.
+struct Service {
+    onion: Onion,
+    address: Target,
+    /// Number of its torrent; `None`: of all of them.
+    torrent: Option<usize>,
+}
+
+impl Service {
+    /// Whether who comes to it can have this torrent.
+    fn leads_to(&self, torrent: usize) -> bool {
+        self.torrent.is_none_or(|own| own == torrent)
+    }
+
+    /// Leads those who come to the torrents, for as long as the service runs.
+    fn lead(mut self, doors: &[(InfoHash, OnionDoor)]) -> impl Future<Output = ()> + Send + use<> {
+        let own = self.torrent.and_then(|number| doors.get(number));
+        let own = own.map(|(_, door)| door.clone());
+        let mut sorter = Sorter::new(doors.iter().cloned());
+        async move {
+            while let Some(stream) = self.onion.next().await {
+                match &own {
+                    Some(door) => door.accept(stream),
+                    None => sorter.accept(stream),
+                }
             }
         }
-        std::future::pending().await
-    };
-    let ended = tokio::select! {
-        ended = follow(handle, &client, &mut display, |_| false) => ended,
-        ended = serving => ended,
-    };
-    client.close();
-    match ended {
-        // The way to end a seed.
-        Err(error) if error.exit() == Exit::Interrupted => Ok(()),
-        other => other.map(drop),
     }
+}
+
+/// Runs the onion services of these torrents.
+async fn serve(args: &Args, torrents: &[Created], tor: &OurTor) -> Result<Vec<Service>, Error> {
+    let owners: Vec<(String, Option<usize>)> = if args.one_service {
+        vec![("seeds".to_owned(), None)]
+    } else {
+        let torrents = torrents.iter().enumerate();
+        let names = torrents.map(|(n, torrent)| (nickname(&torrent.metainfo.info.hash), Some(n)));
+        names.collect()
+    };
+    let mut services = Vec::new();
+    for (name, torrent) in owners {
+        for number in 0..args.services {
+            let nickname = match number {
+                0 => name.clone(),
+                _ => format!("{name}x{number}"),
+            };
+            let options = OnionOptions {
+                nickname,
+                port: ONION_PORT,
+                ephemeral: args.ephemeral,
+                allow: args.allow.clone(),
+            };
+            let onion = tor.serve(&options).await?;
+            let address = Target::parse(onion.address(), ONION_PORT);
+            let address =
+                address.map_err(|error| Error::local("Tor gave no address").with_source(error))?;
+            services.push(Service {
+                onion,
+                address,
+                torrent,
+            });
+        }
+    }
+    Ok(services)
+}
+
+/// The magnet links of these torrents.
+fn magnets<'a>(
+    args: &'a Args,
+    torrents: &'a [Created],
+    services: &'a [Service],
+) -> impl Iterator<Item = String> + 'a {
+    torrents.iter().enumerate().map(|(number, torrent)| {
+        let own = services
+            .iter()
+            .filter(move |service| service.leads_to(number));
+        let info = &torrent.metainfo.info;
+        Magnet {
+            hash: info.hash,
+            name: Some(info.name.clone()),
+            trackers: args.tracker.clone(),
+            peers: own.map(|service| service.address.clone()).collect(),
+            select: None,
+        }
+        .to_string()
+    })
 }
 
 /// What the parser of arguments does not see.
 fn check(args: &Args) -> Result<(), Error> {
     let wrong = |what: &str| Err(Error::new(Kind::Local, what).with_exit(Exit::Usage));
-    if args.over != Over::Tor && (args.ephemeral || !args.allow.is_empty()) {
-        return wrong("--ephemeral and --allow are about an onion service: add --over tor");
+    let onion = args.ephemeral || args.unlinkable || args.one_service || args.services > 1;
+    if args.over != Over::Tor && (onion || !args.allow.is_empty()) {
+        return wrong(
+            "--ephemeral, --allow, --unlinkable, --one-service and --services are about an onion service: add --over tor",
+        );
+    }
+    if args.over == Over::Tor
+        && !args.one_service
+        && args.paths.len().saturating_mul(usize::from(args.services)) > MAX_SERVICES
+    {
+        return wrong(&format!(
+            "more than {MAX_SERVICES} onion services: share fewer torrents, or put them behind one address with --one-service"
+        ));
+    }
+    if args.paths.len() > 1 && args.torrent.is_some() {
+        return wrong("--torrent names one file: share one PATH at a time with it");
     }
     if args.allow.len() > MAX_VISITOR_KEYS {
         return wrong(&format!(

@@ -21,10 +21,11 @@ pub struct TorArgs {
 #[cfg(feature = "tor")]
 pub use crate::tor::{MAX_VISITOR_KEYS, OnionOptions, VisitorKey};
 #[cfg(feature = "tor")]
-pub use with::{Onion, OurTor, service_key, visitor_key};
+pub use with::{Onion, OurTor, has_visitor_key, service_key, visitor_key};
 #[cfg(not(feature = "tor"))]
 pub use without::{
-    MAX_VISITOR_KEYS, Onion, OnionOptions, OurTor, VisitorKey, service_key, visitor_key,
+    MAX_VISITOR_KEYS, Onion, OnionOptions, OurTor, VisitorKey, has_visitor_key, service_key,
+    visitor_key,
 };
 
 #[cfg(feature = "tor")]
@@ -74,7 +75,7 @@ mod with {
                 while status.changed().await.is_ok() {
                     let now = status.borrow_and_update().clone();
                     if is_news(&last, &now) {
-                        say(&now);
+                        text(&now).as_deref().map(tell);
                         last = now;
                     }
                 }
@@ -82,9 +83,26 @@ mod with {
             Self(tor)
         }
 
+        /// What whoever waits for Tor waits for; `None` where it was not asked for, or is ready.
+        pub fn waits_for(&self) -> Option<String> {
+            let status = self.0.status().borrow().clone();
+            match status {
+                TorStatus::Idle | TorStatus::Ready | TorStatus::Resting => None,
+                TorStatus::Starting { .. } | TorStatus::Failed(_) => text(&status),
+            }
+        }
+
         /// The route through it.
         pub fn route(&self) -> Option<Arc<dyn Outside>> {
             Some(Arc::new(TorRoute::new(self.0.clone())))
+        }
+
+        /// Waits until an onion service is met that lets in only those whose key it knows, and ours is not among them.
+        pub async fn key_needed(&self) {
+            let mut needed = self.0.key_needed();
+            if needed.wait_for(|needed| *needed).await.is_err() {
+                std::future::pending().await
+            }
         }
 
         /// Opens links to relays through it.
@@ -168,6 +186,14 @@ mod with {
         tor::visitor_key(&state.path().join(FOLDER), address).map_err(|error| for_user(&error))
     }
 
+    /// Whether this state folder's Tor has a key with which it visits an onion service. Nothing is sent.
+    ///
+    /// # Errors
+    /// The folder can't be used: tell the user.
+    pub fn has_visitor_key(state: &StateDir, address: &str) -> Result<bool, Error> {
+        tor::has_visitor_key(&state.path().join(FOLDER), address).map_err(|error| for_user(&error))
+    }
+
     fn for_user(error: &TorError) -> Error {
         Error::new(Kind::Policy, error.to_string()).with_exit(Exit::NoNetwork)
     }
@@ -186,18 +212,19 @@ mod with {
                     what: new,
                 },
             ) => to.abs_diff(*from) >= STEP || held(old) != held(new),
+            // It rests and wakes without telling: whoever asks for something waits no longer for it.
+            (_, TorStatus::Resting) | (TorStatus::Resting, TorStatus::Ready) => false,
             _ => last != now,
         }
     }
 
-    fn say(status: &TorStatus) {
-        let text = match status {
-            TorStatus::Idle => return,
+    fn text(status: &TorStatus) -> Option<String> {
+        Some(match status {
+            TorStatus::Idle | TorStatus::Resting => return None,
             TorStatus::Starting { percent, what } => format!("Tor: {percent} %, {what}"),
             TorStatus::Ready => "Tor is ready".to_owned(),
             TorStatus::Failed(error) => format!("{error}; nothing leaves any other way"),
-        };
-        tell(&text);
+        })
     }
 
     fn tell(text: &str) {
@@ -263,6 +290,14 @@ mod without {
         Err(no_tor())
     }
 
+    /// There is none.
+    ///
+    /// # Errors
+    /// None.
+    pub fn has_visitor_key(_: &StateDir, _: &str) -> Result<bool, Error> {
+        Ok(false)
+    }
+
     /// Fails.
     ///
     /// # Errors
@@ -291,9 +326,19 @@ mod without {
             Self
         }
 
+        /// Nothing.
+        pub fn waits_for(&self) -> Option<String> {
+            None
+        }
+
         /// There is none.
         pub fn route(&self) -> Option<Arc<dyn Outside>> {
             None
+        }
+
+        /// Waits for ever.
+        pub async fn key_needed(&self) {
+            std::future::pending().await
         }
 
         /// Fails.

@@ -6,7 +6,8 @@ use tokio::sync::watch;
 
 use super::progress::{Progress as Display, View};
 use super::relay::Signals;
-use crate::error::{Error, Exit, Kind};
+use super::tor::OurTor;
+use crate::error::{Error, Exit};
 use crate::overlay::client::{BuildError, Client, Status};
 use crate::torrent::engine::{Failure, Handle, Progress, State};
 use crate::torrent::storage::StorageError;
@@ -15,7 +16,7 @@ use crate::torrent::storage::StorageError;
 const REFRESH: Duration = Duration::from_millis(200);
 
 /// How a transfer is shown.
-pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status) -> View {
+pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status, tor: &OurTor) -> View {
     let (state, reason) = match &progress.state {
         State::FetchingMetadata => ("metadata", None),
         State::Checking => ("checking", None),
@@ -40,6 +41,17 @@ pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status) -> Vi
     let reason = match (state, &progress.tracker) {
         ("waiting" | "metadata", Some(tracker)) if reason.is_none() => Some(tracker.clone()),
         _ => reason,
+    };
+    // What is to come through Tor waits for that first.
+    let idle = progress.connected == 0 && matches!(state, "waiting" | "metadata" | "downloading");
+    let (state, reason) = match tor.waits_for() {
+        Some(tor) if idle => match overlay {
+            Status::Unreachable(BuildError::NoRelays) => ("waiting", Some(tor)),
+            Status::Connecting | Status::Ready | Status::Unreachable(_) => {
+                (state, reason.or(Some(tor)))
+            }
+        },
+        _ => (state, reason),
     };
     View {
         state,
@@ -84,6 +96,21 @@ fn unusable(progress: &Progress) -> Option<StorageError> {
     }
 }
 
+/// Why it will not go on without the user, if it will not.
+fn failure(progress: &Progress) -> Option<Error> {
+    let disk = |error: &StorageError| {
+        let told = Error::local(error.to_string());
+        told.with_exit(Exit::Disk).with_hint(error.hint())
+    };
+    match &progress.state {
+        State::Failed(Failure::Storage(error)) => Some(disk(error)),
+        State::Failed(failure @ Failure::Metainfo(_)) => {
+            Some(Error::local(failure.to_string()).with_exit(Exit::BadTorrent))
+        }
+        _ => unusable(progress).as_ref().map(disk),
+    }
+}
+
 /// Bytes looked at so far, while checking.
 fn checked(progress: &Progress) -> u64 {
     let share = u64::from(progress.checked) * progress.total;
@@ -98,21 +125,20 @@ fn checked(progress: &Progress) -> u64 {
 pub(super) async fn follow(
     handle: Handle,
     client: &Client,
+    tor: &OurTor,
     display: &mut Display,
     until: impl Fn(&Progress) -> bool,
 ) -> Result<Progress, Error> {
     let mut progress: watch::Receiver<Progress> = handle.progress();
     let mut overlay = client.status();
     let mut signals = Signals::new()?;
-    let (interrupted, unusable) = loop {
+    let (interrupted, failure) = loop {
         let now = progress.borrow_and_update().clone();
         let status = overlay.borrow_and_update().clone();
-        display.show(&view(&now, client, &status));
-        if now.is_over() || until(&now) {
-            break (false, None);
-        }
-        if let Some(error) = unusable(&now) {
-            break (false, Some(error));
+        display.show(&view(&now, client, &status, tor));
+        let failure = failure(&now);
+        if now.is_over() || until(&now) || failure.is_some() {
+            break (false, failure);
         }
         tokio::select! {
             () = signals.stop() => break (true, None),
@@ -124,30 +150,95 @@ pub(super) async fn follow(
     }
     let last = handle.stop().await;
     let status = overlay.borrow().clone();
-    display.finish(&view(&last, client, &status));
-    if let Some(error) = unusable {
-        return Err(Error::local(error.to_string())
-            .with_exit(Exit::Disk)
-            .with_hint(error.hint()));
+    display.finish(&view(&last, client, &status, tor));
+    if let Some(error) = failure.or_else(|| self::failure(&last)) {
+        return Err(error);
     }
-    match &last.state {
-        State::Failed(failure) => {
-            let error = Error::new(Kind::Local, failure.to_string());
-            Err(match failure {
-                Failure::Storage(storage) => error.with_exit(Exit::Disk).with_hint(storage.hint()),
-                Failure::Metainfo(_) => error.with_exit(Exit::BadTorrent),
-            })
-        }
-        _ if interrupted => Err(Error::local("interrupted")
+    if interrupted {
+        return Err(Error::local("interrupted")
             .with_exit(Exit::Interrupted)
-            .with_hint("the same command goes on where this one stopped")),
-        State::FetchingMetadata
-        | State::Checking
-        | State::Downloading
-        | State::Seeding
-        | State::WaitingForNetwork
-        | State::Paused(_)
-        | State::Done
-        | State::Stopped => Ok(last),
+            .with_hint("the same command goes on where this one stopped"));
     }
+    Ok(last)
+}
+
+/// Shows the progress of seeds as one until the user interrupts or none can go on; then they are stopped.
+///
+/// # Errors
+/// None of them could go on: what was wrong with the first.
+pub(super) async fn follow_all(
+    seeds: Vec<Seed>,
+    client: &Client,
+    tor: &OurTor,
+    display: &mut Display,
+) -> Result<(), Error> {
+    let mut overlay = client.status();
+    let mut signals = Signals::new()?;
+    let mut failures: Vec<Option<Error>> = seeds.iter().map(|_| None).collect();
+    let interrupted = loop {
+        let status = overlay.borrow_and_update().clone();
+        let mut all = Vec::with_capacity(seeds.len());
+        for (seed, failed) in seeds.iter().zip(&mut failures) {
+            let now = seed.handle.progress().borrow().clone();
+            if let Some(error) = failure(&now).filter(|_| failed.is_none()) {
+                if seeds.len() > 1 {
+                    display.say(&format!("{}: {error}", seed.name));
+                }
+                *failed = Some(error);
+            }
+            all.push(now);
+        }
+        display.show(&together(&all, client, &status, tor));
+        if failures.iter().all(Option::is_some) {
+            break false;
+        }
+        tokio::select! {
+            () = signals.stop() => break true,
+            () = tokio::time::sleep(REFRESH) => {}
+        }
+    };
+    if interrupted {
+        display.say("stopping");
+    }
+    let mut last = Vec::with_capacity(seeds.len());
+    for seed in seeds {
+        last.push(seed.handle.stop().await);
+    }
+    let status = overlay.borrow().clone();
+    display.finish(&together(&last, client, &status, tor));
+    match failures.into_iter().flatten().next() {
+        Some(error) if !interrupted => Err(error),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// A torrent that is shared.
+pub(super) struct Seed {
+    /// For the user.
+    pub(super) name: String,
+    pub(super) handle: Handle,
+}
+
+/// Several transfers as one: the state is that of whichever the user has to wait for.
+fn together(all: &[Progress], client: &Client, overlay: &Status, tor: &OurTor) -> View {
+    const STATES: [&str; 5] = ["seeding", "metadata", "paused", "waiting", "checking"];
+    let rank = |view: &View| STATES.iter().position(|state| *state == view.state);
+    let views = all
+        .iter()
+        .map(|progress| view(progress, client, overlay, tor));
+    let sum = views.reduce(|sum, one| {
+        let first = if rank(&one) > rank(&sum) { &one } else { &sum };
+        View {
+            state: first.state,
+            reason: first.reason.clone(),
+            done: sum.done.saturating_add(one.done),
+            total: sum.total.saturating_add(one.total),
+            down: sum.down.saturating_add(one.down),
+            up: sum.up.saturating_add(one.up),
+            peers: sum.peers + one.peers,
+            known: sum.known + one.known,
+            ..sum
+        }
+    });
+    sum.unwrap_or_default()
 }

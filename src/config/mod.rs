@@ -29,7 +29,8 @@ pub use routes::{
 };
 
 pub use tor::{
-    MAX_TOR_FILE_LEN, OwnTorNetwork, PluggableTransport, TOR_FILE, TorFallback, TorFile,
+    MAX_TOR_FILE_LEN, OwnTorNetwork, PluggableTransport, TOR_FILE, TorBridge, TorFallback, TorFile,
+    Vanguards,
 };
 
 /// The folder of configuration files: `$XDG_CONFIG_HOME/hushswarm` or `~/.config/hushswarm`; `None` where the

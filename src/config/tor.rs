@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use data_encoding::{BASE64_NOPAD, HEXUPPER_PERMISSIVE};
 use serde::Deserialize;
@@ -16,18 +17,48 @@ use crate::error::Error;
 pub const TOR_FILE: &str = "tor.toml";
 /// Longest Tor file, bytes: a hundred bridge lines.
 pub const MAX_TOR_FILE_LEN: usize = 64 << 10;
+/// Longest time after which Tor rests: a day.
+const MAX_DORMANT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// Most entries of each kind.
 const MAX_ENTRIES: usize = 64;
 
 /// A Tor file, read and checked. The default is what holds without one.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct TorFile {
-    /// Bridge lines, as `BridgeDB` and Tor Browser give them. With any, nothing else is connected to first.
-    pub bridges: Vec<String>,
+    /// Bridges. With any, nothing else is connected to.
+    pub bridges: Vec<TorBridge>,
     /// Programs that disguise the connection to a bridge.
     pub transports: Vec<PluggableTransport>,
+    /// How circuits of onion services and to them are guarded; `None` leaves it to the command.
+    pub vanguards: Option<Vanguards>,
+    /// After how long without anything open Tor rests; `None` is the usual time.
+    pub dormant_after: Option<Duration>,
     /// A Tor network of one's own, instead of the public one.
     pub network: Option<OwnTorNetwork>,
+}
+
+/// A relay that is in no directory, for those who can't reach Tor's others, or don't want to be seen reaching them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TorBridge {
+    /// Its line, as `BridgeDB` and Tor Browser give it.
+    pub line: String,
+    /// The pluggable transport that leads to it; `None` where it is connected to as relays are.
+    pub transport: Option<String>,
+    /// Where it listens. Behind a transport it may be no address, or a made-up one.
+    pub address: Option<SocketAddr>,
+}
+
+/// How the second and third relays of onion circuits are chosen (Tor's vanguards-spec): who could choose freely would sooner
+/// or later choose those of an adversary, who then finds the guard, and at last the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Vanguards {
+    /// Freely: for test networks alone.
+    Off,
+    /// The second relay from few that are kept for days.
+    Lite,
+    /// The second and the third, which makes circuits one relay longer: for onion services that stay up long.
+    Full,
 }
 
 /// A program that disguises the connection to a bridge (Tor's pt-spec).
@@ -69,6 +100,8 @@ impl std::fmt::Debug for TorFile {
         f.debug_struct("TorFile")
             .field("bridges", &self.bridges.len())
             .field("transports", &self.transports.len())
+            .field("vanguards", &self.vanguards)
+            .field("dormant_after", &self.dormant_after)
             .field("own_network", &self.network.is_some())
             .finish()
     }
@@ -81,6 +114,8 @@ struct Read {
     bridges: Vec<Spanned<String>>,
     #[serde(default)]
     transport: Vec<Spanned<ReadTransport>>,
+    vanguards: Option<Spanned<Vanguards>>,
+    dormant_after_seconds: Option<Spanned<u64>>,
     network: Option<Spanned<ReadNetwork>>,
 }
 
@@ -139,26 +174,74 @@ impl TorFile {
         if let Some(beyond) = read.bridges.get(MAX_ENTRIES) {
             return Err(source.error_at(beyond, format!("more than {MAX_ENTRIES} bridges")));
         }
-        for bridge in &read.bridges {
-            let line = bridge.get_ref().trim();
-            if line.is_empty() || line.contains(char::is_control) {
-                let what =
-                    "a bridge is one line, as in \"obfs4 192.0.2.1:443 FINGERPRINT cert=...\"";
-                return Err(source.error_at(bridge, what));
-            }
-            file.bridges.push(line.to_owned());
-        }
         if let Some(beyond) = read.transport.get(MAX_ENTRIES) {
             return Err(source.error_at(beyond, format!("more than {MAX_ENTRIES} transports")));
         }
         for entry in &read.transport {
             file.transports.push(transport(&source, entry)?);
         }
+        for entry in &read.bridges {
+            let bridge = bridge(&source, entry)?;
+            let served = |name| {
+                file.transports
+                    .iter()
+                    .any(|one| one.protocols.contains(name))
+            };
+            if let Some(name) = bridge.transport.as_ref().filter(|name| !served(name)) {
+                let what = format!(
+                    "no [[transport]] serves {name:?}: add one, with protocols = [{name:?}] and the path of its program"
+                );
+                return Err(source.error_at(entry, what));
+            }
+            file.bridges.push(bridge);
+        }
+        if let Some(vanguards) = &read.vanguards {
+            if *vanguards.get_ref() == Vanguards::Off && read.network.is_none() {
+                let what = "vanguards are \"lite\" or \"full\": without them onion services and who visits them are found";
+                return Err(source.error_at(vanguards, what));
+            }
+            file.vanguards = Some(*vanguards.get_ref());
+        }
+        if let Some(seconds) = &read.dormant_after_seconds {
+            let after = Duration::from_secs(*seconds.get_ref());
+            if after.is_zero() || after > MAX_DORMANT_AFTER {
+                let most = MAX_DORMANT_AFTER.as_secs();
+                return Err(source.error_at(seconds, format!("this is 1 to {most} seconds")));
+            }
+            file.dormant_after = Some(after);
+        }
         if let Some(network) = &read.network {
             file.network = Some(own_network(&source, network)?);
         }
         Ok(file)
     }
+}
+
+fn bridge(source: &Source<'_>, entry: &Spanned<String>) -> Result<TorBridge, ConfigError> {
+    let line = entry.get_ref().trim();
+    let wrong = || {
+        let what = "a bridge is one line, as in \"obfs4 192.0.2.1:443 FINGERPRINT cert=...\"";
+        source.error_at(entry, what)
+    };
+    if line.contains(char::is_control) {
+        return Err(wrong());
+    }
+    let mut words = line.split(' ').filter(|word| !word.is_empty()).peekable();
+    // As it stands in a torrc.
+    words.next_if(|word| word.eq_ignore_ascii_case("bridge"));
+    let first = words.next().ok_or_else(wrong)?;
+    let (transport, address) = match first.parse() {
+        Ok(address) => (None, Some(address)),
+        Err(_) => {
+            let address = words.next().ok_or_else(wrong)?;
+            (Some(first.to_owned()), address.parse().ok())
+        }
+    };
+    Ok(TorBridge {
+        line: line.to_owned(),
+        transport,
+        address,
+    })
 }
 
 fn transport(
@@ -254,7 +337,12 @@ mod tests {
     #[test]
     fn bridges_transports_and_a_network_are_read() {
         let text = r#"
-            bridges = ["obfs4 192.0.2.1:443 0123456789012345678901234567890123456789 cert=x iat-mode=0"]
+            bridges = [
+                "obfs4 192.0.2.1:443 0123456789012345678901234567890123456789 cert=x iat-mode=0",
+                "Bridge [2001:db8::1]:9001 0123456789012345678901234567890123456789",
+            ]
+            vanguards = "full"
+            dormant_after_seconds = 5
             [[transport]]
             protocols = ["obfs4"]
             path = "/bin/sh"
@@ -268,7 +356,13 @@ mod tests {
             hsdir_interval = 12
         "#;
         let file = parse(text).unwrap();
-        assert_eq!(file.bridges.len(), 1);
+        assert_eq!(file.bridges[0].transport.as_deref(), Some("obfs4"));
+        assert_eq!(file.bridges[1].transport, None);
+        let addresses = file.bridges.iter().map(|bridge| bridge.address.unwrap());
+        let addresses: Vec<_> = addresses.map(|address| address.to_string()).collect();
+        assert_eq!(addresses, ["192.0.2.1:443", "[2001:db8::1]:9001"]);
+        assert_eq!(file.vanguards, Some(Vanguards::Full));
+        assert_eq!(file.dormant_after, Some(Duration::from_secs(5)));
         assert_eq!(file.transports[0].protocols, ["obfs4"]);
         let network = file.network.as_ref().unwrap();
         assert_eq!(network.authorities[0], network.fallbacks[0].rsa);
@@ -283,6 +377,14 @@ mod tests {
         for (text, what) in [
             ("bridge = []", "line 1"),
             ("bridges = [\"\"]", "one line"),
+            ("bridges = [\"obfs4\"]", "one line"),
+            (
+                "\nbridges = [\"obfs4 192.0.2.1:443 01\"]",
+                "no [[transport]] serves",
+            ),
+            ("vanguards = \"off\"", "lite"),
+            ("vanguards = \"none\"", "line 1"),
+            ("dormant_after_seconds = 0", "1 to"),
             (
                 "\n[[transport]]\nprotocols = []\npath = \"/bin/sh\"",
                 "line 2",

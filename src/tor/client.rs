@@ -8,18 +8,23 @@ use std::time::Duration;
 use arti_client::config::pt::TransportConfigBuilder;
 use arti_client::config::{BridgeConfigBuilder, CfgPath, TorClientConfigBuilder, dir::FallbackDir};
 use arti_client::isolation::IsolationHelper;
-use arti_client::status::{Blockage, BlockageKind};
-use arti_client::{BootstrapBehavior, InertTorClient, StreamPrefs, TorClient, TorClientConfig};
+use arti_client::status::BootstrapEvents;
+use arti_client::{
+    BootstrapBehavior, DormantMode, InertTorClient, StreamPrefs, TorClient, TorClientConfig,
+};
 use futures_util::StreamExt as _;
 use hushswarm_circuits::isolation::Isolation;
 use tokio::sync::watch;
-use tor_config::{BoolOrAuto, PaddingLevel};
+use tor_config::{BoolOrAuto, ExplicitOrAuto, PaddingLevel};
+use tor_guardmgr::VanguardMode;
 use tor_llcrypto::pk::ed25519::Ed25519Identity;
 use tor_llcrypto::pk::rsa::RsaIdentity;
 use tor_rtcompat::{CompoundRuntime, PreferredRuntime};
 
+use super::progress::Start;
+use super::uses::Use;
 use super::{TorError, TorStatus, TorStream, passing};
-use crate::config::{OwnTorNetwork, TorFile};
+use crate::config::{OwnTorNetwork, TorFile, Vanguards};
 use crate::net::os::TorSockets;
 
 /// How long a stream may take to open: onion services need several circuits for one.
@@ -34,6 +39,9 @@ pub(super) const KEYS: &str = "keystore";
 const MAX_QUEUES: usize = 256 << 20;
 /// Circuits are not given new streams after this time, seconds, unless their owner still uses them.
 const DIRTY: Duration = Duration::from_secs(600);
+
+/// How often it is looked whether a start gets any further.
+const TICK: Duration = Duration::from_secs(2);
 
 const NO_TOKIO: TorError = TorError::NoTor("it needs tokio");
 
@@ -72,45 +80,49 @@ pub(super) async fn open(
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = config(file, folder)?;
     passing::sweep(folder);
+    let sockets = match file.bridges.is_empty() {
+        true => sockets,
+        false => past_bridges_alone(file),
+    };
     let builder = TorClient::with_runtime(runtime(sockets)?)
         .config(config)
         .bootstrap_behavior(BootstrapBehavior::Manual)
         .local_resource_timeout(LOCK_TIMEOUT);
     let made = builder.create_unbootstrapped_async().await;
     let client: Client = made.map_err(|error| TorError::from_arti(&error))?;
-    let mut events = client.bootstrap_events();
-    tokio::spawn(async move {
-        while let Some(now) = events.next().await {
-            let blocked = now.blocked();
-            // Whether it is ready is told by whoever asked it to start.
-            if now.ready_for_traffic() || blocked.as_ref().is_some_and(has_not_begun) {
-                continue;
-            }
-            let percent = (now.as_frac() * 100.0).clamp(0.0, 100.0) as u8;
-            // Its text names no address, only what is connected to and fetched.
-            let what = match blocked {
-                Some(blocked) => format!("held up: {}", blocked.message()),
-                // Its own percentage stands before it.
-                None => without_percent(&now.to_string()).to_owned(),
-            };
-            let news = TorStatus::Starting { percent, what };
-            status.send_if_modified(|status| {
-                let starting = matches!(status, TorStatus::Starting { .. });
-                if starting {
-                    *status = news;
-                }
-                starting
-            });
-        }
-    });
+    let bridges = !file.bridges.is_empty();
+    tokio::spawn(tell(client.bootstrap_events(), bridges, status));
     Ok(client)
 }
 
-/// `45%: connecting` without what stands before the colon.
-fn without_percent(text: &str) -> &str {
-    match text.split_once("%: ") {
-        Some((_, rest)) => rest,
-        None => text,
+/// Tells how far it is while it starts, also when nothing changes any more.
+async fn tell(mut events: BootstrapEvents, bridges: bool, status: Arc<watch::Sender<TorStatus>>) {
+    let starting = |status: &TorStatus| matches!(status, TorStatus::Starting { .. });
+    let mut start = Start::new(bridges);
+    let mut last = None;
+    loop {
+        let next = if starting(&status.borrow()) {
+            tokio::time::timeout(TICK, events.next()).await
+        } else {
+            start.reset();
+            Ok(events.next().await)
+        };
+        match next {
+            Ok(Some(now)) => last = Some(now),
+            Ok(None) => return,
+            // Nothing has changed.
+            Err(_) => {}
+        }
+        let Some(news) = last.as_ref().and_then(|now| start.tell(now)) else {
+            continue;
+        };
+        status.send_if_modified(|status| {
+            let changed = starting(status) && *status != news;
+            if changed {
+                *status = news;
+            }
+            changed
+        });
     }
 }
 
@@ -122,22 +134,27 @@ pub(super) fn inert(folder: &Path) -> Result<InertTorClient, TorError> {
     made.map_err(|error| TorError::from_arti(&error))
 }
 
+/// Sockets for these bridges and for the programs of their transports, and for nothing else.
+fn past_bridges_alone(file: &TorFile) -> TorSockets {
+    let plain = file
+        .bridges
+        .iter()
+        .filter(|bridge| bridge.transport.is_none());
+    let plain = plain.filter_map(|bridge| bridge.address).collect();
+    TorSockets::only_to(plain, !file.transports.is_empty())
+}
+
 fn runtime(sockets: TorSockets) -> Result<Runtime, TorError> {
     let own = PreferredRuntime::current().map_err(|_| NO_TOKIO)?;
     Ok(CompoundRuntime::new(
         own.clone(),
         own.clone(),
         own.clone(),
-        sockets,
+        sockets.clone(),
         own.clone(),
         own,
         sockets,
     ))
-}
-
-/// Whether arti only waits for [`start`]: that is no news for the user.
-fn has_not_begun(blocked: &Blockage) -> bool {
-    matches!(blocked.kind(), BlockageKind::Disabled)
 }
 
 /// Connects and fetches the directory.
@@ -146,19 +163,30 @@ pub(super) async fn start(client: &Client) -> Result<(), TorError> {
     started.map_err(|error| TorError::from_arti(&error))
 }
 
+/// Lets it rest: its periodic tasks, its padding. It is woken by [`wake`].
+pub(super) fn rest(client: &Client) {
+    client.set_dormant(DormantMode::Soft);
+}
+
+/// Ends its rest.
+pub(super) fn wake(client: &Client) {
+    client.set_dormant(DormantMode::Normal);
+}
+
 /// Opens a stream.
 pub(super) async fn connect(
     client: &Client,
     host: &str,
     port: u16,
     isolation: Isolation,
+    used: Use,
 ) -> Result<TorStream, TorError> {
     let mut prefs = StreamPrefs::new();
     prefs.connect_to_onion_services(BoolOrAuto::Explicit(true));
     prefs.set_isolation(Owner(isolation));
     let opened = client.connect_with_prefs((host, port), &prefs).await;
     opened
-        .map(TorStream::new)
+        .map(|stream| TorStream::new(stream).with_use(used))
         .map_err(|error| TorError::from_arti(&error))
 }
 
@@ -174,8 +202,8 @@ fn config(file: &TorFile, folder: &Path) -> Result<TorClientConfig, TorError> {
     if !file.bridges.is_empty() {
         config.bridges().enabled(BoolOrAuto::Explicit(true));
     }
-    for line in &file.bridges {
-        let bridge: BridgeConfigBuilder = line.parse().map_err(|_| WRONG)?;
+    for bridge in &file.bridges {
+        let bridge: BridgeConfigBuilder = bridge.line.parse().map_err(|_| WRONG)?;
         config.bridges().bridges().push(bridge);
     }
     for transport in &file.transports {
@@ -191,6 +219,13 @@ fn config(file: &TorFile, folder: &Path) -> Result<TorClientConfig, TorError> {
             .run_on_startup(false);
         config.bridges().transports().push(made);
     }
+    let vanguards = match file.vanguards {
+        Some(Vanguards::Off) => VanguardMode::Disabled,
+        Some(Vanguards::Lite) | None => VanguardMode::Lite,
+        Some(Vanguards::Full) => VanguardMode::Full,
+    };
+    let vanguards = ExplicitOrAuto::Explicit(vanguards);
+    config.vanguards().mode(vanguards);
     config.channel().padding(PaddingLevel::Normal);
     config.system().memory().max(MAX_QUEUES);
     config

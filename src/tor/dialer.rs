@@ -63,7 +63,7 @@ impl RelayDialer for TorDialer {
 
     fn way(&self) -> Way {
         let waits_for = match &*self.tor.shared.status.borrow() {
-            TorStatus::Idle | TorStatus::Ready => None,
+            TorStatus::Idle | TorStatus::Ready | TorStatus::Resting => None,
             TorStatus::Starting { percent, what } => {
                 let error = TorError::NotReady {
                     percent: *percent,

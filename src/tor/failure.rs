@@ -68,10 +68,12 @@ impl TorError {
                 percent: *percent,
                 what: what.clone(),
             },
-            TorStatus::Idle | TorStatus::Ready | TorStatus::Failed(_) => Self::NotReady {
-                percent: 0,
-                what: "nothing answers".to_owned(),
-            },
+            TorStatus::Idle | TorStatus::Ready | TorStatus::Resting | TorStatus::Failed(_) => {
+                Self::NotReady {
+                    percent: 0,
+                    what: "nothing answers".to_owned(),
+                }
+            }
         }
     }
 

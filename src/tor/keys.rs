@@ -88,6 +88,19 @@ pub fn visitor_key(folder: &Path, address: &str) -> Result<Option<VisitorKey>, T
     Ok(Some(VisitorKey(key)))
 }
 
+/// Whether Tor in this folder has a key with which it visits an onion service. Nothing is sent or made.
+///
+/// # Errors
+/// The folder can't be used: tell the user.
+pub fn has_visitor_key(folder: &Path, address: &str) -> Result<bool, TorError> {
+    let Ok(service) = address.parse::<HsId>() else {
+        return Ok(false);
+    };
+    let found = client::inert(folder)?.get_service_discovery_key(service);
+    let found = found.map_err(|error| TorError::from_arti(&error))?;
+    Ok(found.is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use data_encoding::BASE32_NOPAD;
@@ -134,7 +147,10 @@ mod tests {
             HsId::from([byte; 32]).display_unredacted().to_string()
         };
         let key = |address: &str| visitor_key(dir.path(), address).unwrap();
+        let has = |byte| has_visitor_key(dir.path(), &address(byte)).unwrap();
+        assert!(!has(1));
         let first = key(&address(1)).unwrap();
+        assert!(has(1) && !has(2));
         assert_eq!(key(&address(1)), Some(first.clone()));
         assert_eq!(key(&address(1).to_ascii_uppercase()), Some(first.clone()));
         assert_ne!(key(&address(2)), Some(first));

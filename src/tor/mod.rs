@@ -8,8 +8,10 @@ mod dialer;
 mod failure;
 mod keys;
 mod passing;
+mod progress;
 mod service;
 mod stream;
+mod uses;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,15 +23,26 @@ use tokio::time::timeout;
 
 use crate::config::TorFile;
 use crate::net::os::TorSockets;
+use uses::Uses;
 
 pub use dialer::TorDialer;
 pub use failure::TorError;
-pub use keys::{NotAKey, VisitorKey, visitor_key};
+pub use keys::{NotAKey, VisitorKey, has_visitor_key, visitor_key};
 pub use service::{MAX_VISITOR_KEYS, OnionOptions, OnionService, service_key};
 pub use stream::TorStream;
 
 /// How long starting may take before whoever waits is told. It goes on behind, and the next one waits again.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long nothing may be open before Tor rests, unless the Tor file says otherwise.
+const DORMANT_AFTER: Duration = Duration::from_secs(600);
+/// How long to wait before a stream is tried again where no relay could be used: a moment after it has started, or was woken, it
+/// may not know its bridges and guards yet.
+const TRY_AGAIN: [Duration; 3] = [
+    Duration::from_millis(500),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+];
 
 /// How far Tor is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +59,8 @@ pub enum TorStatus {
     },
     /// Streams can be opened.
     Ready,
+    /// Nothing was open for a while, and it rests; the next request wakes it.
+    Resting,
     /// It could not start; what was asked for fails, and the next request tries again.
     Failed(TorError),
 }
@@ -61,6 +76,7 @@ struct Shared {
     folder: PathBuf,
     sockets: TorSockets,
     client: OnceCell<client::Client>,
+    uses: Uses,
     status: Arc<watch::Sender<TorStatus>>,
     key_needed: watch::Sender<bool>,
 }
@@ -75,6 +91,7 @@ impl Tor {
                 folder,
                 sockets,
                 client: OnceCell::new(),
+                uses: Uses::default(),
                 status: Arc::new(watch::Sender::new(TorStatus::Idle)),
                 key_needed: watch::Sender::new(false),
             }),
@@ -101,12 +118,22 @@ impl Tor {
         port: u16,
         isolation: Isolation,
     ) -> Result<TorStream, TorError> {
+        // Before it is woken, so that it does not fall asleep again before the stream is there.
+        let used = || self.shared.uses.begin();
+        let _opening = used();
         let client = self.started().await?;
-        let opened = client::connect(client, host, port, isolation).await;
-        if let Err(TorError::KeyNeeded) = opened {
-            self.shared.key_needed.send_replace(true);
+        let mut waits = TRY_AGAIN.iter();
+        loop {
+            let opened = client::connect(client, host, port, isolation, used()).await;
+            match (&opened, waits.next()) {
+                (Err(TorError::NotNow(_)), Some(wait)) => tokio::time::sleep(*wait).await,
+                (Err(TorError::KeyNeeded), _) => {
+                    self.shared.key_needed.send_replace(true);
+                    return opened;
+                }
+                _ => return opened,
+            }
         }
-        opened
     }
 
     /// Starts it, if it is not running, and waits until streams can be opened.
@@ -121,7 +148,12 @@ impl Tor {
         let shared = &self.shared;
         let make = || {
             let status = Arc::clone(&shared.status);
-            client::open(&shared.file, &shared.folder, shared.sockets, status)
+            let sockets = shared.sockets.clone();
+            async {
+                let made = client::open(&shared.file, &shared.folder, sockets, status).await?;
+                tokio::spawn(self.clone().rest_when_unused(made.clone()));
+                Ok::<_, TorError>(made)
+            }
         };
         let client = match shared.client.get_or_try_init(make).await {
             Ok(client) => client,
@@ -131,6 +163,7 @@ impl Tor {
             }
         };
         let mut status = shared.status.subscribe();
+        self.wake(client);
         self.begin(client);
         let over = |now: &TorStatus| matches!(now, TorStatus::Ready | TorStatus::Failed(_));
         let waited = timeout(START_TIMEOUT, status.wait_for(over)).await;
@@ -154,7 +187,7 @@ impl Tor {
         if !begins {
             return;
         }
-        let (client, status) = (Arc::clone(client), Arc::clone(&self.shared.status));
+        let (client, status) = (client.clone(), Arc::clone(&self.shared.status));
         tokio::spawn(async move {
             let started = client::start(&client).await;
             status.send_replace(match started {
@@ -162,6 +195,53 @@ impl Tor {
                 Err(error) => TorStatus::Failed(error),
             });
         });
+    }
+}
+
+/// Rest.
+impl Tor {
+    /// Lets it rest whenever nothing was open for a while, for as long as the program runs.
+    async fn rest_when_unused(self, client: client::Client) {
+        let shared = &self.shared;
+        let after = shared.file.dormant_after.unwrap_or(DORMANT_AFTER);
+        let mut uses = shared.uses.count();
+        loop {
+            let unused = uses.wait_for(|count| *count == 0).await.is_ok();
+            let quiet = timeout(after, uses.wait_for(|count| *count > 0))
+                .await
+                .is_err();
+            if !unused || !quiet {
+                continue;
+            }
+            shared.uses.if_none(|| {
+                let rests = shared.status.send_if_modified(|status| {
+                    let ready = matches!(status, TorStatus::Ready);
+                    if ready {
+                        *status = TorStatus::Resting;
+                    }
+                    ready
+                });
+                if rests {
+                    client::rest(&client);
+                    tracing::info!("Tor rests: nothing was open for a while");
+                }
+            });
+        }
+    }
+
+    /// Ends its rest, where it rests. Whoever calls it has begun a use.
+    fn wake(&self, client: &client::Client) {
+        let woken = self.shared.status.send_if_modified(|status| {
+            let rests = matches!(status, TorStatus::Resting);
+            if rests {
+                *status = TorStatus::Ready;
+            }
+            rests
+        });
+        if woken {
+            client::wake(client);
+            tracing::info!("Tor is woken");
+        }
     }
 }
 

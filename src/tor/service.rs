@@ -23,6 +23,7 @@ use tor_proto::stream::IncomingStreamRequest;
 
 use super::client::{Client, KEYS, STATE};
 use super::passing::Passing;
+use super::uses::Use;
 use super::{Tor, TorError, TorStream, VisitorKey};
 use crate::onion::OnionKey;
 
@@ -65,6 +66,8 @@ pub struct OnionService {
     streams: mpsc::Receiver<TorStream>,
     task: AbortHandle,
     _running: Arc<RunningOnionService>,
+    /// Tor does not rest meanwhile.
+    _used: Use,
     /// After the service, which writes there.
     _passing: Option<Passing>,
 }
@@ -100,8 +103,9 @@ impl Tor {
     /// # Errors
     /// Tor can't be started now, or another service of this name runs in this folder.
     pub async fn serve(&self, options: &OnionOptions) -> Result<OnionService, TorError> {
+        let used = self.shared.uses.begin();
         let client = self.started().await?;
-        launch(client, &self.shared.folder, options, MAX_VISITORS)
+        launch(client, &self.shared.folder, options, MAX_VISITORS, used)
     }
 
     /// The same for a relay's links: more visitors at a time, who stay longer.
@@ -109,8 +113,15 @@ impl Tor {
     /// # Errors
     /// As [`Tor::serve`].
     pub async fn serve_links(&self, options: &OnionOptions) -> Result<OnionService, TorError> {
+        let used = self.shared.uses.begin();
         let client = self.started().await?;
-        launch(client, &self.shared.folder, options, MAX_LINK_VISITORS)
+        launch(
+            client,
+            &self.shared.folder,
+            options,
+            MAX_LINK_VISITORS,
+            used,
+        )
     }
 }
 
@@ -141,6 +152,7 @@ fn launch(
     tor: &Path,
     options: &OnionOptions,
     visitors_at_once: usize,
+    used: Use,
 ) -> Result<OnionService, TorError> {
     let config = config(options)?;
     // Where a service was met before it was closed is known to whoever asked: that must not lead to it afterwards, so that
@@ -180,6 +192,7 @@ fn launch(
         streams,
         task,
         _running: running,
+        _used: used,
         _passing: passing,
     })
 }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, Sleep};
 use tor_cell::relaycell::msg::EndReason;
 
+use super::uses::Use;
 use crate::net::{ByteStream, Transport};
 
 /// How long the other side may be silent after our side has said its last. It does not know that we did, so what it would close on our
@@ -32,6 +33,8 @@ pub struct TorStream {
     reset: bool,
     /// The other side has ended it.
     ended: bool,
+    /// Tor does not rest meanwhile. Those of an onion service need none of their own: the service is one use.
+    used: Option<Use>,
 }
 
 impl TorStream {
@@ -43,16 +46,27 @@ impl TorStream {
             silence: None,
             reset: false,
             ended: false,
+            used: None,
         }
+    }
+
+    /// The same, counted until it is closed.
+    pub(super) fn with_use(mut self, used: Use) -> Self {
+        self.used = Some(used);
+        self
     }
 
     /// The stream for a link: two halves that know nothing of each other, so that two tasks can use them. The end of one
     /// direction is the end of both, which suits a link, and the writer flushes when it has nothing more to say.
     pub(crate) fn into_transport(mut self) -> io::Result<Transport> {
+        let used = self.used.take();
         let stream = self.stream.take().ok_or(io::ErrorKind::NotConnected)?;
         let (reader, writer) = stream.split();
         Ok(Transport {
-            reader: Box::new(Reader(reader)),
+            reader: Box::new(Reader {
+                reader,
+                _used: used,
+            }),
             writer: Box::new(Writer(writer)),
         })
     }
@@ -163,17 +177,23 @@ impl Drop for TorStream {
         if self.reset {
             return;
         }
+        let used = self.used.take();
         // Without a runtime the program is ending, and the other side is told by that.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
+                drop(used);
             });
         }
     }
 }
 
 /// The reading half of a link's stream. arti gives a cell of Tor at a time, an eighth of a frame: this takes all that are there.
-struct Reader(DataReader);
+struct Reader {
+    reader: DataReader,
+    /// Tor does not rest while there is the link.
+    _used: Option<Use>,
+}
 
 impl AsyncRead for Reader {
     fn poll_read(
@@ -184,7 +204,7 @@ impl AsyncRead for Reader {
         let begin = buf.filled().len();
         loop {
             let before = buf.filled().len();
-            match Pin::new(&mut self.0).poll_read(cx, buf) {
+            match Pin::new(&mut self.reader).poll_read(cx, buf) {
                 Poll::Ready(Ok(())) if buf.filled().len() > before && buf.remaining() > 0 => {}
                 // What was read is told first; that it ended or failed, when more is asked for.
                 Poll::Ready(_) | Poll::Pending if before > begin => return Poll::Ready(Ok(())),

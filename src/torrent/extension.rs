@@ -6,12 +6,15 @@
 use rand::CryptoRng;
 
 use super::bencode::{self, BencodeError, Value};
+use super::gossip;
 use super::metainfo::MAX_TORRENT;
 
 /// Extended message id of the handshake (BEP 10).
 pub const HANDSHAKE: u8 = 0;
 /// Extended message id under which peers send us `ut_metadata` messages.
 pub const UT_METADATA: u8 = 1;
+/// Extended message id under which peers send us [`gossip::Onions`], where we offered to take them.
+pub const HS_ONIONS: u8 = 2;
 /// Requests that we let a peer have outstanding. 250 is the common value.
 pub const REQQ: u32 = 250;
 /// Length of each metadata piece but the last, bytes (BEP 9).
@@ -42,12 +45,15 @@ pub enum ExtensionError {
 }
 
 /// Makes the payload of our handshake. `metadata_size` is the length of the info dictionary where we have it and may
-/// give it away.
-pub fn handshake(metadata_size: Option<u32>) -> Vec<u8> {
+/// give it away; `gossips` offers to tell of onion peers, on connections through onion services alone.
+pub fn handshake(metadata_size: Option<u32>, gossips: bool) -> Vec<u8> {
     let mut out = Vec::new();
     bencode::put_dict(&mut out, |dict| {
         bencode::put_dict(dict.key("m"), |m| {
-            bencode::put_int(m.key("ut_metadata"), UT_METADATA)
+            if gossips {
+                bencode::put_int(m.key(gossip::NAME), HS_ONIONS);
+            }
+            bencode::put_int(m.key("ut_metadata"), UT_METADATA);
         });
         if let Some(size) = metadata_size {
             bencode::put_int(dict.key("metadata_size"), size);
@@ -62,6 +68,8 @@ pub fn handshake(metadata_size: Option<u32>) -> Vec<u8> {
 pub struct PeerExtensions {
     /// Extended message id under which the peer takes `ut_metadata` messages.
     pub ut_metadata: Option<u8>,
+    /// Extended message id under which the peer takes [`gossip::Onions`].
+    pub hs_onions: Option<u8>,
     /// Length of the info dictionary, bytes, 1 to [`MAX_METADATA`]. Its hash decides whether that is true.
     pub metadata_size: Option<u32>,
     /// Requests that the peer lets us have outstanding.
@@ -77,9 +85,9 @@ impl PeerExtensions {
         // Some clients append bytes; BEP 10 does not forbid it.
         let (value, _) = Value::parse_prefix(payload)?;
         let [m, size, reqq] = value.fields(["m", "metadata_size", "reqq"])?;
-        let ut_metadata = match m.filter(|m| m.as_dict().is_some()) {
-            Some(m) => m.fields(["ut_metadata"])?[0],
-            None => None,
+        let [ut_metadata, hs_onions] = match m.filter(|m| m.as_dict().is_some()) {
+            Some(m) => m.fields(["ut_metadata", gossip::NAME])?,
+            None => [None; 2],
         };
         let number = |value: Option<Value<'_>>, max: u32| {
             let value = value
@@ -87,8 +95,10 @@ impl PeerExtensions {
                 .and_then(|n| u32::try_from(n).ok());
             value.filter(|n| (1..=max).contains(n))
         };
+        let id = |value| number(value, 255).and_then(|id| u8::try_from(id).ok());
         Ok(Self {
-            ut_metadata: number(ut_metadata, 255).and_then(|id| u8::try_from(id).ok()),
+            ut_metadata: id(ut_metadata),
+            hs_onions: id(hs_onions),
             metadata_size: number(size, MAX_METADATA),
             reqq: number(reqq, u32::MAX).map(|n| n.min(MAX_REQQ)),
         })
@@ -220,11 +230,24 @@ mod tests {
 
     #[test]
     fn our_handshake_is_the_one_everybody_sends() {
-        assert_eq!(handshake(None), b"d1:md11:ut_metadatai1ee4:reqqi250ee");
         assert_eq!(
-            handshake(Some(31235)),
+            handshake(None, false),
+            b"d1:md11:ut_metadatai1ee4:reqqi250ee"
+        );
+        assert_eq!(
+            handshake(Some(31235), false),
             b"d1:md11:ut_metadatai1ee13:metadata_sizei31235e4:reqqi250ee"
         );
+    }
+
+    #[test]
+    fn what_onion_peers_offer_each_other_is_read() {
+        let ours = handshake(None, true);
+        assert_eq!(ours, b"d1:md9:hs_onionsi2e11:ut_metadatai1ee4:reqqi250ee");
+        let read = PeerExtensions::parse(&ours).unwrap();
+        assert_eq!(read.hs_onions, Some(HS_ONIONS));
+        let plain = PeerExtensions::parse(&handshake(None, false)).unwrap();
+        assert_eq!(plain.hs_onions, None);
     }
 
     #[test]
@@ -236,6 +259,7 @@ mod tests {
         let read = PeerExtensions::parse(theirs).unwrap();
         let expected = PeerExtensions {
             ut_metadata: Some(2),
+            hs_onions: None,
             metadata_size: Some(132),
             reqq: Some(500),
         };
@@ -350,7 +374,7 @@ mod tests {
             edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
         ) {
             let metadata = MetadataMessage::Data { piece: 1, total_size: 16386, data: b"xy" }.encode();
-            for mut bytes in [handshake(Some(99)), metadata] {
+            for mut bytes in [handshake(Some(99), true), metadata] {
                 for (at, byte) in &edits {
                     let at = at.index(bytes.len());
                     bytes[at] = *byte;

@@ -3,6 +3,7 @@
 pub mod bencode;
 pub mod engine;
 pub mod extension;
+pub mod gossip;
 pub mod infohash;
 pub mod magnet;
 pub mod metainfo;

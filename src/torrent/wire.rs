@@ -14,6 +14,8 @@ pub const MAX_BLOCK: u32 = 128 << 10;
 pub const MAX_EXTENDED: u32 = 1 << 20;
 /// Length of the handshake, bytes.
 pub const HANDSHAKE_LEN: usize = 68;
+/// Length of the handshake as far as it names the torrent, bytes: some send no more until they are answered.
+pub const ASKED_LEN: usize = 48;
 
 /// What a handshake starts with.
 const PROTOCOL: &[u8; 20] = b"\x13BitTorrent protocol";
@@ -82,18 +84,26 @@ impl Handshake {
     /// Another protocol, or message stream encryption, which looks like noise: close the connection.
     pub fn decode(bytes: &[u8; HANDSHAKE_LEN]) -> Result<Self, WireError> {
         let error = WireError::NotBitTorrent;
-        let (protocol, rest) = bytes.split_first_chunk::<20>().ok_or(error)?;
-        let (reserved, rest) = rest.split_first_chunk::<8>().ok_or(error)?;
-        let (hash, rest) = rest.split_first_chunk::<20>().ok_or(error)?;
+        let (asked, rest) = bytes.split_first_chunk::<ASKED_LEN>().ok_or(error)?;
         let peer_id = <[u8; 20]>::try_from(rest).map_err(|_| error)?;
-        if protocol != PROTOCOL {
-            return Err(error);
-        }
+        let (_, rest) = asked.split_first_chunk::<20>().ok_or(error)?;
+        let (reserved, _) = rest.split_first_chunk::<8>().ok_or(error)?;
         Ok(Self {
-            hash: InfoHash(*hash),
+            hash: Self::asked(asked)?,
             peer_id,
             reserved: *reserved,
         })
+    }
+
+    /// The torrent that a handshake names, from its first bytes.
+    ///
+    /// # Errors
+    /// As [`Handshake::decode`].
+    pub fn asked(bytes: &[u8; ASKED_LEN]) -> Result<InfoHash, WireError> {
+        let error = WireError::NotBitTorrent;
+        let rest = bytes.strip_prefix(PROTOCOL).ok_or(error)?;
+        let hash = rest.last_chunk::<20>().ok_or(error)?;
+        Ok(InfoHash(*hash))
     }
 
     /// Whether the sender speaks the extension protocol (BEP 10).

@@ -86,6 +86,7 @@ const CODECS: &[&str] = &[
     "magnet",
     "wire",
     "extension",
+    "gossip",
     "picker",
     "infohash",
 ];

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::clients::command_on;
+use super::clients::{command_on, installed};
 use super::fixture;
 use super::loopback::PROGRAM;
 use super::process::{Process, run};
@@ -36,6 +36,8 @@ pub struct Size {
     pub relays: usize,
     /// Exits to anywhere, loopback too.
     pub exits: usize,
+    /// Relays that are in no directory. They offer obfs4 too, where there is `obfs4proxy`.
+    pub bridges: usize,
     /// Onion services: `VPORT:HOST:PORT`.
     pub onions: Vec<String>,
 }
@@ -47,6 +49,7 @@ impl Size {
             authorities: 1,
             relays: 1,
             exits: 1,
+            bridges: 0,
             onions: Vec::new(),
         }
     }
@@ -59,9 +62,23 @@ impl Default for Size {
             authorities: 3,
             relays: 3,
             exits: 2,
+            bridges: 0,
             onions: Vec::new(),
         }
     }
+}
+
+/// A relay that is in no directory: whoever knows its line comes to it.
+#[derive(Clone, Debug)]
+pub struct Bridge {
+    /// Where it listens for Tor's own protocol.
+    pub addr: SocketAddr,
+    /// Its line for that.
+    pub line: String,
+    /// Where its obfs4 listens, and the line for that; `None` without `obfs4proxy`.
+    pub obfs4: Option<(SocketAddr, String)>,
+    /// Its process.
+    pub pid: u32,
 }
 
 /// A running network with one client. All of it ends with this value.
@@ -96,8 +113,12 @@ impl TorNetwork {
             ("--authorities", size.authorities),
             ("--relays", size.relays),
             ("--exits", size.exits),
+            ("--bridges", size.bridges),
         ] {
             command.args([name, &count.to_string()]);
+        }
+        if size.bridges > 0 && installed("obfs4proxy") {
+            command.arg("--obfs4");
         }
         for onion in &size.onions {
             command.args(["--onion", onion]);
@@ -134,11 +155,25 @@ impl TorNetwork {
         (self.ip, u16::try_from(port).unwrap()).into()
     }
 
-    /// Where relays listen for others.
+    /// Where relays that are in the directory listen for others.
     pub fn relays(&self) -> Vec<SocketAddr> {
         let nodes = self.ready["nodes"].as_array().unwrap().iter();
-        let relays = nodes.filter(|node| node["orport"].is_u64());
+        let relays = nodes.filter(|node| node["orport"].is_u64() && node["kind"] != "bridge");
         relays.map(|node| self.port(node, "orport")).collect()
+    }
+
+    /// The bridges.
+    pub fn bridges(&self) -> Vec<Bridge> {
+        let bridges = self.nodes("bridge").map(|node| {
+            let line = |number: usize| node["bridge_lines"][number].as_str().map(str::to_owned);
+            Bridge {
+                addr: self.port(node, "orport"),
+                line: line(0).unwrap(),
+                obfs4: line(1).map(|line| (self.port(node, "obfs4"), line)),
+                pid: u32::try_from(node["pid"].as_u64().unwrap()).unwrap(),
+            }
+        });
+        bridges.collect()
     }
 
     /// Names of the onion services.
@@ -149,10 +184,15 @@ impl TorNetwork {
 
     /// A Tor file of this network for hushswarm, as its operator would write it.
     pub fn tor_file(&self) -> PathBuf {
+        self.tor_file_with("tor.toml", "")
+    }
+
+    /// The same of another name, with these lines at its head.
+    pub fn tor_file_with(&self, name: &str, head: &str) -> PathBuf {
         let text = |node: &Value, key: &str| node[key].as_str().unwrap().to_owned();
         let nodes = self.ready["nodes"].as_array().unwrap();
         let authorities = nodes.iter().filter(|node| node["v3ident"].is_string());
-        let mut file = "[network]\nauthorities = [".to_owned();
+        let mut file = format!("{head}\n[network]\nauthorities = [");
         for authority in authorities.clone() {
             file += &format!("\"{}\", ", text(authority, "v3ident"));
         }
@@ -165,7 +205,7 @@ impl TorNetwork {
                 self.port(node, "orport"),
             );
         }
-        let path = self.dir.path().join("tor.toml");
+        let path = self.dir.path().join(name);
         std::fs::write(&path, file).unwrap();
         path
     }

@@ -101,6 +101,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         source: Source::Magnet(world.magnet()),
         output: dir.0.join("download"),
         seed: false,
+        share: false,
         overwrite: false,
         routes: Loaded {
             policy: Policy::default().with_private(true),

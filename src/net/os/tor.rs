@@ -1,9 +1,11 @@
 //! Sockets for arti: it opens connections to Tor's relays, bridges and directory caches through this, and through nothing
-//! else. It listens nowhere, and has no datagrams.
+//! else. It listens nowhere, and has no datagrams. Where there are bridges, nothing but them is connected to, whatever arti
+//! asks for.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_io::{AsyncRead, AsyncWrite};
@@ -19,15 +21,43 @@ use tor_rtcompat::{
 use super::{DIAL_TIMEOUT, connect, tune};
 
 /// The capability to reach Tor's relays. Made by the command line for a command that uses Tor, and by nothing else.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct TorSockets {
-    _made_here: (),
+    /// What alone may be connected to; `None` where any relay may.
+    only: Option<Arc<Only>>,
+}
+
+/// What alone may be connected to.
+struct Only {
+    bridges: Vec<SocketAddr>,
+    /// Programs on this computer, too: pluggable transports connect to their bridges themselves.
+    loopback: bool,
 }
 
 impl TorSockets {
     /// For the command line alone (`tests/architecture.rs` holds it to that).
     pub fn for_tor() -> Self {
         Self::default()
+    }
+
+    /// The same for these bridges alone and, where pluggable transports run, for programs on this computer.
+    pub fn only_to(bridges: Vec<SocketAddr>, loopback: bool) -> Self {
+        Self {
+            only: Some(Arc::new(Only { bridges, loopback })),
+        }
+    }
+
+    fn may_reach(&self, addr: SocketAddr) -> bool {
+        self.only.as_ref().is_none_or(|only| {
+            only.bridges.contains(&addr) || (only.loopback && addr.ip().is_loopback())
+        })
+    }
+}
+
+impl std::fmt::Debug for TorSockets {
+    /// A bridge's address is a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TorSockets")
     }
 }
 
@@ -51,6 +81,10 @@ impl NetStreamProvider<SocketAddr> for TorSockets {
     type ListenOptions = TcpListenOptions;
 
     async fn connect(&self, addr: &SocketAddr, _: &TcpConnectOptions) -> io::Result<TorSocket> {
+        if !self.may_reach(*addr) {
+            tracing::warn!("Tor wanted to connect past the bridges: it was not let");
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         let stream = connect(*addr, None, DIAL_TIMEOUT).await?;
         tune(&stream)?;
         Ok(TorSocket(stream))
@@ -141,5 +175,31 @@ impl AsyncWrite for TorSocket {
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn with_bridges_nothing_else_is_connected_to() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = listener.local_addr().unwrap();
+        let bridge: SocketAddr = "192.0.2.1:443".parse().unwrap();
+        let options = TcpConnectOptions::default();
+        let through = |sockets: TorSockets| async move { sockets.connect(&there, &options).await };
+        through(TorSockets::for_tor()).await.unwrap();
+        through(TorSockets::only_to(vec![there], false))
+            .await
+            .unwrap();
+        through(TorSockets::only_to(Vec::new(), true))
+            .await
+            .unwrap();
+        let refused = through(TorSockets::only_to(vec![bridge], false)).await;
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        let transports = TorSockets::only_to(vec![bridge], true);
+        let other = SocketAddr::new(bridge.ip(), 444);
+        assert!(transports.may_reach(bridge) && !transports.may_reach(other));
     }
 }

@@ -3,6 +3,7 @@
 //! Everything reaches the world through the [`Outside`] that the engine is given; nothing here can open a socket.
 
 mod create;
+mod sorter;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -15,11 +16,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use create::{CreateError, Created, create};
+pub use sorter::Sorter;
 
+use super::gossip::OnionPeer;
 use super::magnet::Magnet;
 use super::metainfo::Metainfo;
 use super::storage::{DEFAULT_BUDGET, StorageOptions};
-use super::swarm::{Command, Driver, Setup};
+use super::swarm::{Command, Driver, Setup, Via};
 pub use super::swarm::{Failure, Progress, State};
 use super::tracker::TrackerClient;
 use crate::route::{BoxStream, Outside};
@@ -41,6 +44,9 @@ pub struct Options {
     pub write_budget: usize,
     /// Trackers and peers may be at private addresses: for test networks only (leaks L49).
     pub allow_private: bool,
+    /// Tell onion peers of onion peers, and be told; never of a private torrent's. Connections that use no onion service see
+    /// nothing of it. Off, unless it is turned on: a service that lets in only some must not be passed on.
+    pub gossip: bool,
 }
 
 impl Options {
@@ -51,6 +57,7 @@ impl Options {
             lanes: DEFAULT_LANES,
             write_budget: DEFAULT_BUDGET,
             allow_private: false,
+            gossip: false,
         }
     }
 }
@@ -119,7 +126,7 @@ impl Engine {
                 )
             }
         };
-        self.start(Setup {
+        self.start(|own| Setup {
             hash,
             info,
             trackers,
@@ -132,12 +139,14 @@ impl Engine {
             tracker: self.tracker.clone(),
             allow_private: self.options.allow_private,
             outside: Arc::clone(&self.outside),
+            gossip: self.options.gossip,
+            own,
         })
     }
 
     /// Gives what lies in `folder` under the torrent's name. It is checked first, and never written.
     pub fn seed(&self, metainfo: Metainfo, folder: PathBuf) -> Handle {
-        self.start(Setup {
+        self.start(|own| Setup {
             hash: metainfo.info.hash,
             info: Some(Arc::new(metainfo.info)),
             trackers: metainfo.trackers,
@@ -150,6 +159,8 @@ impl Engine {
             tracker: self.tracker.clone(),
             allow_private: self.options.allow_private,
             outside: Arc::clone(&self.outside),
+            gossip: self.options.gossip,
+            own,
         })
     }
 
@@ -161,7 +172,9 @@ impl Engine {
         }
     }
 
-    fn start(&self, setup: Setup) -> Handle {
+    fn start(&self, setup: impl FnOnce(watch::Receiver<Option<OnionPeer>>) -> Setup) -> Handle {
+        let (own, own_seen) = watch::channel(None);
+        let setup = setup(own_seen);
         let first = if setup.info.is_some() {
             State::Checking
         } else {
@@ -173,6 +186,7 @@ impl Engine {
         Handle {
             progress,
             commands,
+            own,
             task,
         }
     }
@@ -183,6 +197,7 @@ impl Engine {
 pub struct Handle {
     progress: watch::Receiver<Progress>,
     commands: mpsc::Sender<Command>,
+    own: watch::Sender<Option<OnionPeer>>,
     task: JoinHandle<()>,
 }
 
@@ -192,32 +207,50 @@ impl std::fmt::Debug for Command {
     }
 }
 
-/// Hands in streams that peers opened to us. Clones lead to the same torrent.
+/// Hands in streams that peers opened to our onion service. Clones lead to the same torrent.
 #[derive(Clone)]
-pub struct Door(mpsc::Sender<Command>);
+pub struct OnionDoor {
+    commands: mpsc::Sender<Command>,
+    own: watch::Sender<Option<OnionPeer>>,
+}
 
-impl Door {
-    /// Hands in one. Dropped when too many wait.
+impl OnionDoor {
+    /// Says where our onion service is: peers are told, where [`Options::gossip`] allows it.
+    pub fn open(&self, own: OnionPeer) {
+        self.own.send_replace(Some(own));
+    }
+
+    /// Says that there is none any more.
+    pub fn close(&self) {
+        self.own.send_replace(None);
+    }
+
+    /// Hands in a stream. Dropped when too many wait.
     pub fn accept(&self, stream: BoxStream) {
-        let _ = self.0.try_send(Command::Accept(stream));
+        let _ = self.commands.try_send(Command::Accept(stream, Via::Onion));
     }
 }
 
-impl std::fmt::Debug for Door {
+impl std::fmt::Debug for OnionDoor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Door")
+        f.write_str("OnionDoor")
     }
 }
 
 impl Handle {
     /// Hands in a stream that a peer opened to us. Dropped when too many wait.
     pub fn accept(&self, stream: BoxStream) {
-        self.door().accept(stream);
+        let _ = self
+            .commands
+            .try_send(Command::Accept(stream, Via::Address));
     }
 
-    /// Where streams that peers open are handed in by whoever does not hold the torrent.
-    pub fn door(&self) -> Door {
-        Door(self.commands.clone())
+    /// Where streams that peers open to our onion service are handed in, by whoever does not hold the torrent.
+    pub fn onion_door(&self) -> OnionDoor {
+        OnionDoor {
+            commands: self.commands.clone(),
+            own: self.own.clone(),
+        }
     }
 
     /// Snapshots of the progress, at least once a second while anything changes.

@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used)]
+mod onions;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -32,6 +34,10 @@ struct Bench {
 impl Bench {
     /// Makes a torrent of the usual files.
     async fn new() -> Self {
+        Self::with(false).await
+    }
+
+    async fn with(private: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path().join("source/things");
         std::fs::create_dir_all(top.join("deep/er")).unwrap();
@@ -63,6 +69,7 @@ impl Bench {
         let mut builder = Builder::new(made.info.name, files);
         builder.piece_len = 64 << 10;
         builder.trackers = made.trackers;
+        builder.private = private;
         let hashes = content
             .chunks(64 << 10)
             .map(|piece| Sha1::digest(piece).into());

@@ -17,11 +17,13 @@ use tokio::time::Instant;
 
 use super::Handle;
 use crate::route::gate::Ways;
+use crate::route::special::Place;
 use crate::route::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
+use crate::torrent::gossip::OnionPeer;
 use crate::torrent::metainfo::Info;
 use crate::torrent::peer::{Event, Peer};
 use crate::torrent::picker::{Bits, Geometry};
-use crate::torrent::swarm::Command;
+use crate::torrent::swarm::{Command, Via};
 use crate::torrent::wire::piece_header;
 
 /// The tracker of the world.
@@ -35,6 +37,9 @@ type Call = (Option<SocketAddr>, Isolation);
 #[derive(Default)]
 pub(super) struct World {
     listeners: Mutex<BTreeMap<SocketAddr, Listener>>,
+    onions: Mutex<BTreeMap<Target, Listener>>,
+    /// Onion services that were called, there or not.
+    pub(super) onion_calls: Mutex<Vec<Target>>,
     pub(super) calls: Mutex<Vec<Call>>,
     /// Heads of announces.
     pub(super) announces: Mutex<Vec<String>>,
@@ -53,7 +58,7 @@ impl World {
     pub(super) fn listen(&self, addr: &str, handle: &Handle) {
         let commands = handle.commands.clone();
         let listener = move |stream| {
-            let _ = commands.try_send(Command::Accept(stream));
+            let _ = commands.try_send(Command::Accept(stream, Via::Address));
         };
         self.listeners
             .lock()
@@ -61,16 +66,52 @@ impl World {
             .insert(addr.parse().unwrap(), Box::new(listener));
     }
 
+    /// Streams to this onion service are handed to an engine's torrent, which knows that this is its own.
+    pub(super) fn listen_onion(&self, onion: OnionPeer, handle: &Handle) {
+        let door = handle.onion_door();
+        door.open(onion);
+        self.onion(onion, move |stream| door.accept(stream));
+    }
+
+    /// Somebody listens at this onion service.
+    pub(super) fn onion(
+        &self,
+        onion: OnionPeer,
+        listener: impl Fn(BoxStream) + Send + Sync + 'static,
+    ) {
+        let target = onion.to_target().unwrap();
+        let mut onions = self.onions.lock().unwrap();
+        onions.insert(target, Box::new(listener));
+    }
+
+    /// Nobody does any more.
+    pub(super) fn remove_onion(&self, onion: OnionPeer) {
+        let target = onion.to_target().unwrap();
+        self.onions.lock().unwrap().remove(&target);
+    }
+
+    pub(super) fn calls_to_onion(&self, onion: OnionPeer) -> usize {
+        let target = onion.to_target().unwrap();
+        let calls = self.onion_calls.lock().unwrap();
+        calls.iter().filter(|to| **to == target).count()
+    }
+
     /// A scripted peer listens at `addr`.
     pub(super) fn script(&self, addr: &str, script: Script) {
         let script = Arc::new(script);
-        let listener = move |stream| {
+        self.listen_with(addr, move |stream| {
             tokio::spawn(Arc::clone(&script).run(stream));
-        };
-        self.listeners
-            .lock()
-            .unwrap()
-            .insert(addr.parse().unwrap(), Box::new(listener));
+        });
+    }
+
+    /// Somebody listens at `addr`.
+    pub(super) fn listen_with(
+        &self,
+        addr: &str,
+        listener: impl Fn(BoxStream) + Send + Sync + 'static,
+    ) {
+        let mut listeners = self.listeners.lock().unwrap();
+        listeners.insert(addr.parse().unwrap(), Box::new(listener));
     }
 
     pub(super) fn calls_to(&self, addr: &str) -> usize {
@@ -142,6 +183,12 @@ impl Outside for View {
             }
             let (near, far) = tokio::io::duplex(64 << 10);
             match &target.host {
+                Host::Name(_) if Place::is_onion(target) => {
+                    self.0.onion_calls.lock().unwrap().push(target.clone());
+                    let onions = self.0.onions.lock().unwrap();
+                    let listener = onions.get(target);
+                    listener.ok_or(RouteError::Unreachable)?(Box::new(far));
+                }
                 Host::Name(_) => self.0.tracker(far),
                 Host::Ip(_) => {
                     let listeners = self.0.listeners.lock().unwrap();
@@ -197,12 +244,17 @@ impl Script {
         }
     }
 
-    async fn run(self: Arc<Self>, mut stream: BoxStream) {
+    pub(super) async fn run(self: Arc<Self>, stream: BoxStream) {
+        self.run_as(stream, false).await;
+    }
+
+    /// The same for a peer that comes to another, where `outgoing`.
+    pub(super) async fn run_as(self: Arc<Self>, mut stream: BoxStream, outgoing: bool) {
         let now = || Instant::now().into_std();
         let geometry = Geometry::of(&self.info);
         let size = self.info.bytes.len() as u32;
         let rng = StdRng::seed_from_u64(3);
-        let mut peer = Peer::new(now(), self.info.hash, [5; 20], false, rng);
+        let mut peer = Peer::new(now(), self.info.hash, [5; 20], outgoing, rng);
         peer.set_torrent(geometry, Bits::full(geometry.pieces), Some(size))
             .unwrap();
         loop {

@@ -1,6 +1,7 @@
 //! What a connection tells its driver, and why it ends.
 
 use crate::torrent::extension::ExtensionError;
+use crate::torrent::gossip::Onions;
 use crate::torrent::wire::{BlockRef, WireError};
 
 /// Why a connection was or is to be closed.
@@ -22,6 +23,9 @@ pub enum CloseReason {
     /// Blocks that nobody asked for.
     #[error("sends what was not asked for")]
     Unasked,
+    /// Says more, or more often, than it may; what is named here.
+    #[error("floods: {0}")]
+    Floods(&'static str),
     /// Took too long; what is named here.
     #[error("timed out: {0}")]
     TimedOut(&'static str),
@@ -31,6 +35,9 @@ pub enum CloseReason {
     /// Neither side needs anything.
     #[error("both are complete")]
     BothComplete,
+    /// It came to us already, and this connection only asked whether it is where it says.
+    #[error("is connected already")]
+    Twice,
     /// The stream ended or broke.
     #[error("the stream ended")]
     StreamEnded,
@@ -51,10 +58,12 @@ impl CloseReason {
             | Self::OtherTorrent
             | Self::Bad(_)
             | Self::Unasked
+            | Self::Floods(_)
             | Self::Lied => true,
             Self::TimedOut(_)
             | Self::Stuck
             | Self::BothComplete
+            | Self::Twice
             | Self::StreamEnded
             | Self::ByUs => false,
         }
@@ -89,6 +98,8 @@ pub enum Event<'a> {
         /// Its bytes.
         data: &'a [u8],
     },
+    /// The peer tells of onion peers. Comes only where that was offered.
+    Onions(Onions),
     /// The peer does not give this piece of the metadata.
     MetadataRejected,
     /// The peer wants a piece of the metadata: [`super::Peer::give_metadata`].

@@ -6,6 +6,7 @@
 //! [`Peer::poll_timeout`] is due. An error means: close the connection.
 
 mod event;
+mod extended;
 mod pipeline;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use super::extension::{self, MetadataMessage, PeerExtensions};
+use super::gossip::Onions;
 use super::infohash::InfoHash;
 use super::metainfo::MAX_PIECES;
 use super::picker::{Bits, Geometry};
@@ -105,6 +107,10 @@ struct Core {
     late: Vec<u32>,
     extended: bool,
     extensions: PeerExtensions,
+    /// We offer to tell of onion peers.
+    gossips: bool,
+    /// When the last messages about them came.
+    gossip: VecDeque<Instant>,
     chokes_us: bool,
     interested_in_us: bool,
     we_choke: bool,
@@ -151,6 +157,8 @@ impl Peer {
             late: Vec::new(),
             extended: false,
             extensions: PeerExtensions::default(),
+            gossips: false,
+            gossip: VecDeque::new(),
             chokes_us: true,
             interested_in_us: false,
             we_choke: true,
@@ -179,6 +187,27 @@ impl Peer {
             decoder: Decoder::new(),
             core,
         }
+    }
+
+    /// Offers to tell of onion peers, and to be told. Before the handshakes, and on connections through onion services alone.
+    pub fn offer_gossip(&mut self) {
+        self.core.gossips = true;
+    }
+
+    /// Tells of onion peers, where both sides offered that.
+    pub fn send_onions(&mut self, onions: &Onions) {
+        self.core.send_onions(onions);
+    }
+
+    /// Tells whether neither side needs anything. Such a connection is closed by itself, but for one on which we offer to
+    /// gossip.
+    pub fn both_complete(&self) -> bool {
+        self.core.both_complete()
+    }
+
+    /// Tells whether both sides offer to tell of onion peers.
+    pub fn gossips(&self) -> bool {
+        self.core.gossips && self.core.extensions.hs_onions.is_some()
     }
 
     /// Where to read into; never empty.
@@ -444,7 +473,7 @@ impl Core {
             MessageRef::Bitfield(&self.ours.to_bytes()).encode(&mut self.out);
         }
         if self.extended {
-            let payload = extension::handshake(self.metadata_size);
+            let payload = extension::handshake(self.metadata_size, self.gossips);
             MessageRef::Extended {
                 id: extension::HANDSHAKE,
                 payload: &payload,
@@ -500,12 +529,17 @@ impl Core {
         }
     }
 
-    fn check_complete(&self) -> Result<(), CloseReason> {
+    fn both_complete(&self) -> bool {
         let theirs = match &self.theirs {
             Theirs::Known(bits) => bits.is_full(),
             Theirs::Early { .. } => false,
         };
-        if theirs && self.ours.is_full() {
+        theirs && self.ours.is_full()
+    }
+
+    /// Those who gossip may still have something to say.
+    fn check_complete(&self) -> Result<(), CloseReason> {
+        if self.both_complete() && !self.gossips {
             Err(CloseReason::BothComplete)
         } else {
             Ok(())
@@ -554,7 +588,7 @@ impl Core {
                 return self.handle_block(now, BlockRef { index, begin, len }, data);
             }
             MessageRef::Cancel(block) => self.uploads.retain(|&waiting| waiting != block),
-            MessageRef::Extended { id, payload } => return self.handle_extended(id, payload),
+            MessageRef::Extended { id, payload } => return self.handle_extended(now, id, payload),
         }
         Ok(Event::Nothing)
     }
@@ -637,36 +671,6 @@ impl Core {
         Ok(Event::Block(block, data))
     }
 
-    fn handle_extended<'a>(&mut self, id: u8, payload: &'a [u8]) -> Result<Event<'a>, CloseReason> {
-        if !self.extended {
-            return Err(CloseReason::Bad("extension"));
-        }
-        match id {
-            extension::HANDSHAKE => {
-                self.extensions = PeerExtensions::parse(payload)?;
-                if let Some(reqq) = self.extensions.reqq {
-                    self.pipeline.set_limit(reqq);
-                }
-                Ok(Event::Extensions)
-            }
-            extension::UT_METADATA => Ok(match MetadataMessage::parse(payload)? {
-                Some(MetadataMessage::Request(piece)) => Event::MetadataWanted(piece),
-                Some(MetadataMessage::Data {
-                    piece,
-                    total_size,
-                    data,
-                }) => Event::Metadata {
-                    piece,
-                    total: total_size,
-                    data,
-                },
-                Some(MetadataMessage::Reject(_)) => Event::MetadataRejected,
-                None => Event::Nothing,
-            }),
-            _ => Ok(Event::Nothing),
-        }
-    }
-
     fn handle_timeout(&mut self, now: Instant) -> Result<Vec<BlockRef>, CloseReason> {
         if self.idle_at <= now {
             return Err(CloseReason::TimedOut("idle"));
@@ -735,37 +739,5 @@ impl Core {
     fn pardon(&mut self, blocks: usize) {
         let blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
         self.pardoned = self.pardoned.saturating_add(blocks);
-    }
-
-    fn send_metadata(&mut self, message: &MetadataMessage<'_>) {
-        if let Some(id) = self.extensions.ut_metadata {
-            MessageRef::Extended {
-                id,
-                payload: &message.encode(),
-            }
-            .encode(&mut self.out);
-        }
-    }
-
-    fn give_metadata(&mut self, piece: u32, metadata: Option<&[u8]>) {
-        let start = piece as usize * extension::METADATA_PIECE;
-        let part = metadata.and_then(|bytes| {
-            let total_size = u32::try_from(bytes.len()).ok()?;
-            let end = start
-                .saturating_add(extension::METADATA_PIECE)
-                .min(bytes.len());
-            let data = bytes.get(start..end).filter(|data| !data.is_empty())?;
-            (data.len() as u64 <= self.metadata_left && self.out.len() < MAX_OUTPUT / 2).then_some(
-                MetadataMessage::Data {
-                    piece,
-                    total_size,
-                    data,
-                },
-            )
-        });
-        if let Some(MetadataMessage::Data { data, .. }) = part {
-            self.metadata_left -= data.len() as u64;
-        }
-        self.send_metadata(&part.unwrap_or(MetadataMessage::Reject(piece)));
     }
 }

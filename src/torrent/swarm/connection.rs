@@ -18,6 +18,7 @@ use super::metadata::Outcome;
 use super::{Order, Seat, Shared, Torrent};
 use crate::route::BoxStream;
 use crate::torrent::extension::{MAX_METADATA, random_peer_id};
+use crate::torrent::gossip::Onions;
 use crate::torrent::peer::{CloseReason, Event, Peer};
 use crate::torrent::picker::{PeerKey, Received};
 use crate::torrent::storage::{StorageError, lock};
@@ -28,6 +29,13 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Blocks read and sent at a time, bytes: makes a trip to another thread worth it.
 const UPLOAD_BATCH: u32 = 256 << 10;
+
+/// Two that are complete stay connected for so long after that, where both tell of onion peers: so that each knows the other
+/// as one to tell of.
+const LINGER: Duration = Duration::from_secs(120);
+
+/// The same, until it is known whether the peer tells of any.
+const LINGER_UNHEARD: Duration = Duration::from_secs(10);
 
 /// A connection of which not a byte of output was taken for so long is stuck.
 const WRITE_TIME: Duration = Duration::from_secs(120);
@@ -43,6 +51,10 @@ pub(super) enum News {
     Metadata(Vec<u8>),
     /// This peer lied.
     Liar(PeerKey),
+    /// The peer's extension handshake came, on a connection on which we offer to gossip; whether the peer does too.
+    Extensions(PeerKey, bool),
+    /// The peer tells of onion peers.
+    Onions(PeerKey, Onions),
 }
 
 type Upload = JoinHandle<(Vec<u8>, u64, Result<(), StorageError>)>;
@@ -53,6 +65,10 @@ pub(super) struct Connection {
     key: PeerKey,
     seat: Arc<Seat>,
     peer: Peer,
+    /// We offer to tell of onion peers.
+    gossips: bool,
+    /// Since when neither side needs anything, where we offer that.
+    complete_since: Option<Instant>,
     news: mpsc::Sender<News>,
     torrent: Option<Torrent>,
     /// The picker counts the peer's pieces.
@@ -102,6 +118,8 @@ impl Connection {
             key,
             seat,
             peer,
+            gossips: false,
+            complete_since: None,
             news,
             torrent: None,
             counted: false,
@@ -117,6 +135,13 @@ impl Connection {
             spare: Vec::new(),
             picked: Vec::new(),
         }
+    }
+
+    /// Offers to tell of onion peers: on connections through onion services alone.
+    pub(super) fn gossip(mut self) -> Self {
+        self.peer.offer_gossip();
+        self.gossips = true;
+        self
     }
 
     /// Runs the connection to its end.
@@ -261,7 +286,14 @@ impl Connection {
                         picker.release(self.key, blocks);
                     }
                 }
-                Event::Unchoked | Event::Extensions => self.dry = false,
+                Event::Unchoked => self.dry = false,
+                Event::Extensions => {
+                    self.dry = false;
+                    if self.gossips {
+                        news = Some(News::Extensions(self.key, self.peer.gossips()));
+                    }
+                }
+                Event::Onions(onions) => news = Some(News::Onions(self.key, onions)),
                 Event::Metadata { piece, total, data } => {
                     let mut work = lock(&self.shared.work);
                     let outcome = work
@@ -339,7 +371,8 @@ impl Connection {
                         picker.release(self.key, blocks);
                     }
                 }
-                Order::Ban => return Err(CloseReason::Lied),
+                Order::Onions(onions) => self.peer.send_onions(&onions),
+                Order::Close(reason) => return Err(reason),
             }
         }
         Ok(())
@@ -476,6 +509,17 @@ impl Connection {
 
     fn tick(&mut self) -> Result<(), CloseReason> {
         self.dry = false;
+        if self.peer.both_complete() {
+            let since = *self.complete_since.get_or_insert_with(Instant::now);
+            let lingers = if self.peer.gossips() {
+                LINGER
+            } else {
+                LINGER_UNHEARD
+            };
+            if since.elapsed() >= lingers {
+                return Err(CloseReason::BothComplete);
+            }
+        }
         if self.written < self.out.len() && self.last_write.elapsed() >= WRITE_TIME {
             return Err(CloseReason::Stuck);
         }

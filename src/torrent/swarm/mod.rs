@@ -8,6 +8,7 @@ mod announce;
 mod choker;
 mod connection;
 mod driver;
+mod gossip;
 mod metadata;
 mod prepare;
 mod progress;
@@ -19,12 +20,14 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::Notify;
 
-pub(crate) use driver::{Command, Driver, Setup};
+pub(crate) use driver::{Command, Driver, Setup, Via};
 pub(crate) use prepare::threads;
 pub use progress::{Failure, Progress, State};
 
+use super::gossip::Onions;
 use super::infohash::InfoHash;
 use super::metainfo::Info;
+use super::peer::CloseReason;
 use super::picker::{PeerKey, Picker};
 use super::storage::{Storage, lock};
 use super::wire::BlockRef;
@@ -73,7 +76,7 @@ struct Seat {
 }
 
 /// What a connection is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Order {
     /// The torrent is known now: [`Shared::torrent`].
     Torrent,
@@ -85,8 +88,10 @@ enum Order {
     Choke(bool),
     /// Take back all requests: the disk takes nothing.
     Pause,
-    /// End: the peer lied.
-    Ban,
+    /// Tell of onion peers.
+    Onions(Onions),
+    /// End, for this reason.
+    Close(CloseReason),
 }
 
 impl Seat {
@@ -97,7 +102,7 @@ impl Seat {
         } else {
             // Far behind: it is closed as soon as it looks.
             orders.clear();
-            orders.push(Order::Ban);
+            orders.push(Order::Close(CloseReason::Lied));
         }
         drop(orders);
         self.notify.notify_one();
@@ -120,8 +125,16 @@ impl Shared {
     }
 
     /// Tells every connection.
-    fn broadcast(&self, order: Order) {
+    fn broadcast(&self, order: &Order) {
         let seats: Vec<Arc<Seat>> = lock(&self.work).seats.values().cloned().collect();
-        seats.iter().for_each(|seat| seat.order(order));
+        seats.iter().for_each(|seat| seat.order(order.clone()));
+    }
+
+    /// Tells one connection, where it is there.
+    fn order(&self, key: PeerKey, order: Order) {
+        let seat = lock(&self.work).seats.get(&key).cloned();
+        if let Some(seat) = seat {
+            seat.order(order);
+        }
     }
 }

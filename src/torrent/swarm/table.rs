@@ -27,6 +27,19 @@ const CIRCUIT_WAIT: Duration = Duration::from_secs(1);
 /// Lost circuits in a row after which the peer itself is suspected.
 const MAX_CIRCUITS_LOST: u32 = 5;
 
+/// Most peers remembered of whom only other peers told and that never answered: a fifth of the table, so that liars leave
+/// room for everybody else.
+const MAX_HEARSAY: usize = 400;
+
+/// Most calls to such peers at once, of the forty that a swarm has.
+const MAX_HEARSAY_CALLS: usize = 10;
+
+/// Calls that such a peer may miss until it is forgotten: a young onion service is not found for its first minute.
+const HEARSAY_FAILURES: u32 = 4;
+
+/// Wait before one is called that was here a moment ago.
+const GONE_WAIT: Duration = Duration::from_secs(5);
+
 /// Wait while no circuit can be built at all.
 const NETWORK_WAIT: Duration = Duration::from_secs(5);
 
@@ -74,6 +87,19 @@ struct Known {
     state: State,
     failures: u32,
     circuits_lost: u32,
+    /// Only other peers told of it, and it never answered.
+    hearsay: bool,
+}
+
+/// Whom to call.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) key: PeerKey,
+    pub(super) target: Target,
+    /// Its circuit's.
+    pub(super) lane: u16,
+    /// Not one more stream to the same onion service.
+    pub(super) first: bool,
 }
 
 /// All peers of one swarm.
@@ -135,6 +161,32 @@ impl PeerTable {
         }
     }
 
+    /// Learns of an onion service from another peer, which may lie.
+    pub(super) fn add_hearsay(&mut self, now: Instant, target: Target) {
+        let hearsay = self.known.values().filter(|known| known.hearsay).count();
+        let way = Way::Host(target);
+        if hearsay < MAX_HEARSAY
+            && self.add(now, way.clone())
+            && let Some(known) = self
+                .by_way
+                .get(&way)
+                .and_then(|key| self.known.get_mut(key))
+        {
+            known.hearsay = true;
+        }
+    }
+
+    /// A peer that was connected another way is gone: it may be called soon, where it answered before.
+    pub(super) fn gone(&mut self, now: Instant, target: Target) {
+        let key = self.by_way.get(&Way::Host(target));
+        if let Some(known) = key.and_then(|key| self.known.get_mut(key))
+            && let State::Idle { not_before } = &mut known.state
+            && known.failures == 0
+        {
+            *not_before = (now + GONE_WAIT).min(*not_before);
+        }
+    }
+
     /// Takes in a peer that came to us.
     pub(super) fn add_incoming(&mut self) -> Option<PeerKey> {
         if self.known.len() >= MAX_KNOWN && !self.forget_worst() {
@@ -143,12 +195,15 @@ impl PeerTable {
         Some(self.insert(Way::Incoming, State::Busy))
     }
 
-    /// The peer to call now, with its circuit lane; it counts as busy from now on.
-    pub(super) fn next(&mut self, now: Instant) -> Option<(PeerKey, Target, u16)> {
+    /// The peer to call now; it counts as busy from now on.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Call> {
+        let busy = |known: &&Known| known.hearsay && known.state == State::Busy;
+        let hearsay = self.known.values().filter(busy).count() < MAX_HEARSAY_CALLS;
         let (&key, known) = self
             .known
             .iter_mut()
             .filter(|(_, k)| matches!(k.state, State::Idle { not_before } if not_before <= now))
+            .filter(|(_, k)| hearsay || !k.hearsay)
             .min_by_key(|(key, k)| (k.failures, **key))?;
         let target = match &known.way {
             Way::Named(PeerName::Public(addr)) => Target::ip(*addr),
@@ -156,7 +211,12 @@ impl PeerTable {
             Way::Incoming => return None,
         };
         known.state = State::Busy;
-        Some((key, target, known.lane))
+        Some(Call {
+            key,
+            target,
+            lane: known.lane,
+            first: !matches!(known.way, Way::Again(..)),
+        })
     }
 
     /// A peer showed that it works: its failures are forgiven.
@@ -164,6 +224,7 @@ impl PeerTable {
         if let Some(known) = self.known.get_mut(&key) {
             known.failures = 0;
             known.circuits_lost = 0;
+            known.hearsay = false;
         }
     }
 
@@ -191,6 +252,12 @@ impl PeerTable {
                 (FIRST_WAIT * 2_u32.pow(known.failures.min(8) - 1)).min(LONGEST_WAIT)
             }
         };
+        if known.hearsay && known.failures >= HEARSAY_FAILURES {
+            if let Some(known) = self.known.remove(&key) {
+                self.by_way.remove(&known.way);
+            }
+            return;
+        }
         // A quarter more at random, so that peers are not called in step.
         let jitter = wait.mul_f64(rng.random_range(0.0..0.25));
         known.state = State::Idle {
@@ -236,6 +303,7 @@ impl PeerTable {
                 state,
                 failures: 0,
                 circuits_lost: 0,
+                hearsay: false,
             },
         );
         key
@@ -311,7 +379,7 @@ mod tests {
         assert!(!table.add(now, named("192.0.2.1:5")), "known");
         let mut waits = Vec::new();
         for _ in 0..9 {
-            let (key, _, _) = table.next(now).unwrap();
+            let key = table.next(now).unwrap().key;
             assert!(table.next(now).is_none(), "busy");
             table.ended(now, key, Ended::Unreached, &mut rng);
             let start = now;
@@ -336,7 +404,7 @@ mod tests {
             (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
         table.add(now, named("192.0.2.1:5"));
         for round in 0..=MAX_CIRCUITS_LOST {
-            let (key, _, _) = table.next(now).unwrap();
+            let key = table.next(now).unwrap().key;
             table.ended(now, key, Ended::CircuitLost, &mut rng);
             now += Duration::from_secs(2);
             assert_eq!(table.next(now).is_some(), round < MAX_CIRCUITS_LOST);
@@ -353,12 +421,12 @@ mod tests {
         for way in ["1.2.3.4:5", "1.2.3.4:6", "[2a00::1]:5"] {
             table.add(now, named(way));
         }
-        let (key, _, _) = table.next(now).unwrap();
+        let key = table.next(now).unwrap().key;
         table.ban(key);
         table.ended(now, key, Ended::Closed, &mut StdRng::seed_from_u64(1));
         assert_eq!(table.known[&key].state, State::Banned);
         assert!(!table.add(now, named("1.2.3.4:7")));
-        let (v6, _, _) = table.next(now).unwrap();
+        let v6 = table.next(now).unwrap().key;
         table.ban(v6);
         assert!(!table.add(now, named("[2a00::2]:5")), "the same /64");
         assert!(table.next(now).is_none());
@@ -374,11 +442,58 @@ mod tests {
         assert_eq!(table.len(), 1);
         let calls: Vec<_> = std::iter::from_fn(|| table.next(now)).collect();
         assert_eq!(calls.len(), 8);
-        assert!(calls.iter().all(|(_, target, _)| *target == onion));
-        let lanes: BTreeSet<u16> = calls.iter().map(|(_, _, lane)| *lane).collect();
+        assert!(calls.iter().all(|call| call.target == onion));
+        assert_eq!(calls.iter().filter(|call| call.first).count(), 1);
+        let lanes: BTreeSet<u16> = calls.iter().map(|call| call.lane).collect();
         assert_eq!(lanes.len(), 8);
-        table.ban(calls[3].0);
+        table.ban(calls[3].key);
         assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn those_of_whom_liars_told_leave_room_and_calls_for_others_and_are_forgotten() {
+        let (mut table, mut rng, mut now) =
+            (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
+        let onion = |n: usize| Target::parse(&format!("a{n}.onion"), 6881).unwrap();
+        for n in 0..MAX_KNOWN {
+            table.add_hearsay(now, onion(n));
+        }
+        assert_eq!(table.len(), MAX_HEARSAY);
+        let calls: Vec<_> = std::iter::from_fn(|| table.next(now)).collect();
+        assert_eq!(calls.len(), MAX_HEARSAY_CALLS);
+        assert!(table.add(now, named("192.0.2.1:5")));
+        assert!(table.next(now).is_some(), "others have their own");
+        // One of them answers, and counts as everybody else.
+        table.worked(calls[0].key);
+        assert!(table.next(now).is_some());
+        for _ in 0..2000 {
+            now += Duration::from_secs(60);
+            while let Some(call) = table.next(now) {
+                table.ended(now, call.key, Ended::Unreached, &mut rng);
+            }
+            for call in &calls[1..] {
+                table.ended(now, call.key, Ended::Unreached, &mut rng);
+            }
+        }
+        assert!(table.len() < 5, "{}", table.len());
+        table.add_hearsay(now, onion(MAX_KNOWN + 1));
+        assert!(table.next(now).is_some());
+    }
+
+    #[test]
+    fn who_was_here_and_went_is_called_soon() {
+        let (mut table, mut rng, now) =
+            (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
+        let onion = Target::parse("seed.onion", 6881).unwrap();
+        table.add_hearsay(now, onion.clone());
+        let call = table.next(now).unwrap();
+        table.worked(call.key);
+        table.ended(now, call.key, Ended::Useless, &mut rng);
+        let soon = now + GONE_WAIT;
+        assert!(table.next(soon).is_none());
+        table.gone(now, onion);
+        assert!(table.next(now).is_none());
+        assert!(table.next(soon).is_some());
     }
 
     #[test]
@@ -391,7 +506,7 @@ mod tests {
         }
         assert!(!table.add(now, named("192.0.2.1:5")), "all are as good");
         assert!(table.add_incoming().is_none());
-        let lanes: BTreeSet<u16> = (0..8).map(|_| table.next(now).unwrap().2).collect();
+        let lanes: BTreeSet<u16> = (0..8).map(|_| table.next(now).unwrap().lane).collect();
         assert_eq!(lanes.len(), 4);
         let failed = *table.known.keys().next().unwrap();
         table.ended(now, failed, Ended::Unreached, &mut rng);

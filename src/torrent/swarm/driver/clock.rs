@@ -31,7 +31,9 @@ impl Driver {
         self.rates = (self.down.tick(downloaded), self.up.tick(uploaded));
         if self.seconds.is_multiple_of(CHOKE_EVERY) {
             self.choke();
+            self.share_streams();
         }
+        self.tell_onions();
         if self.unrecorded && self.seconds >= self.recorded_at + RECORD_EVERY {
             self.record();
         }

@@ -1,6 +1,7 @@
 //! The driver of a swarm: everything that happens once for all connections.
 
 mod clock;
+mod onions;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -20,12 +21,14 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::announce::{Announcer, Answer, Counters};
 use super::choker::Choker;
 use super::connection::{Connection, News};
+use super::gossip::Gossip;
 use super::metadata::Fetch;
 use super::progress::{Failure, Progress, Rate, State};
-use super::table::{Ended, PeerTable, Way};
+use super::table::{Call, Ended, PeerTable, Way};
 use super::{Order, Shared, Torrent, prepare};
 use crate::route::special::Place;
 use crate::route::{BoxStream, Outside, RouteError};
+use crate::torrent::gossip::OnionPeer;
 use crate::torrent::infohash::{InfoHash, PeerName};
 use crate::torrent::metainfo::Info;
 use crate::torrent::peer::CloseReason;
@@ -56,10 +59,19 @@ const MAX_UNCHOKED: usize = 9;
 /// After the disk refused, and after files could not be opened, tries again.
 const RETRY: Duration = Duration::from_secs(30);
 
+/// How a peer came to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// By an address that the public swarm knows.
+    Address,
+    /// To our own onion service.
+    Onion,
+}
+
 /// What the handle asks.
 pub(crate) enum Command {
     /// A peer came to us.
-    Accept(BoxStream),
+    Accept(BoxStream, Via),
     /// Try again now, after the disk refused.
     Retry,
     /// Write everything, record, end.
@@ -80,6 +92,10 @@ pub(crate) struct Setup {
     pub(crate) tracker: TrackerClient,
     pub(crate) allow_private: bool,
     pub(crate) outside: Arc<dyn Outside>,
+    /// Tell onion peers of onion peers.
+    pub(crate) gossip: bool,
+    /// Where our own onion service is, once it is.
+    pub(crate) own: watch::Receiver<Option<OnionPeer>>,
 }
 
 type Prepared = Result<(Arc<Storage>, Bits), StorageError>;
@@ -110,7 +126,12 @@ pub(crate) struct Driver {
     table: PeerTable,
     calls: JoinSet<(PeerKey, Ended, Option<CloseReason>)>,
     calling: BTreeSet<PeerKey>,
-    waiting: VecDeque<BoxStream>,
+    waiting: VecDeque<(BoxStream, Via)>,
+    gossip: Gossip,
+    /// Onion services that are being called or connected, and whether only to see that they are there.
+    onions: BTreeMap<PeerKey, (OnionPeer, bool)>,
+    /// Of whom others told before the torrent was known.
+    early: Vec<OnionPeer>,
     choker: Choker,
     unchoked: BTreeSet<PeerKey>,
     /// Counters of the last round, by peer.
@@ -175,7 +196,9 @@ impl Driver {
         let streams = (ONION_STREAMS / onions.max(1)).max(1);
         for target in &setup.peers {
             if Place::is_onion(target) {
-                table.add_onion(now, target, streams);
+                // Spelled as others are told of it.
+                let usual = OnionPeer::from_target(target).and_then(|onion| onion.to_target());
+                table.add_onion(now, usual.as_ref().unwrap_or(target), streams);
             } else {
                 table.add(now, way_to(target));
             }
@@ -202,6 +225,9 @@ impl Driver {
             calls: JoinSet::new(),
             calling: BTreeSet::new(),
             waiting: VecDeque::new(),
+            gossip: Gossip::default(),
+            onions: BTreeMap::new(),
+            early: Vec::new(),
             choker: Choker::default(),
             unchoked: BTreeSet::new(),
             merits: BTreeMap::new(),
@@ -246,7 +272,7 @@ impl Driver {
                 _ = tick.tick() => Woken::Tick,
             };
             match woken {
-                Woken::Command(Some(Command::Accept(stream))) => self.accept(stream),
+                Woken::Command(Some(Command::Accept(stream, via))) => self.accept(stream, via),
                 Woken::Command(Some(Command::Retry)) => self.retry(),
                 Woken::Command(Some(Command::Stop(done))) => {
                     self.end(State::Stopped).await;
@@ -290,6 +316,14 @@ impl Driver {
         } else {
             lock(&self.shared.work).fetch = Some(Fetch::new(self.setup.hash));
             self.phase = Phase::Metadata;
+            self.accept_waiting();
+        }
+    }
+
+    /// Takes in those who came while it was not yet known what is there.
+    fn accept_waiting(&mut self) {
+        for (stream, via) in std::mem::take(&mut self.waiting) {
+            self.accept(stream, via);
         }
     }
 
@@ -328,10 +362,8 @@ impl Driver {
                 let _ = self.shared.torrent.set(torrent);
                 self.paused = None;
                 self.phase = Phase::Active { storage };
-                self.shared.broadcast(Order::Torrent);
-                for stream in std::mem::take(&mut self.waiting) {
-                    self.accept(stream);
-                }
+                self.shared.broadcast(&Order::Torrent);
+                self.accept_waiting();
             }
             Some(Err(error @ (StorageError::UnsafePath | StorageError::Foreign))) => {
                 self.fail(Failure::Storage(error));
@@ -382,9 +414,18 @@ impl Driver {
         }
         let now = Instant::now().into_std();
         while self.calling.len() < MAX_CONNECTED {
-            let Some((key, target, lane)) = self.table.next(now) else {
+            let Some(call) = self.table.next(now) else {
                 return;
             };
+            let onion = Place::is_onion(&call.target);
+            if onion && !self.may_call(now, &call) {
+                continue;
+            }
+            // The further streams to a service would say everything again.
+            let gossips = onion && call.first && self.gossips();
+            let Call {
+                key, target, lane, ..
+            } = call;
             let isolation = Isolation::new("swarm", &self.setup.hash.0, lane);
             let outside = Arc::clone(&self.setup.outside);
             let shared = Arc::clone(&self.shared);
@@ -399,18 +440,24 @@ impl Driver {
                     Ok(Err(RouteError::Forbidden(_))) => return (key, Ended::Useless, None),
                     Ok(Err(_)) | Err(_) => return (key, Ended::Unreached, None),
                 };
-                let reason = Connection::new(shared, key, true, news).run(stream).await;
+                let connection = Connection::new(shared, key, true, news);
+                let connection = if gossips {
+                    connection.gossip()
+                } else {
+                    connection
+                };
+                let reason = connection.run(stream).await;
                 (key, how_ended(reason), Some(reason))
             });
         }
     }
 
-    fn accept(&mut self, stream: BoxStream) {
+    fn accept(&mut self, stream: BoxStream, via: Via) {
         match self.phase {
             Phase::Metadata | Phase::Active { .. } => {}
             Phase::Starting(_) | Phase::Checking(_) | Phase::Waiting => {
                 if self.waiting.len() < MAX_WAITING {
-                    self.waiting.push_back(stream);
+                    self.waiting.push_back((stream, via));
                 }
                 return;
             }
@@ -428,6 +475,11 @@ impl Driver {
             false,
             self.news_sender.clone(),
         );
+        let connection = if via == Via::Onion && self.gossips() {
+            connection.gossip()
+        } else {
+            connection
+        };
         self.calls.spawn(async move {
             let reason = connection.run(stream).await;
             (key, how_ended(reason), Some(reason))
@@ -453,6 +505,7 @@ impl Driver {
         }
         let now = Instant::now().into_std();
         self.table.ended(now, key, how, &mut self.rng);
+        self.onion_ended(now, key);
     }
 
     fn hear(&mut self, news: News) {
@@ -471,6 +524,8 @@ impl Driver {
                 }
             }
             News::Liar(key) => self.ban(key),
+            News::Extensions(key, gossips) => self.extensions_came(key, gossips),
+            News::Onions(key, onions) => self.onions_came(key, onions),
             News::Metadata(bytes) => {
                 if self.info.is_some() {
                     return;
@@ -492,10 +547,7 @@ impl Driver {
     fn ban(&mut self, key: PeerKey) {
         tracing::debug!(peer = key.0, "a peer sent wrong data and is banned");
         self.table.ban(key);
-        let seat = lock(&self.shared.work).seats.get(&key).cloned();
-        if let Some(seat) = seat {
-            seat.order(Order::Ban);
-        }
+        self.shared.order(key, Order::Close(CloseReason::Lied));
     }
 
     fn take_report(&mut self, report: Report) {
@@ -586,7 +638,7 @@ impl Drop for Driver {
 fn how_ended(reason: CloseReason) -> Ended {
     if reason.is_fault() {
         Ended::Fault
-    } else if reason == CloseReason::BothComplete {
+    } else if matches!(reason, CloseReason::BothComplete | CloseReason::Twice) {
         Ended::Useless
     } else {
         Ended::Closed

@@ -1,0 +1,127 @@
+//! The part of the driver about onion peers: whom they tell of, and whom we tell.
+
+use std::time::Instant as Moment;
+
+use tokio::time::Instant;
+
+use super::{Driver, ONION_STREAMS, Phase};
+use crate::torrent::gossip::{OnionPeer, Onions};
+use crate::torrent::peer::CloseReason;
+use crate::torrent::picker::PeerKey;
+use crate::torrent::swarm::Order;
+use crate::torrent::swarm::table::{Call, Ended};
+
+/// Most addresses kept while it is not known whether the torrent is private: as many as one peer may tell.
+const MAX_EARLY: usize = 200;
+
+impl Driver {
+    /// Whether connections through onion services offer to gossip. Peers of a private torrent are its tracker's to name
+    /// (BEP 27).
+    pub(super) fn gossips(&self) -> bool {
+        self.setup.gossip && !self.is_private()
+    }
+
+    fn is_private(&self) -> bool {
+        self.info.as_ref().is_some_and(|info| info.private)
+    }
+
+    /// Notes a call to an onion service, unless it is to ourselves, or to one that is connected and known to be there.
+    pub(super) fn may_call(&mut self, now: Moment, call: &Call) -> bool {
+        let Some(onion) = OnionPeer::from_target(&call.target).filter(|_| call.first) else {
+            return true;
+        };
+        let here = self.gossip.is_here(&onion);
+        if self.gossip.is_own(&onion) || (here && self.gossip.is_proven(&onion)) {
+            self.table
+                .ended(now, call.key, Ended::Useless, &mut self.rng);
+            return false;
+        }
+        self.onions.insert(call.key, (onion, here));
+        true
+    }
+
+    /// A connection or call ended.
+    pub(super) fn onion_ended(&mut self, now: Moment, key: PeerKey) {
+        self.onions.remove(&key);
+        if let Some(target) = self.gossip.closed(now, key).and_then(|me| me.to_target()) {
+            self.table.gone(now, target);
+        }
+    }
+
+    /// The extension handshake of an onion peer came.
+    pub(super) fn extensions_came(&mut self, key: PeerKey, gossips: bool) {
+        let now = Instant::now().into_std();
+        let dialled = self.onions.get(&key).copied();
+        if let Some((onion, true)) = dialled
+            && self.gossip.is_here(&onion)
+        {
+            // It came to us and is where it says: one connection does.
+            if gossips {
+                self.gossip.prove(now, onion);
+            }
+            self.shared.order(key, Order::Close(CloseReason::Twice));
+        } else if gossips {
+            let dialled = dialled.map(|(onion, _)| onion);
+            self.gossip.opened(now, key, dialled, &mut self.rng);
+        }
+        tracing::debug!(known = self.gossip.proven(), "onion peers to tell of");
+    }
+
+    /// An onion peer tells of others.
+    pub(super) fn onions_came(&mut self, key: PeerKey, onions: Onions) {
+        if !self.gossips() {
+            return;
+        }
+        match self.gossip.heard(key, onions) {
+            Ok(worth_a_call) => {
+                let room = MAX_EARLY.saturating_sub(self.early.len());
+                self.early.extend(worth_a_call.into_iter().take(room));
+                self.take_early();
+            }
+            Err(reason) => self.shared.order(key, Order::Close(reason)),
+        }
+    }
+
+    /// Takes what was heard, once the torrent is known not to be private.
+    fn take_early(&mut self) {
+        if self.info.is_none() {
+            return;
+        }
+        let early = std::mem::take(&mut self.early);
+        if self.is_private() {
+            return;
+        }
+        let now = Instant::now().into_std();
+        for target in early.iter().filter_map(OnionPeer::to_target) {
+            self.table.add_hearsay(now, target);
+        }
+    }
+
+    /// Tells those who are to be told now.
+    pub(super) fn tell_onions(&mut self) {
+        self.take_early();
+        if self.info.is_none() || !self.gossips() {
+            return;
+        }
+        let own = *self.setup.own.borrow();
+        self.gossip.set_own(own);
+        let now = Instant::now().into_std();
+        while let Some((key, onions)) = self.gossip.next(now, &mut self.rng) {
+            self.shared.order(key, Order::Onions(onions));
+        }
+    }
+
+    /// Gives each of few onion services several streams, when something is missing.
+    pub(super) fn share_streams(&mut self) {
+        if !matches!(self.phase, Phase::Active { .. }) || self.is_complete() {
+            return;
+        }
+        let dialled: Vec<OnionPeer> = self.gossip.dialled().collect();
+        let count = u16::try_from(dialled.len()).unwrap_or(u16::MAX);
+        let streams = ONION_STREAMS / count.max(1);
+        let now = Instant::now().into_std();
+        for target in dialled.iter().filter_map(OnionPeer::to_target) {
+            self.table.add_onion(now, &target, streams);
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! What onion peers of a swarm tell each other: whom we may name, to whom, and when (docs/onion-gossip.md).
+//!
+//! Only such a peer is named that offers the same itself, and that we dialled under the address in this session: an address
+//! that somebody merely tells of costs its teller's listeners a call each, and goes no further.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use rand::seq::SliceRandom;
+use rand::{Rng, RngExt};
+
+use crate::torrent::gossip::{MAX_ADDED, OnionPeer, Onions};
+use crate::torrent::peer::CloseReason;
+use crate::torrent::picker::PeerKey;
+
+/// Most addresses told to, and believed from, one connection in all: a tenth of the table of peers, and more than anybody
+/// connects to.
+const MAX_TOLD: usize = 200;
+
+/// The first message follows the extension handshake within this time, drawn at random, so that one who just came is not the
+/// first that others hear of.
+const FIRST_MS: std::ops::Range<u64> = 500..3000;
+
+/// Time between messages to one peer: news wait, so that their time does not tell who came when.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// A peer that went is named for so long: it may be there for others, and two that are complete meet twice an hour.
+const FRESH: Duration = Duration::from_secs(60 * 60);
+
+/// Most addresses that may be named. More than can be connected within [`FRESH`], as a rule.
+const MAX_PROVEN: usize = 500;
+
+/// A connection both ends of which offered it.
+struct Partner {
+    /// Where we dialled it; `None` where it came to us.
+    dialled: Option<OnionPeer>,
+    /// Where it says to be, where it came to us.
+    me: Option<OnionPeer>,
+    /// What we told it.
+    told: BTreeSet<OnionPeer>,
+    told_me: bool,
+    /// What it told us.
+    heard: BTreeSet<OnionPeer>,
+    /// When it may be told next.
+    not_before: Instant,
+}
+
+impl Partner {
+    fn is(&self, onion: &OnionPeer) -> bool {
+        self.dialled.as_ref() == Some(onion) || self.me.as_ref() == Some(onion)
+    }
+}
+
+/// What is known of a swarm's onion peers.
+#[derive(Default)]
+pub(super) struct Gossip {
+    own: Option<OnionPeer>,
+    partners: BTreeMap<PeerKey, Partner>,
+    /// Those we dialled, and when they were there last.
+    proven: BTreeMap<OnionPeer, Instant>,
+}
+
+impl Gossip {
+    /// Our own address, from now on.
+    pub(super) fn set_own(&mut self, own: Option<OnionPeer>) {
+        self.own = own;
+    }
+
+    /// Whether this is our own address.
+    pub(super) fn is_own(&self, onion: &OnionPeer) -> bool {
+        self.own.as_ref() == Some(onion)
+    }
+
+    /// A connection has both extension handshakes, and both ends offer to gossip. `dialled` is where we called it.
+    pub(super) fn opened(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        dialled: Option<OnionPeer>,
+        rng: &mut impl Rng,
+    ) {
+        if let Some(onion) = dialled {
+            self.prove(now, onion);
+        }
+        let first = Duration::from_millis(rng.random_range(FIRST_MS));
+        // A second extension handshake on the same connection changes nothing.
+        self.partners.entry(key).or_insert(Partner {
+            dialled,
+            me: None,
+            told: BTreeSet::new(),
+            told_me: false,
+            heard: BTreeSet::new(),
+            not_before: now + first,
+        });
+    }
+
+    /// This peer was dialled, and offers to gossip: others may hear of it.
+    pub(super) fn prove(&mut self, now: Instant, onion: OnionPeer) {
+        if self.proven.len() < MAX_PROVEN || self.proven.contains_key(&onion) {
+            self.proven.insert(onion, now);
+        }
+    }
+
+    /// Takes a message; gives the addresses that are worth a call: where the peer itself is first, then others.
+    ///
+    /// # Errors
+    /// The peer contradicts itself: close the connection.
+    pub(super) fn heard(
+        &mut self,
+        key: PeerKey,
+        onions: Onions,
+    ) -> Result<Vec<OnionPeer>, CloseReason> {
+        let Some(partner) = self.partners.get_mut(&key) else {
+            return Ok(Vec::new());
+        };
+        let mut out = Vec::new();
+        // Who was dialled needs not say where it is.
+        if let Some(me) = onions.me.filter(|_| partner.dialled.is_none()) {
+            match partner.me {
+                None => {
+                    partner.me = Some(me);
+                    out.push(me);
+                }
+                Some(before) if before == me => {}
+                Some(_) => return Err(CloseReason::Bad("address")),
+            }
+        }
+        for onion in onions.added {
+            if partner.heard.len() < MAX_TOLD && partner.heard.insert(onion) {
+                out.push(onion);
+            }
+        }
+        out.retain(|onion| self.own.as_ref() != Some(onion));
+        Ok(out)
+    }
+
+    /// A connection ended; gives where its peer says to be, where it had come to us.
+    pub(super) fn closed(&mut self, now: Instant, key: PeerKey) -> Option<OnionPeer> {
+        let partner = self.partners.remove(&key)?;
+        for onion in [partner.dialled, partner.me].into_iter().flatten() {
+            if let Some(seen) = self.proven.get_mut(&onion) {
+                *seen = now;
+            }
+        }
+        partner.me
+    }
+
+    /// Whether a peer that says to be there came to us and is connected.
+    pub(super) fn is_here(&self, onion: &OnionPeer) -> bool {
+        self.partners
+            .values()
+            .any(|partner| partner.me.as_ref() == Some(onion))
+    }
+
+    /// Whether it was there when we dialled.
+    pub(super) fn is_proven(&self, onion: &OnionPeer) -> bool {
+        self.proven.contains_key(onion)
+    }
+
+    /// How many may be named.
+    pub(super) fn proven(&self) -> usize {
+        self.proven.len()
+    }
+
+    /// Those we dialled that are connected.
+    pub(super) fn dialled(&self) -> impl Iterator<Item = OnionPeer> + '_ {
+        self.partners.values().filter_map(|partner| partner.dialled)
+    }
+
+    /// The next message that is due; `None` when nobody is to be told anything now.
+    pub(super) fn next(&mut self, now: Instant, rng: &mut impl Rng) -> Option<(PeerKey, Onions)> {
+        let partners = &self.partners;
+        self.proven.retain(|onion, seen| {
+            now < *seen + FRESH || partners.values().any(|partner| partner.is(onion))
+        });
+        for (key, partner) in &mut self.partners {
+            if now < partner.not_before {
+                continue;
+            }
+            let me = self
+                .own
+                .filter(|_| partner.dialled.is_some() && !partner.told_me);
+            let room = MAX_TOLD.saturating_sub(partner.told.len()).min(MAX_ADDED);
+            let news = self.proven.keys().filter(|onion| {
+                let known = partner.told.contains(onion) || partner.heard.contains(onion);
+                !known && !partner.is(onion) && self.own.as_ref() != Some(onion)
+            });
+            let mut added: Vec<OnionPeer> = news.copied().collect();
+            added.shuffle(rng);
+            added.truncate(room);
+            if me.is_none() && added.is_empty() {
+                continue;
+            }
+            partner.told.extend(&added);
+            partner.told_me |= me.is_some();
+            partner.not_before = now + EVERY;
+            return Some((*key, Onions { me, added }));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    fn onion(n: u32) -> OnionPeer {
+        let mut key = [9; 32];
+        key[..4].copy_from_slice(&n.to_be_bytes());
+        OnionPeer::new(crate::onion::OnionKey(key), 6881).unwrap()
+    }
+
+    struct Test {
+        gossip: Gossip,
+        now: Instant,
+        rng: StdRng,
+    }
+
+    impl Test {
+        fn new() -> Self {
+            Self {
+                gossip: Gossip::default(),
+                now: Instant::now(),
+                rng: StdRng::seed_from_u64(1),
+            }
+        }
+
+        fn open(&mut self, key: u32, dialled: Option<OnionPeer>) {
+            self.gossip
+                .opened(self.now, PeerKey(key), dialled, &mut self.rng);
+        }
+
+        /// What is sent in the next `seconds`.
+        fn sent(&mut self, seconds: u64) -> Vec<(u32, Onions)> {
+            let mut out = Vec::new();
+            for _ in 0..seconds {
+                self.now += Duration::from_secs(1);
+                while let Some((key, onions)) = self.gossip.next(self.now, &mut self.rng) {
+                    out.push((key.0, onions));
+                }
+            }
+            out
+        }
+
+        fn hear(&mut self, key: u32, me: Option<u32>, added: &[u32]) -> Vec<OnionPeer> {
+            let onions = Onions {
+                me: me.map(onion),
+                added: added.iter().copied().map(onion).collect(),
+            };
+            self.gossip.heard(PeerKey(key), onions).unwrap()
+        }
+    }
+
+    #[test]
+    fn who_was_dialled_is_named_to_the_others_once_and_soon() {
+        let mut test = Test::new();
+        test.open(1, Some(onion(1)));
+        test.open(2, None);
+        let sent = test.sent(4);
+        let expected = Onions {
+            me: None,
+            added: vec![onion(1)],
+        };
+        assert_eq!(
+            sent,
+            [(2, expected)],
+            "the one that was dialled knows itself"
+        );
+        assert_eq!(test.sent(600), []);
+    }
+
+    #[test]
+    fn what_somebody_merely_tells_of_goes_no_further() {
+        let mut test = Test::new();
+        test.open(1, None);
+        test.open(2, None);
+        let worth_a_call = test.hear(1, Some(7), &[8, 9]);
+        assert_eq!(worth_a_call, [onion(7), onion(8), onion(9)]);
+        assert_eq!(test.sent(600), []);
+        // Only what answers a call.
+        test.gossip.prove(test.now, onion(7));
+        let sent = test.sent(60);
+        assert_eq!(sent.len(), 1);
+        assert_eq!((sent[0].0, &sent[0].1.added[..]), (2, &[onion(7)][..]));
+        assert_eq!(
+            test.sent(600),
+            [],
+            "nobody is told of itself, nor what it told"
+        );
+    }
+
+    #[test]
+    fn our_own_address_is_told_to_those_we_dialled_and_never_called() {
+        let mut test = Test::new();
+        test.open(1, Some(onion(1)));
+        test.open(2, None);
+        assert_eq!(test.sent(5).len(), 1);
+        test.gossip.set_own(Some(onion(5)));
+        let sent = test.sent(60);
+        let expected = Onions {
+            me: Some(onion(5)),
+            added: Vec::new(),
+        };
+        assert_eq!(sent, [(1, expected)]);
+        assert_eq!(test.hear(1, None, &[5, 6]), [onion(6)]);
+        assert_eq!(test.hear(2, Some(5), &[]), []);
+        assert!(test.gossip.is_own(&onion(5)));
+        assert_eq!(test.sent(600), []);
+    }
+
+    #[test]
+    fn one_peer_hears_of_news_once_a_minute_and_of_a_bounded_number_in_all() {
+        let mut test = Test::new();
+        test.open(0, None);
+        let start = test.now;
+        let mut times = Vec::new();
+        let mut told = Vec::new();
+        for n in 1..=400 {
+            test.gossip.prove(test.now, onion(n));
+            for (_, onions) in test.sent(2) {
+                times.push((test.now - start).as_secs());
+                assert!(onions.added.len() <= MAX_ADDED);
+                told.extend(onions.added);
+            }
+        }
+        assert!(
+            times.windows(2).all(|pair| pair[1] - pair[0] >= 59),
+            "{times:?}"
+        );
+        assert!(!told.is_sorted(), "in no order");
+        assert_eq!(told.len(), MAX_TOLD);
+        assert_eq!(told.iter().collect::<BTreeSet<_>>().len(), MAX_TOLD);
+    }
+
+    #[test]
+    fn one_peer_can_not_fill_the_table_nor_change_its_name() {
+        let mut test = Test::new();
+        test.open(1, None);
+        let many: Vec<u32> = (0..500).collect();
+        let mut worth_a_call = 0;
+        for part in many.chunks(MAX_ADDED) {
+            worth_a_call += test.hear(1, Some(1000), part).len();
+            assert_eq!(test.hear(1, Some(1000), part), [], "known");
+        }
+        assert_eq!(worth_a_call, MAX_TOLD + 1);
+        let other = Onions {
+            me: Some(onion(1001)),
+            added: Vec::new(),
+        };
+        let error = test.gossip.heard(PeerKey(1), other).unwrap_err();
+        assert!(error.is_fault());
+        assert!(test.gossip.is_here(&onion(1000)));
+        assert_eq!(test.gossip.closed(test.now, PeerKey(1)), Some(onion(1000)));
+        assert!(!test.gossip.is_here(&onion(1000)));
+    }
+
+    #[test]
+    fn who_went_is_named_for_a_while() {
+        let mut test = Test::new();
+        test.open(1, Some(onion(1)));
+        assert_eq!(test.sent(3 * 3600), []);
+        assert!(test.gossip.is_proven(&onion(1)), "still connected");
+        test.gossip.closed(test.now, PeerKey(1));
+        test.sent(59 * 60);
+        test.open(2, None);
+        assert_eq!(test.sent(5).len(), 1);
+        test.sent(60);
+        test.open(3, None);
+        assert_eq!(test.sent(60), []);
+        assert_eq!(test.gossip.proven(), 0);
+    }
+}
