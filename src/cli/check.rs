@@ -11,7 +11,7 @@ use super::connect::network_path;
 use super::progress::json_line;
 use super::routes::RoutesArgs;
 use super::table::{Side, date, table, until};
-use crate::config::{NetworkFile, ROUTES_EXAMPLE, unix_now};
+use crate::config::{FirstLink, NetworkFile, ROUTES_EXAMPLE, unix_now};
 use crate::error::{Error, Exit, Kind};
 use crate::route::policy::{Decider, Reason, Verdict};
 use crate::state::StateDir;
@@ -323,6 +323,10 @@ fn routes(args: &RoutesArgs) -> Finding {
     let says = match &loaded.file {
         Some(file) => format!("{}, {} rules", file.display(), loaded.policy.rules()),
         None => "no file: names and public addresses go through circuits".to_owned(),
+    };
+    let says = match loaded.first_link {
+        FirstLink::Tcp => says,
+        FirstLink::Tor => format!("{says}; the first relay is reached through Tor"),
     };
     if loaded.policy.has_single_hops() {
         let hint = "a rule has hops = 1: the relay that it uses knows both you and whom you reach";

@@ -259,8 +259,11 @@ fn load_descriptor(dir: &StateDir, state: &Path) -> Result<Descriptor, Error> {
 
 fn limits(config: &RelayConfig) -> Limits {
     let defaults = Limits::default();
+    let links = config.limits.links.get() as usize;
     Limits {
-        links: config.limits.links.get() as usize,
+        links,
+        // However few there are: half of them stay with those who come by TCP.
+        links_by_onion: defaults.links_by_onion.min(links.div_ceil(2)),
         circuits: config.limits.circuits.get() as usize,
         streams: config.limits.streams.get() as usize,
         handshakes: config.limits.handshakes_per_second,

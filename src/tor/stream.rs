@@ -188,7 +188,7 @@ impl Drop for TorStream {
     }
 }
 
-/// The reading half of a link's stream.
+/// The reading half of a link's stream. arti gives a cell of Tor at a time, an eighth of a frame: this takes all that are there.
 struct Reader {
     reader: DataReader,
     /// Tor does not rest while there is the link.
@@ -201,7 +201,16 @@ impl AsyncRead for Reader {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.reader).poll_read(cx, buf)
+        let begin = buf.filled().len();
+        loop {
+            let before = buf.filled().len();
+            match Pin::new(&mut self.reader).poll_read(cx, buf) {
+                Poll::Ready(Ok(())) if buf.filled().len() > before && buf.remaining() > 0 => {}
+                // What was read is told first; that it ended or failed, when more is asked for.
+                Poll::Ready(_) | Poll::Pending if before > begin => return Poll::Ready(Ok(())),
+                nothing @ (Poll::Ready(_) | Poll::Pending) => return nothing,
+            }
+        }
     }
 }
 
