@@ -106,6 +106,9 @@ impl Place {
         );
         let got = hash_file(&self.path(output).join(NAME));
         assert_eq!(got, hash_file(&self.path(NAME)));
+        // What only some may have is not shared on to everybody.
+        let closed = get.stderr().contains("sharing nothing");
+        assert_eq!(closed, state == "friend", "{}", get.tails());
     }
 
     fn onion_key(&self, source: &str, state: &str) -> String {
@@ -179,6 +182,7 @@ fn only_the_allowed_find_a_closed_seed_and_nothing_tells_of_an_ephemeral_one() {
         }
         let mut stranger = place.get(&magnet, "stranger", round);
         stranger.wait_for_line(PATIENCE, |line| line.contains("hushswarm onion-key"));
+        stranger.wait_for_line(PATIENCE, |line| line.contains("sharing nothing"));
         assert_eq!(files(&place.path(round)), [] as [PathBuf; 0]);
         assert!(stranger.events("done").is_empty());
         stranger.stop(PATIENCE);

@@ -14,94 +14,16 @@ use std::time::Duration;
 use rustix::process::Signal;
 use support::clients::installed;
 use support::loopback::has_done;
-use support::process::Process;
-use support::tor::{NOBODY, Size, TorNetwork, away_from_home, onion_of};
+use support::onion_seed::{LONG, Link, NAME, PORT, Place, link};
+use support::tor::{NOBODY, Size, TorNetwork, onion_of};
 use support::{PATIENCE, hash_file, write_noise};
 use tempfile::TempDir;
 
-const NAME: &str = "archive.bin";
 const SIZE: u64 = 64 << 20;
-const PORT: u16 = 6881;
-/// For what needs several circuits, on a busy machine.
-const LONG: Duration = Duration::from_secs(300);
 /// How long the network is away in the middle of a download.
 const OUTAGE: Duration = Duration::from_secs(5);
 /// An infohash that nobody has.
 const UNKNOWN: [u8; 20] = [7; 20];
-
-/// The folders of a test, and where Tor is.
-struct Place {
-    dir: TempDir,
-    tor: PathBuf,
-}
-
-impl Place {
-    fn new(tor: PathBuf) -> Self {
-        let dir = TempDir::new().unwrap();
-        Self { dir, tor }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn spawn(&self, command: &str, words: &[&str]) -> Process {
-        let mut program = away_from_home(None, self.dir.path());
-        program.args([command, "--log", "debug", "--tor"]);
-        program.arg(&self.tor).args(words);
-        Process::spawn(command, program)
-    }
-
-    /// Seeds the content; the same state is the same seed.
-    fn seed(&self, more: &[&str]) -> Process {
-        let (content, state) = (self.path(NAME), self.path("seed"));
-        let words = [content.to_str().unwrap(), "--over", "tor"];
-        let state = ["--state", state.to_str().unwrap()];
-        self.spawn("seed", &[&words[..], &state, more].concat())
-    }
-
-    /// Downloads to the folder `name`, with a state of its own beside it.
-    fn get(&self, magnet: &str, name: &str, more: &[&str]) -> Process {
-        let (out, state) = (self.path(name), self.path(&format!("{name}.state")));
-        let words = [magnet, "--output", out.to_str().unwrap()];
-        let state = ["--state", state.to_str().unwrap()];
-        self.spawn("get", &[&words[..], &state, more].concat())
-    }
-
-    fn assert_arrived(&self, name: &str, get: &mut Process) {
-        let status = get.wait(LONG);
-        assert!(status.success(), "{status}{}", get.tails());
-        let (got, wanted) = (self.path(name).join(NAME), self.path(NAME));
-        assert_eq!(hash_file(&got), hash_file(&wanted));
-    }
-}
-
-/// The magnet link of a seed, and its parts: infohash and onion address.
-struct Link {
-    magnet: String,
-    hash: [u8; 20],
-    onion: String,
-}
-
-fn link(seed: &mut Process) -> Link {
-    let said = seed.wait_for_event(LONG, "seeding");
-    let magnet = said["magnet"].as_str().unwrap().to_owned();
-    let part = |before: &str, len: usize| {
-        let at = magnet.find(before).unwrap() + before.len();
-        magnet[at..at + len].to_owned()
-    };
-    let hash = data_encoding::HEXLOWER_PERMISSIVE
-        .decode(part("urn:btih:", 40).as_bytes())
-        .unwrap();
-    let onion = part("x.pe=", 56 + ".onion".len());
-    assert!(magnet.contains(&format!("x.pe={onion}:{PORT}")), "{magnet}");
-    assert!(!magnet.contains("tr="), "{magnet}");
-    Link {
-        hash: hash.try_into().unwrap(),
-        magnet,
-        onion,
-    }
-}
 
 /// Says a BitTorrent handshake (BEP 3) to the onion service through this SOCKS port, and reads what comes.
 fn handshake(socks: SocketAddr, link: &Link, hash: &[u8; 20]) -> io::Result<Vec<u8>> {
@@ -165,16 +87,6 @@ fn assert_private(folder: &Path) {
     }
 }
 
-/// What a program writes for its operator names neither the service nor the torrent.
-fn assert_discreet(process: &Process, link: &Link) {
-    let log = process.stderr();
-    let hash = data_encoding::HEXLOWER.encode(&link.hash);
-    for secret in [&link.onion[..16], &hash, NAME] {
-        assert!(!log.contains(secret), "{secret} in the log:\n{log}");
-    }
-    assert!(!log.contains("panicked"), "{log}");
-}
-
 #[test]
 fn an_onion_seed_serves_get_and_debians_tor_and_keeps_its_name() {
     if !installed("tor") {
@@ -204,7 +116,7 @@ fn an_onion_seed_serves_get_and_debians_tor_and_keeps_its_name() {
     assert!(seen[0] < SIZE, "it was over before the outage");
     assert_eq!(seen[0], seen[1], "this did not come through Tor");
     place.assert_arrived("one", &mut get);
-    assert_discreet(&get, &first);
+    first.assert_discreet(&get);
 
     // Another program's Tor comes to the service.
     let answer = patient_handshake(network.socks(), &first, &first.hash);
@@ -228,7 +140,7 @@ fn an_onion_seed_serves_get_and_debians_tor_and_keeps_its_name() {
     // Started again, it has the same name.
     let status = seed.stop(PATIENCE);
     assert_eq!(status.code(), Some(0), "{}", seed.tails());
-    assert_discreet(&seed, &first);
+    first.assert_discreet(&seed);
     let mut seed = place.seed(&["--json"]);
     let again = link(&mut seed);
     assert_eq!(again.magnet, first.magnet);

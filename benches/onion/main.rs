@@ -7,7 +7,7 @@
 //! source and the program that downloads are left out for all alike. Everything shares this computer's processors: read the ratios.
 //!
 //! `--quick` only shows that it works. Needs Debian's `tor` (`tests/run --prepare`); `arti` is taken from the path or from
-//! target/tools/bin (`cargo install --locked --root target/tools arti`), and left out where it is not.
+//! target/tools/bin (`cargo install --locked --features onion-service-service --root target/tools arti`), and left out where it is not.
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,

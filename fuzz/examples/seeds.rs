@@ -6,8 +6,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use hushswarm::config::{NetworkFile, ROUTES_EXAMPLE, RelayConfig};
+use hushswarm::onion::OnionKey;
 use hushswarm::torrent::bencode;
 use hushswarm::torrent::extension::{self, MetadataMessage};
+use hushswarm::torrent::gossip::{OnionPeer, Onions};
 use hushswarm::torrent::infohash::InfoHash;
 use hushswarm::torrent::metainfo::Builder;
 use hushswarm::torrent::wire::{BlockRef, Handshake, MessageRef};
@@ -88,6 +90,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
             "network_file",
             vec![("network", network_file().into_bytes())],
         ),
+        ("onion_gossip", gossip()),
         ("origin", answers()),
         ("peer", vec![("messages", [&[3][..], &messages()].concat())]),
         ("relay_config", vec![("relay", relay_config().into_bytes())]),
@@ -383,11 +386,24 @@ fn messages() -> Vec<u8> {
     out
 }
 
+fn gossip() -> Seeds {
+    let peer = |byte| OnionPeer::new(OnionKey([byte; 32]), 6881);
+    let onions = Onions {
+        me: peer(1),
+        added: (2..5).filter_map(peer).collect(),
+    };
+    vec![
+        ("onions", onions.encode()),
+        ("nobody", Onions::default().encode()),
+    ]
+}
+
 fn extensions() -> Seeds {
     let mut entries = Vec::new();
     bencode::put_dict(&mut entries, |dict| bencode::put_int(dict.key("piece"), 1));
     vec![
         ("handshake", extension::handshake(Some(20_000), false)),
+        ("onions", extension::handshake(None, true)),
         ("request", MetadataMessage::Request(1).encode()),
         (
             "data",

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use hushswarm::config::{NetworkFile, RelayConfig};
 use hushswarm::torrent::bencode::Value;
 use hushswarm::torrent::extension::{MetadataMessage, PeerExtensions};
+use hushswarm::torrent::gossip::{MAX_ADDED, OnionPeer, Onions};
 use hushswarm::torrent::infohash::InfoHash;
 use hushswarm::torrent::magnet::Magnet;
 use hushswarm::torrent::metainfo::{Info, Metainfo};
@@ -81,6 +82,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("mux_body", mux_body),
     ("network_file", network_file),
     ("onion_address", onion_address),
+    ("onion_gossip", onion_gossip),
     ("origin", origin),
     ("peer", peer),
     ("relay_config", relay_config),
@@ -656,11 +658,31 @@ pub fn extension(input: &[u8]) {
     }
 }
 
+/// What onion peers tell each other (docs/onion-gossip.md).
+pub fn onion_gossip(input: &[u8]) {
+    if let Ok(onions) = Onions::parse(input) {
+        assert!(onions.added.len() <= MAX_ADDED);
+        assert_eq!(Onions::parse(&onions.encode()), Ok(onions.clone()));
+        let shown = format!("{onions:?}");
+        for peer in &onions.added {
+            let target = peer.to_target();
+            assert_eq!(
+                target.and_then(|at| OnionPeer::from_target(&at)),
+                Some(*peer)
+            );
+            assert!(!shown.contains(&peer.host()));
+        }
+    }
+}
+
 /// A whole connection (BEP 3, 9, 10): after a good handshake, anything.
 pub fn peer(input: &[u8]) {
     let (which, input) = first(input);
     let now = Instant::now();
     let mut peer = Peer::new(now, InfoHash(HASH), [1; 20], which & 1 == 0, rng());
+    if which & 4 != 0 {
+        peer.offer_gossip();
+    }
     peer.feed(now, &wire::Handshake::new(InfoHash(HASH), [2; 20]).encode());
     if which & 2 != 0 {
         let geometry = Geometry {

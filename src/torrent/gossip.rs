@@ -5,12 +5,11 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use data_encoding::BASE32_NOPAD;
 use hushswarm_circuits::target::{Host, Target};
-use sha3::{Digest, Sha3_256};
 
 use super::bencode::{self, Value};
 use super::extension::ExtensionError;
+use crate::onion::OnionKey;
 
 /// Name of the message in the `m` dictionary of the extension handshake (BEP 10).
 pub const NAME: &str = "hs_onions";
@@ -21,24 +20,18 @@ pub const MAX_ADDED: usize = 50;
 /// Encoded length of an address, bytes: the service's Ed25519 key and the port, big-endian.
 const ENTRY_LEN: usize = 34;
 
-/// Version of onion services (rend-spec-v3 §6).
-const VERSION: u8 = 3;
-
-/// Characters of an address before ".onion": base32 of key, checksum and version.
-const NAME_LEN: usize = 56;
-
 /// A peer that is an onion service. `Debug` hides it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OnionPeer {
-    /// Its identity key (Ed25519), which its address spells.
-    key: [u8; 32],
+    /// Which its address spells.
+    key: OnionKey,
     /// Its port, not 0.
     port: u16,
 }
 
 impl OnionPeer {
     /// The peer with this key, where the port can be one.
-    pub fn new(key: [u8; 32], port: u16) -> Option<Self> {
+    pub fn new(key: OnionKey, port: u16) -> Option<Self> {
         (port != 0).then_some(Self { key, port })
     }
 
@@ -53,25 +46,12 @@ impl OnionPeer {
 
     /// The same by host and port.
     pub fn parse(host: &str, port: u16) -> Option<Self> {
-        let (name, zone) = host.split_at_checked(NAME_LEN)?;
-        if !zone.eq_ignore_ascii_case(".onion") {
-            return None;
-        }
-        let bytes = BASE32_NOPAD.decode(name.to_ascii_uppercase().as_bytes());
-        let bytes = bytes.ok()?;
-        let (key, rest) = bytes.split_first_chunk::<32>()?;
-        let [low, high] = checksum(key);
-        if rest != [low, high, VERSION] {
-            return None;
-        }
-        Self::new(*key, port)
+        Self::new(OnionKey::parse(host)?, port)
     }
 
     /// `<56 characters>.onion`, in lower case. For the wire and the user; never for a log.
     pub fn host(&self) -> String {
-        let [low, high] = checksum(&self.key);
-        let bytes = [&self.key[..], &[low, high, VERSION]].concat();
-        BASE32_NOPAD.encode(&bytes).to_ascii_lowercase() + ".onion"
+        self.key.address()
     }
 
     /// Where it is reached.
@@ -80,13 +60,13 @@ impl OnionPeer {
     }
 
     fn put(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.key);
+        out.extend_from_slice(&self.key.0);
         out.extend_from_slice(&self.port.to_be_bytes());
     }
 
     fn read(entry: &[u8; ENTRY_LEN]) -> Option<Self> {
         let (key, port) = entry.split_first_chunk::<32>()?;
-        Self::new(*key, u16::from_be_bytes(port.try_into().ok()?))
+        Self::new(OnionKey(*key), u16::from_be_bytes(port.try_into().ok()?))
     }
 }
 
@@ -94,16 +74,6 @@ impl fmt::Debug for OnionPeer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[onion]")
     }
-}
-
-/// First two bytes of SHA3-256(".onion checksum" | key | version) (rend-spec-v3 §6).
-fn checksum(key: &[u8; 32]) -> [u8; 2] {
-    let mut hash = Sha3_256::new();
-    hash.update(b".onion checksum");
-    hash.update(key);
-    hash.update([VERSION]);
-    let hash = hash.finalize();
-    [hash[0], hash[1]]
 }
 
 /// The message: who its sender is, and whom else it knows.
@@ -173,13 +143,13 @@ mod tests {
     const KEY: &str = "d1b38b83a83b3ed918c5bb69dd444ad56bc8d5835a914de73447474e5f02591b";
 
     fn peer(byte: u8) -> OnionPeer {
-        OnionPeer::new([byte; 32], 6881).unwrap()
+        OnionPeer::new(OnionKey([byte; 32]), 6881).unwrap()
     }
 
     #[test]
     fn an_address_of_the_real_network_reads_and_is_written_the_same() {
         let peer = OnionPeer::parse(HOST, 80).unwrap();
-        assert_eq!(data_encoding::HEXLOWER.encode(&peer.key), KEY);
+        assert_eq!(data_encoding::HEXLOWER.encode(&peer.key.0), KEY);
         assert_eq!(peer.host(), HOST);
         assert_eq!(OnionPeer::parse(&HOST.to_ascii_uppercase(), 80), Some(peer));
         let target = peer.to_target().unwrap();
@@ -283,19 +253,19 @@ mod tests {
     proptest! {
         #[test]
         fn every_key_and_port_comes_back(key: [u8; 32], port in 1..=u16::MAX) {
-            let peer = OnionPeer::new(key, port).unwrap();
+            let peer = OnionPeer::new(OnionKey(key), port).unwrap();
             prop_assert_eq!(OnionPeer::parse(&peer.host(), port), Some(peer));
             prop_assert_eq!(peer.to_target().and_then(|target| OnionPeer::from_target(&target)), Some(peer));
         }
 
         #[test]
         fn one_changed_character_is_found(key: [u8; 32], at in 0..56_usize, new in "[a-z2-7]") {
-            let mut host = OnionPeer::new(key, 1).unwrap().host();
+            let mut host = OnionPeer::new(OnionKey(key), 1).unwrap().host();
             let same = host[at..=at] == new;
             host.replace_range(at..=at, &new);
             // Two bytes of checksum: by chance once in 65536, so only that it never reads as the same key.
             let read = OnionPeer::parse(&host, 1);
-            prop_assert_eq!(read.is_some_and(|read| read.key == key), same);
+            prop_assert_eq!(read.is_some_and(|read| read.key.0 == key), same);
         }
 
         #[test]
@@ -303,7 +273,7 @@ mod tests {
             keys in prop::collection::btree_set((any::<[u8; 32]>(), 1..=u16::MAX), 0..=MAX_ADDED),
             me in prop::option::of((any::<[u8; 32]>(), 1..=u16::MAX)),
         ) {
-            let made = |(key, port)| OnionPeer::new(key, port).unwrap();
+            let made = |(key, port)| OnionPeer::new(OnionKey(key), port).unwrap();
             let message = Onions { me: me.map(made), added: keys.into_iter().map(made).collect() };
             prop_assert_eq!(Onions::parse(&message.encode()), Ok(message));
         }

@@ -11,6 +11,7 @@ pub mod clients;
 pub mod inside;
 pub mod loopback;
 pub mod network;
+pub mod onion_seed;
 pub mod process;
 pub mod scene;
 pub mod settings;

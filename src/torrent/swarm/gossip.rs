@@ -210,7 +210,7 @@ mod tests {
     fn onion(n: u32) -> OnionPeer {
         let mut key = [9; 32];
         key[..4].copy_from_slice(&n.to_be_bytes());
-        OnionPeer::new(key, 6881).unwrap()
+        OnionPeer::new(crate::onion::OnionKey(key), 6881).unwrap()
     }
 
     struct Test {

@@ -19,7 +19,7 @@ const STREAMS: usize = 8;
 fn onion(n: u32) -> OnionPeer {
     let mut key = [9; 32];
     key[..4].copy_from_slice(&n.to_be_bytes());
-    OnionPeer::new(key, 6881).unwrap()
+    OnionPeer::new(crate::onion::OnionKey(key), 6881).unwrap()
 }
 
 impl Bench {
@@ -245,8 +245,13 @@ async fn downloaders_give_to_each_other_what_only_one_of_them_can_get() {
     for handle in [&meeting, &one, &two] {
         bench.visit_with_metadata(handle, true);
     }
-    until(&one, |p| p.known >= 2).await;
-    until(&two, |p| p.known >= 2).await;
+    // The meeting point sees whether they are there, and names them; they call each other.
+    while [2, 3]
+        .iter()
+        .any(|n| bench.world.calls_to_onion(onion(*n)) < 2)
+    {
+        tokio::time::sleep(MINUTE).await;
+    }
     meeting.stop().await;
     bench.world.remove_onion(onion(1));
     // Only the first hears of a seed.
