@@ -211,7 +211,7 @@ mod with {
                     percent: to,
                     what: new,
                 },
-            ) => to.abs_diff(*from) >= STEP || held(old) != held(new),
+            ) => to.abs_diff(*from) >= STEP || ((held(old) || held(new)) && old != new),
             // It rests and wakes without telling: whoever asks for something waits no longer for it.
             (_, TorStatus::Resting) | (TorStatus::Resting, TorStatus::Ready) => false,
             _ => last != now,
