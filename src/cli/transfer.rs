@@ -102,13 +102,13 @@ fn failure(progress: &Progress) -> Option<Error> {
         let told = Error::local(error.to_string());
         told.with_exit(Exit::Disk).with_hint(error.hint())
     };
-    match &progress.state {
-        State::Failed(Failure::Storage(error)) => Some(disk(error)),
-        State::Failed(failure @ Failure::Metainfo(_)) => {
-            Some(Error::local(failure.to_string()).with_exit(Exit::BadTorrent))
-        }
-        _ => unusable(progress).as_ref().map(disk),
-    }
+    let State::Failed(failure) = &progress.state else {
+        return unusable(progress).as_ref().map(disk);
+    };
+    Some(match failure {
+        Failure::Storage(error) => disk(error),
+        Failure::Metainfo(_) => Error::local(failure.to_string()).with_exit(Exit::BadTorrent),
+    })
 }
 
 /// Bytes looked at so far, while checking.

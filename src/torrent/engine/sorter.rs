@@ -12,8 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::OnionDoor;
-use crate::net::ByteStream;
-use crate::route::BoxStream;
+use crate::route::{BoxStream, ByteStream};
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::wire::{ASKED_LEN, Handshake};
 
