@@ -155,12 +155,13 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         Over::Circuits => "serving those whom a circuit can reach; Ctrl-C stops",
         Over::Tor => "serving those who come to its onion service, from about a minute from now; Ctrl-C stops",
     });
-    // Ends with this command.
     let mut serving = JoinSet::new();
     for service in services {
         serving.spawn(service.lead(&doors));
     }
     let ended = follow_all(seeds, &client, &tor, &mut display).await;
+    // Waited for: what an ephemeral service leaves on the disk goes with it.
+    serving.shutdown().await;
     client.close();
     ended
 }
