@@ -77,7 +77,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("layers", disturbances()),
         ("leaktest_classify", captured()),
         ("leaktest_dht", krpc()),
-        ("leaktest_dns", questions()),
+        ("leaktest_dns", asked()),
         ("leaktest_peek", vec![("handshakes", said())]),
         ("leaktest_udp_tracker", tracked()),
         ("link_frame", disturbances()),
@@ -557,7 +557,7 @@ fn krpc() -> Seeds {
     ]
 }
 
-fn questions() -> Seeds {
+fn asked() -> Seeds {
     let question = b"\x07\x09\x01\0\0\x01\0\0\0\0\0\0\x07tracker\x07example\x03net\0\0\x01\0\x01";
     vec![("a", question.to_vec())]
 }
