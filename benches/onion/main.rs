@@ -97,7 +97,8 @@ fn main() {
         table(&args, &source, &pairs, streams);
     }
     drop(pairs);
-    torrent::bench(&network, args.mib * 2, args.rounds);
+    // Long enough that it is not over when it is first looked at.
+    torrent::bench(&network, (args.mib * 2).max(32), args.rounds);
     println!(
         "(new circuit: first byte of a stream of a new user; new stream: of one by a circuit that is there)"
     );
@@ -113,12 +114,13 @@ fn table(args: &Args, source: &Source, pairs: &[Pair], streams: u64) {
     for (pair, rounds) in pairs.iter().zip(&rounds) {
         let of = |get: fn(&(Download, f64)) -> f64| median(rounds.iter().map(get).collect());
         let (fresh, warm) = if streams == 1 {
-            pair.first_bytes(source, args.openings)
+            let (fresh, warm) = pair.first_bytes(source, args.openings);
+            (fresh, format!("{warm:.0}"))
         } else {
-            (of(|(d, _)| d.first_byte_ms), f64::NAN)
+            (of(|(d, _)| d.first_byte_ms), String::new())
         };
         println!(
-            "{:<26} {:>8.2} {:>13.1} {:>13.1} {:>14.0} {:>14.0}",
+            "{:<26} {:>8.2} {:>13.1} {:>13.1} {:>14.0} {:>14}",
             format!("{}, {streams} streams", pair.name),
             of(|(d, _)| d.mb_per_s),
             of(|(d, _)| d.cpu_per_gb),

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::PORT;
 use crate::cpu::Cpu;
 use crate::streams::{Download, Source, Way};
-use crate::support::process::{Process, free_port, run};
+use crate::support::process::{Process, free_port};
 use crate::support::tor::{TorNetwork, away_from_home};
 
 /// How long until a new onion service is found: its descriptor has to be published first.
@@ -72,10 +72,7 @@ impl Pair {
         };
         let (service, config) = start("service", &service);
         let (visitor, _) = start("visitor", &visitor);
-        let mut ask = Command::new(program);
-        ask.arg("-c").arg(&config);
-        ask.args(["hss", "--nickname", NICKNAME, "onion-address"]);
-        let onion = run(ask).trim().to_owned();
+        let onion = arti_address(program, &config);
         Self {
             name: "arti",
             socks,
@@ -122,10 +119,6 @@ impl Pair {
     /// Milliseconds to the first byte ever, from now.
     pub(crate) fn first_contact(&self, source: &Source) -> f64 {
         let begun = Instant::now();
-        while let Err(error) = self.open(0) {
-            assert!(begun.elapsed() < PATIENCE, "{}: {error}", self.name);
-            std::thread::sleep(Duration::from_millis(200));
-        }
         source.first_byte_ms(&Warm(self, 0), 1);
         begun.elapsed().as_secs_f64() * 1e3
     }
@@ -149,7 +142,20 @@ impl Pair {
         (download, all)
     }
 
-    /// A stream to the service, of this user.
+    /// A stream to the service, of this user. Circuits fail now and then, and a new service is not found at once: whoever
+    /// wants to go there tries again.
+    fn open_at_last(&self, user: u64) -> TcpStream {
+        let begun = Instant::now();
+        loop {
+            match self.open(user) {
+                Ok(stream) => return stream,
+                Err(error) => assert!(begun.elapsed() < PATIENCE, "{}: {error}", self.name),
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// One try.
     fn open(&self, user: u64) -> std::io::Result<TcpStream> {
         let mut stream = TcpStream::connect(self.socks)?;
         stream.set_nodelay(true)?;
@@ -190,8 +196,8 @@ impl Way for Fresh<'_> {
 
     fn connect(&self, _: SocketAddr) -> TcpStream {
         // Not the one of [`Pair::first_contact`].
-        let user = 1 + self.0.users.fetch_add(1, Ordering::Relaxed);
-        self.0.open(user).unwrap()
+        self.0
+            .open_at_last(1 + self.0.users.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -205,7 +211,7 @@ impl Way for Warm<'_> {
     }
 
     fn connect(&self, _: SocketAddr) -> TcpStream {
-        self.0.open(self.1).unwrap()
+        self.0.open_at_last(self.1)
     }
 }
 
@@ -217,6 +223,23 @@ pub(crate) fn arti() -> Option<PathBuf> {
     places
         .find(|place| place.is_file())
         .or_else(|| ours.is_file().then_some(ours))
+}
+
+/// The service's address, once it has made its key.
+fn arti_address(program: &Path, config: &Path) -> String {
+    let begun = Instant::now();
+    loop {
+        let mut ask = Command::new(program);
+        ask.arg("-c").arg(config);
+        ask.args(["hss", "--nickname", NICKNAME, "onion-address"]);
+        let said = ask.output().unwrap();
+        if said.status.success() {
+            return String::from_utf8(said.stdout).unwrap().trim().to_owned();
+        }
+        let why = String::from_utf8_lossy(&said.stderr);
+        assert!(begun.elapsed() < PATIENCE, "arti has no service: {why}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 /// Process ids of the network's relays: not of its clients and services.
@@ -245,6 +268,8 @@ fn arti_config(network: &TorNetwork, folder: &Path, more: &str) -> PathBuf {
     let fallbacks: Vec<String> = fallbacks.collect();
     let text = format!(
         "{more}
+[application]
+allow_running_as_root = true
 [storage]
 cache_dir = \"{folder}/cache\"
 state_dir = \"{folder}/state\"
