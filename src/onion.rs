@@ -1,8 +1,9 @@
 //! Names of onion services, version 3 (Tor's rend-spec-v3 §6): an Ed25519 key, and the address that people and programs
 //! write for it. Nothing here needs Tor.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use data_encoding::{Encoding, Specification};
 use sha3::{Digest as _, Sha3_256};
@@ -64,6 +65,15 @@ impl OnionKey {
         (rest == [first, second, VERSION]).then_some(key)
     }
 
+    /// The service that this host belongs to: names below an address (`www.<56 characters>.onion`) lead to the same one.
+    pub fn of_host(host: &str) -> Option<Self> {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let at = host.len().checked_sub(ADDRESS_LEN)?;
+        let (before, address) = host.split_at_checked(at)?;
+        let whole = before.is_empty() || before.ends_with('.');
+        whole.then(|| Self::parse(address)).flatten()
+    }
+
     /// `SHA3-256(".onion checksum" | key | version)[..2]`.
     fn checksum(&self) -> [u8; CHECKSUM_LEN] {
         let hash = Sha3_256::new()
@@ -72,6 +82,35 @@ impl OnionKey {
             .chain_update([VERSION])
             .finalize();
         [hash[0], hash[1]]
+    }
+}
+
+/// Which onion services are visited with the key by which they let us in, where we have one. Such a visit says who we are, so
+/// that only those are visited like that whom the user chose, and not whom others tell of.
+#[derive(Clone, Debug, Default)]
+pub enum Chosen {
+    /// All that are asked for: by programs of the user's.
+    #[default]
+    All,
+    /// These.
+    These(Arc<BTreeSet<OnionKey>>),
+}
+
+impl Chosen {
+    /// Whether the service of this host is among them.
+    pub fn has(&self, host: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(these) => {
+                OnionKey::of_host(host).is_some_and(|service| these.contains(&service))
+            }
+        }
+    }
+}
+
+impl FromIterator<OnionKey> for Chosen {
+    fn from_iter<T: IntoIterator<Item = OnionKey>>(these: T) -> Self {
+        Self::These(Arc::new(these.into_iter().collect()))
     }
 }
 
@@ -122,6 +161,25 @@ mod tests {
         ] {
             assert_eq!(OnionKey::parse(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn names_below_an_address_are_the_same_service() {
+        let key = OnionKey::parse(KNOWN);
+        let chosen: Chosen = key.into_iter().collect();
+        for host in [
+            KNOWN.to_owned(),
+            format!("www.{KNOWN}"),
+            format!("{KNOWN}."),
+        ] {
+            assert_eq!(OnionKey::of_host(&host), key, "{host}");
+            assert!(chosen.has(&host) && Chosen::All.has(&host));
+        }
+        for host in ["", "onion", "example.org", &format!("a{KNOWN}")] {
+            assert_eq!(OnionKey::of_host(host), None, "{host}");
+            assert!(!chosen.has(host));
+        }
+        assert!(!chosen.has(&OnionKey([7; 32]).address()));
     }
 
     #[test]

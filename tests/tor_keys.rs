@@ -11,6 +11,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use data_encoding::{BASE32_NOPAD, BASE64};
+use hushswarm::config::TorFile;
+use hushswarm::net::os::TorSockets;
+use hushswarm::tor::{Tor, TorError, Visit};
+use hushswarm_circuits::isolation::Isolation;
 use support::clients::installed;
 use support::process::{Process, run};
 use support::tor::{Size, TorNetwork, away_from_home};
@@ -21,6 +25,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_hushswarm");
 /// What is shared.
 const NAME: &str = "file.bin";
 const SIZE: u64 = 1 << 20;
+const ONION_PORT: u16 = 6881;
 /// How long anything may take: Tor starts, publishes, and looks for what is not there yet.
 const PATIENCE: Duration = Duration::from_secs(400);
 
@@ -187,6 +192,7 @@ fn only_the_allowed_find_a_closed_seed_and_nothing_tells_of_an_ephemeral_one() {
         assert!(stranger.events("done").is_empty());
         stranger.stop(PATIENCE);
     }
+    only_a_chosen_service_is_visited_with_a_key(&place, &format!("{address}.onion"));
     closed.stop();
 
     // An ephemeral seed serves, and nothing on the disk tells which it was, not even while it runs.
@@ -221,6 +227,33 @@ fn only_the_allowed_find_a_closed_seed_and_nothing_tells_of_an_ephemeral_one() {
     third.stop();
     assert_eq!(fs::read_dir(&passing).unwrap().count(), 0);
     drop(place.network);
+}
+
+/// A key says whose it is: where others merely tell of the closed seed, its friend does not go there, and a stranger who is turned
+/// away is not taken for one who was invited.
+fn only_a_chosen_service_is_visited_with_a_key(place: &Place, onion: &str) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let tor = |state: &str| {
+            let file = TorFile::load(Some(&place.tor)).unwrap();
+            Tor::new(file, place.path(state).join("tor"), TorSockets::for_tor())
+        };
+        let (friend, stranger) = (tor("friend"), tor("nobody"));
+        fs::create_dir_all(place.path("nobody")).unwrap();
+        let owner = Isolation::new("test", &[], 0);
+        for name in [onion.to_owned(), format!("www.{onion}")] {
+            let told = friend.connect(&name, ONION_PORT, owner, Visit::Told).await;
+            assert_eq!(told.unwrap_err(), TorError::NotFound, "{name}");
+        }
+        let chosen = friend.connect(onion, ONION_PORT, owner, Visit::Chosen);
+        chosen.await.unwrap();
+        let told = stranger.connect(onion, ONION_PORT, owner, Visit::Told);
+        assert_eq!(told.await.unwrap_err(), TorError::KeyNeeded);
+        assert!(!*stranger.key_needed().borrow());
+        let chosen = stranger.connect(onion, ONION_PORT, owner, Visit::Chosen);
+        assert_eq!(chosen.await.unwrap_err(), TorError::KeyNeeded);
+        assert!(*stranger.key_needed().borrow());
+    });
 }
 
 /// Runs a command that must fail, where nothing is configured, and gives its exit code and errors.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hushswarm_circuits::target::Target;
+use hushswarm_circuits::target::Host;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
@@ -15,6 +15,7 @@ use super::tor::{OnionOptions, OurTor, has_visitor_key};
 use super::transfer::follow;
 use crate::config::RouteAction;
 use crate::error::{Error, Exit, Kind};
+use crate::onion::{Chosen, OnionKey};
 use crate::overlay::client::Client;
 use crate::route::special::Place;
 use crate::state::StateDir;
@@ -92,7 +93,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
 fn without(source: &Source, routes: &Loaded) -> Without {
     match source {
         Source::Magnet(magnet) if magnet.peers.iter().any(Place::is_onion) => Without::Tor,
-        _ if trackers(source).any(is_onion_url) => Without::Tor,
+        _ if trackers(source).any(|url| service_of_url(url).is_some()) => Without::Tor,
         Source::Magnet(_) | Source::Metainfo(_) => routes.without(),
     }
 }
@@ -106,11 +107,26 @@ fn trackers(source: &Source) -> Box<dyn Iterator<Item = &str> + '_> {
     }
 }
 
-/// Whether this tracker is an onion service.
-fn is_onion_url(url: &str) -> bool {
-    let url = url::Url::parse(url).ok();
-    let host = url.and_then(|url| Target::parse(url.host_str()?, 1).ok());
-    host.is_some_and(|host| Place::is_onion(&host))
+/// The onion service at which this tracker is. None has a UDP tracker.
+pub(super) fn service_of_url(url: &str) -> Option<OnionKey> {
+    let url = url::Url::parse(url).ok()?;
+    let http = matches!(url.scheme(), "http" | "https");
+    OnionKey::of_host(url.host_str()?).filter(|_| http)
+}
+
+/// The onion services that this names: whoever takes it has chosen them.
+fn chosen(source: &Source) -> Chosen {
+    let peers = match source {
+        Source::Magnet(magnet) => magnet.peers.as_slice(),
+        Source::Metainfo(_) => &[],
+    };
+    let peers = peers.iter().filter_map(|peer| match &peer.host {
+        Host::Name(name) => OnionKey::of_host(name.as_str()),
+        Host::Ip(_) => None,
+    });
+    peers
+        .chain(trackers(source).filter_map(service_of_url))
+        .collect()
 }
 
 /// What is to be downloaded, and where to.
@@ -169,6 +185,7 @@ pub async fn download(
     let begun = std::time::Instant::now();
     let tor = work.routes.tor(state);
     let onions = onions(&work, &tor, state)?;
+    let chosen = chosen(&work.source);
     match onions {
         Onions::None | Onions::Taken => {}
         Onions::Shared => display
@@ -186,7 +203,8 @@ pub async fn download(
     let mut options = Options::new(state.path().to_owned());
     options.allow_private = work.routes.policy.allows_private();
     options.gossip = matches!(onions, Onions::Shared | Onions::Taken);
-    let handle = Engine::new(work.routes.gate(client, &tor), options).download(job);
+    let gate = work.routes.gate(client, &tor, chosen);
+    let handle = Engine::new(gate, options).download(job);
     let door = handle.onion_door();
     let seeding = work.seed;
     let followed = follow(handle, client, &tor, display, |progress| {
@@ -228,7 +246,7 @@ enum Onions {
 }
 
 fn onions(work: &Work, tor: &OurTor, state: &StateDir) -> Result<Onions, Error> {
-    let tracker = trackers(&work.source).any(is_onion_url);
+    let tracker = trackers(&work.source).any(|url| service_of_url(url).is_some());
     let mut peers = Vec::new();
     match &work.source {
         Source::Magnet(magnet) => {
@@ -242,7 +260,7 @@ fn onions(work: &Work, tor: &OurTor, state: &StateDir) -> Result<Onions, Error> 
     }
     let any =
         !peers.is_empty() || tracker || work.routes.policy.default_action() == RouteAction::Tor;
-    if !any || tor.route().is_none() {
+    if !any || tor.route(Chosen::All).is_none() {
         return Ok(Onions::None);
     }
     for peer in &peers {
@@ -323,4 +341,22 @@ pub fn read_source(text: &str) -> Result<Source, Error> {
     })?;
     let metainfo = Metainfo::parse(&bytes).map_err(|error| bad(error.to_string()))?;
     Ok(Source::Metainfo(metainfo))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_onion_services_of_a_link_are_chosen_and_no_others() {
+        let name = |byte: u8| OnionKey([byte; 32]).address();
+        let [peer, tracker, udp, other] = [1, 2, 3, 4].map(name);
+        let link = format!(
+            "magnet:?xt=urn:btih:{}&x.pe={peer}:6881&x.pe=192.0.2.1:5&tr=http://www.{tracker}/a&tr=udp://{udp}:1/a&tr=http://t.test/",
+            "07".repeat(20)
+        );
+        let chosen = chosen(&Source::Magnet(Magnet::parse(&link).unwrap()));
+        assert!(chosen.has(&peer) && chosen.has(&tracker));
+        assert!(!chosen.has(&udp) && !chosen.has(&other) && !chosen.has("t.test"));
+    }
 }

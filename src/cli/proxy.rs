@@ -18,6 +18,7 @@ use super::routes::RoutesArgs;
 use crate::error::{Error, Exit};
 use crate::net::UdpHere;
 use crate::net::os::LocalListener;
+use crate::onion::Chosen;
 use crate::overlay::client::{BuildError, Status};
 use crate::socks::limits::Limits;
 use crate::socks::{Options, Server};
@@ -121,7 +122,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         limits: Limits::default().for_files(raise_file_limit()),
     };
     let protected = options.password.is_some();
-    let gate = loaded.gate(&client, &loaded.tor(&state));
+    let gate = loaded.gate(&client, &loaded.tor(&state), Chosen::All);
     let _reloading = on_hangup(Arc::clone(&gate), args.routes.clone(), &loaded)?;
     let server = Server::new(gate, options);
     let mut serving = JoinSet::new();

@@ -31,6 +31,8 @@ const ONION_REST: Duration = Duration::from_secs(10);
 /// The descriptor's file in the state folder.
 pub const DESCRIPTOR_FILE: &str = "descriptor";
 
+/// How long to wait where Tor needs the operator.
+const ONION_RETRY: Duration = Duration::from_secs(60);
 /// The name of a relay's onion service in Tor's folder.
 pub const LINK_SERVICE: &str = "link";
 
@@ -139,8 +141,10 @@ async fn serve_onion(tor: OurTor, key: OnionKey, door: Door) {
         let mut onion = match tor.serve_links(&options).await {
             Ok(onion) => onion,
             Err(error) => {
-                warn!(%error, "no links come through Tor; those by TCP do");
-                return;
+                // A clock, a full disk: the operator mends it, and need not start the relay again for it.
+                warn!(%error, "no links come through Tor, which is tried again every minute; those by TCP do");
+                tokio::time::sleep(ONION_RETRY).await;
+                continue;
             }
         };
         if OnionKey::parse(onion.address()) != Some(key) {

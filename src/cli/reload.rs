@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::routes::{Loaded, RoutesArgs};
+use crate::config::FirstLink;
 use crate::error::Error;
 use crate::route::gate::Gate;
 
@@ -28,16 +29,21 @@ pub fn on_hangup(gate: Arc<Gate>, args: RoutesArgs, loaded: &Loaded) -> Result<R
     let mut hangups = signal(SignalKind::hangup())
         .map_err(|source| Error::local("can't listen for signals").with_source(source))?;
     let mut file = loaded.file.clone();
+    let first_link = loaded.first_link;
     let task = tokio::spawn(async move {
         while hangups.recv().await.is_some() {
-            reload(&gate, &args, &mut file);
+            let new = reload(&gate, &args, &mut file);
+            if new.is_some_and(|new| new != first_link) {
+                tell("first_link holds from the next start: links are opened as before until then");
+            }
         }
     });
     Ok(Reloading(task.abort_handle()))
 }
 
-/// Reads the rules once more. `file` is the file that the rules in force came from.
-fn reload(gate: &Gate, args: &RoutesArgs, file: &mut Option<PathBuf>) {
+/// Reads the rules once more. `file` is the file that the rules in force came from. Gives what they say of the first link, which
+/// can't change while the program runs.
+fn reload(gate: &Gate, args: &RoutesArgs, file: &mut Option<PathBuf>) -> Option<FirstLink> {
     // A file that was there is missed: rules don't vanish because an editor is just replacing it.
     let named = args.routes.clone().or_else(|| file.clone());
     let args = RoutesArgs {
@@ -50,6 +56,7 @@ fn reload(gate: &Gate, args: &RoutesArgs, file: &mut Option<PathBuf>) {
             *file = loaded.file;
             gate.set_policy(loaded.policy);
             tell(&format!("routes read again, {rules} rules in force"));
+            Some(loaded.first_link)
         }
         Err(error) => {
             let mut text = Vec::new();
@@ -60,6 +67,7 @@ fn reload(gate: &Gate, args: &RoutesArgs, file: &mut Option<PathBuf>) {
                 "the routes stay as they were; {}",
                 text.trim_end()
             ));
+            None
         }
     }
 }

@@ -7,6 +7,7 @@ use super::connect::Without;
 use super::tor::{OurTor, TorArgs};
 use crate::config::{FirstLink, RouteAction, Routes, TorFile};
 use crate::error::Error;
+use crate::onion::Chosen;
 use crate::overlay::client::Client;
 use crate::route::Outside;
 use crate::route::circuits::CircuitRoute;
@@ -99,11 +100,12 @@ impl Loaded {
         ours.clone()
     }
 
-    /// A gate with these rules in front of this client's circuits and of this Tor.
-    pub fn gate(&self, client: &Client, tor: &OurTor) -> Arc<Gate> {
+    /// A gate with these rules in front of this client's circuits and of this Tor, which visits the chosen onion services with
+    /// our keys.
+    pub fn gate(&self, client: &Client, tor: &OurTor, chosen: Chosen) -> Arc<Gate> {
         let ways = EveryWay {
             circuits: CircuitRoute::new(client.clone()),
-            tor: tor.route(),
+            tor: tor.route(chosen),
         };
         Gate::new(Arc::new(ways), self.policy.clone())
     }

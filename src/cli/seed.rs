@@ -9,6 +9,7 @@ use hushswarm_circuits::target::Target;
 use tokio::task::JoinSet;
 
 use super::connect::{Connected, OverlayArgs};
+use super::get::service_of_url;
 use super::progress::{Progress as Display, json_line};
 use super::relay::Signals;
 use super::routes::{RoutesArgs, Way};
@@ -128,7 +129,13 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
     // A service that lets in only some stays among them.
     let open = args.over == Over::Tor && args.allow.is_empty();
     options.gossip = open;
-    let engine = Engine::new(loaded.gate(&client, &tor), options);
+    let chosen = args
+        .tracker
+        .iter()
+        .map(String::as_str)
+        .filter_map(service_of_url);
+    let gate = loaded.gate(&client, &tor, chosen.collect());
+    let engine = Engine::new(gate, options);
     let (mut seeds, mut doors) = (Vec::new(), Vec::new());
     for (number, torrent) in torrents.into_iter().enumerate() {
         let info = &torrent.metainfo.info;

@@ -39,6 +39,7 @@ mod with {
     use crate::error::{Exit, Kind};
     use crate::net::os::TorSockets;
     use crate::net::{BoxStream, Transport};
+    use crate::onion::Chosen;
     use crate::route::tor::TorRoute;
     use crate::tor::{self, OnionService, Tor, TorDialer, TorError, TorStatus};
 
@@ -92,9 +93,9 @@ mod with {
             }
         }
 
-        /// The route through it.
-        pub fn route(&self) -> Option<Arc<dyn Outside>> {
-            Some(Arc::new(TorRoute::new(self.0.clone())))
+        /// The route through it, which visits these services with our key, where we have one.
+        pub fn route(&self, chosen: Chosen) -> Option<Arc<dyn Outside>> {
+            Some(Arc::new(TorRoute::new(self.0.clone(), chosen)))
         }
 
         /// Waits until an onion service is met that lets in only those whose key it knows, and ours is not among them.
@@ -332,7 +333,7 @@ mod without {
         }
 
         /// There is none.
-        pub fn route(&self) -> Option<Arc<dyn Outside>> {
+        pub fn route(&self, _: Chosen) -> Option<Arc<dyn Outside>> {
             None
         }
 

@@ -4,16 +4,20 @@ use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::target::{Host, Target};
 
 use super::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
-use crate::tor::{Tor, TorError};
+use crate::onion::Chosen;
+use crate::tor::{Tor, TorError, Visit};
 
 /// Opens streams through Tor.
 #[derive(Clone, Debug)]
-pub struct TorRoute(Tor);
+pub struct TorRoute {
+    tor: Tor,
+    chosen: Chosen,
+}
 
 impl TorRoute {
-    /// Uses this Tor.
-    pub fn new(tor: Tor) -> Self {
-        Self(tor)
+    /// Uses this Tor, and visits these services with our key, where we have one.
+    pub fn new(tor: Tor, chosen: Chosen) -> Self {
+        Self { tor, chosen }
     }
 }
 
@@ -28,7 +32,13 @@ impl Outside for TorRoute {
                 Host::Name(name) => name.as_str().to_owned(),
                 Host::Ip(ip) => ip.to_string(),
             };
-            let opened = self.0.connect(&host, target.port, isolation).await;
+            let visit = if self.chosen.has(&host) {
+                Visit::Chosen
+            } else {
+                Visit::Told
+            };
+            let opened = self.tor.connect(&host, target.port, isolation, visit);
+            let opened = opened.await;
             Ok(Box::new(opened.map_err(RouteError::from)?) as BoxStream)
         })
     }

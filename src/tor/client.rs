@@ -17,6 +17,7 @@ use hushswarm_circuits::isolation::Isolation;
 use tokio::sync::watch;
 use tor_config::{BoolOrAuto, ExplicitOrAuto, PaddingLevel};
 use tor_guardmgr::VanguardMode;
+use tor_hscrypto::pk::HsId;
 use tor_llcrypto::pk::ed25519::Ed25519Identity;
 use tor_llcrypto::pk::rsa::RsaIdentity;
 use tor_rtcompat::{CompoundRuntime, PreferredRuntime};
@@ -26,6 +27,7 @@ use super::uses::Use;
 use super::{TorError, TorStatus, TorStream, passing};
 use crate::config::{OwnTorNetwork, TorFile, Vanguards};
 use crate::net::os::TorSockets;
+use crate::onion::OnionKey;
 
 /// How long a stream may take to open: onion services need several circuits for one.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -188,6 +190,14 @@ pub(super) async fn connect(
     opened
         .map(|stream| TorStream::new(stream).with_use(used))
         .map_err(|error| TorError::from_arti(&error))
+}
+
+/// Whether we have a key for the onion service of this host. One that can't be read counts.
+pub(super) fn has_key(client: &Client, host: &str) -> bool {
+    OnionKey::of_host(host).is_some_and(|service| {
+        let key = client.get_service_discovery_key(HsId::from(service.0));
+        !matches!(key, Ok(None))
+    })
 }
 
 fn config(file: &TorFile, folder: &Path) -> Result<TorClientConfig, TorError> {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::relay_list::Descriptor;
 
-use super::{Tor, TorError, TorStatus};
+use super::{Tor, TorError, TorStatus, Visit};
 use crate::net::{BoxFuture, Place, RelayDialer, Transport, Way};
 use crate::onion::OnionKey;
 
@@ -56,7 +56,8 @@ impl RelayDialer for TorDialer {
             let number = self.number.fetch_add(1, Ordering::Relaxed);
             let owner = [&relay.identity.0[..], &number.to_be_bytes()].concat();
             let isolation = Isolation::new("link", &owner, 0);
-            let opened = self.tor.connect(&host, port, isolation).await;
+            // A relay that lets in only some would learn which of them this is.
+            let opened = self.tor.connect(&host, port, isolation, Visit::Told).await;
             opened?.into_transport()
         })
     }

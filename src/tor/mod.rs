@@ -81,6 +81,15 @@ struct Shared {
     key_needed: watch::Sender<bool>,
 }
 
+/// Whose choice a visit to an onion service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visit {
+    /// The user's: it is visited with the key by which it lets us in, where there is one.
+    Chosen,
+    /// Others told of it. Our key would tell them who we are, so that one for which we have a key is not visited at all.
+    Told,
+}
+
 impl Tor {
     /// Tor with this file, that keeps its directory and guards in this folder. Only one process at a time writes there.
     /// Nothing is opened or sent.
@@ -103,7 +112,7 @@ impl Tor {
         self.shared.status.subscribe()
     }
 
-    /// Whether an onion service that was asked for lets in only those whose key it knows, and ours is not among them.
+    /// Whether an onion service of the user's choice lets in only those whose key it knows, and ours is not among them.
     pub fn key_needed(&self) -> watch::Receiver<bool> {
         self.shared.key_needed.subscribe()
     }
@@ -117,17 +126,21 @@ impl Tor {
         host: &str,
         port: u16,
         isolation: Isolation,
+        visit: Visit,
     ) -> Result<TorStream, TorError> {
         // Before it is woken, so that it does not fall asleep again before the stream is there.
         let used = || self.shared.uses.begin();
         let _opening = used();
         let client = self.started().await?;
+        if visit == Visit::Told && client::has_key(client, host) {
+            return Err(TorError::NotFound);
+        }
         let mut waits = TRY_AGAIN.iter();
         loop {
             let opened = client::connect(client, host, port, isolation, used()).await;
             match (&opened, waits.next()) {
                 (Err(TorError::NotNow(_)), Some(wait)) => tokio::time::sleep(*wait).await,
-                (Err(TorError::KeyNeeded), _) => {
+                (Err(TorError::KeyNeeded), _) if visit == Visit::Chosen => {
                     self.shared.key_needed.send_replace(true);
                     return opened;
                 }

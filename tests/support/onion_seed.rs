@@ -85,25 +85,29 @@ pub struct Link {
 /// Waits for the link of a seed over Tor that announces to no tracker.
 pub fn link(seed: &mut Process) -> Link {
     let said = seed.wait_for_event(LONG, "seeding");
-    let magnet = said["magnet"].as_str().unwrap().to_owned();
-    let part = |before: &str, len: usize| {
-        let at = magnet.find(before).unwrap() + before.len();
-        magnet[at..at + len].to_owned()
-    };
-    let hash = data_encoding::HEXLOWER_PERMISSIVE
-        .decode(part("urn:btih:", 40).as_bytes())
-        .unwrap();
-    let onion = part("x.pe=", 56 + ".onion".len());
-    assert!(magnet.contains(&format!("x.pe={onion}:{PORT}")), "{magnet}");
-    assert!(!magnet.contains("tr="), "{magnet}");
-    Link {
-        hash: hash.try_into().unwrap(),
-        magnet,
-        onion,
-    }
+    Link::read(said["magnet"].as_str().unwrap())
 }
 
 impl Link {
+    /// Reads one that names no tracker.
+    pub fn read(magnet: &str) -> Self {
+        let part = |before: &str, len: usize| {
+            let at = magnet.find(before).unwrap() + before.len();
+            magnet[at..at + len].to_owned()
+        };
+        let hash = data_encoding::HEXLOWER_PERMISSIVE
+            .decode(part("urn:btih:", 40).as_bytes())
+            .unwrap();
+        let onion = part("x.pe=", 56 + ".onion".len());
+        assert!(magnet.contains(&format!("x.pe={onion}:{PORT}")), "{magnet}");
+        assert!(!magnet.contains("tr="), "{magnet}");
+        Self {
+            hash: hash.try_into().unwrap(),
+            magnet: magnet.to_owned(),
+            onion,
+        }
+    }
+
     /// What a program writes for its operator names neither the service nor the torrent.
     pub fn assert_discreet(&self, process: &Process) {
         let log = process.stderr();

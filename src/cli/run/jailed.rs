@@ -29,6 +29,7 @@ use crate::jail::signals::{self, Came};
 use crate::jail::{Caught, Config, Ended, Inside, Jail, Warden, environment, standard};
 use crate::net::UdpDoors;
 use crate::net::os::{CaughtUdp, LocalListener};
+use crate::onion::Chosen;
 use crate::overlay::client::Status;
 use crate::route::Outside;
 use crate::socks;
@@ -94,7 +95,7 @@ async fn with_circuits(args: Args) -> Result<u8, Error> {
         let warden = Arc::new(warden.clone());
         serving.spawn(publish(listener, warden, port));
     }
-    let gate = loaded.gate(&client, &loaded.tor(&state));
+    let gate = loaded.gate(&client, &loaded.tor(&state), Chosen::All);
     serve(inside, gate, files, &mut serving)?;
     serving.spawn(complain(client.status()));
     let (how, others) = follow(&mut running, &mut signals, &warden).await?;

@@ -148,6 +148,10 @@ fn redirect(
             AnnounceError::Redirect
         }
     })?;
+    // Whoever answers for another tracker, an exit too, must not be able to start Tor here, or take a torrent there.
+    if Place::is_onion(&to.target) && !Place::is_onion(&from.target) {
+        return Err(AnnounceError::Redirect);
+    }
     match (from.scheme, to.scheme) {
         (Scheme::Http, Scheme::Http | Scheme::Https) | (Scheme::Https, Scheme::Https) => Ok(to),
         // Down to plain HTTP would show the exit what HTTPS hid from it.

@@ -213,8 +213,11 @@ async fn redirects_to_private_places_are_not_followed() {
         "file:///etc/passwd",
         "http://u:p@t.example/",
         "http://",
+        // It would start Tor where nothing of the user's needs it.
+        &format!("http://{ONION}/announce"),
     ] {
-        let world = World::http(move |_, _| redirect(location));
+        let to = location.to_owned();
+        let world = World::http(move |_, _| redirect(&to));
         assert_eq!(
             announce(&world, URL).await,
             Err(AnnounceError::Redirect),
