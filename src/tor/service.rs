@@ -39,6 +39,9 @@ const MAX_WAITING: usize = 64;
 const INTRODUCTIONS: (u32, u32) = (20, 60);
 /// Introduction points: one more than usual, since relays of ours come and go no less than others'.
 const INTRODUCTION_POINTS: u8 = 4;
+/// A visitor without a stream keeps its place for so long. A service's places are few, and whoever is there for nothing takes one
+/// from another.
+const IDLE_VISITOR: Duration = Duration::from_secs(60);
 /// How long meeting a visitor may take.
 const MEETING_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -298,14 +301,27 @@ async fn meet(
     }
 }
 
-/// Takes a visitor's streams until it leaves.
+/// The next stream that a visitor opens; `None` when it has left, or held its place with none open for [`IDLE_VISITOR`]. `open`
+/// is shared with each of its streams.
+async fn next_of<T>(streams: &mut (impl Stream<Item = T> + Unpin), open: &Arc<()>) -> Option<T> {
+    loop {
+        match tokio::time::timeout(IDLE_VISITOR, streams.next()).await {
+            Ok(next) => return next,
+            Err(_) if Arc::strong_count(open) > 1 => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Takes a visitor's streams until it leaves, or is of no use.
 async fn take(
     streams: impl Stream<Item = StreamRequest>,
     port: u16,
     sender: &mpsc::Sender<TorStream>,
 ) {
     let mut streams = std::pin::pin!(streams);
-    while let Some(request) = streams.next().await {
+    let open = Arc::new(());
+    while let Some(request) = next_of(&mut streams, &open).await {
         let fits = matches!(
             request.request(),
             IncomingStreamRequest::Begin(begin) if begin.port() == port
@@ -323,8 +339,33 @@ async fn take(
             continue;
         };
         match request.accept(Connected::new_empty()).await {
-            Ok(stream) => waiting.send(TorStream::new(stream)),
+            Ok(stream) => waiting.send(TorStream::new(stream).of_visitor(Arc::clone(&open))),
             Err(_) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_visitor_keeps_its_place_while_a_stream_of_it_is_open_and_not_much_longer() {
+        let open = Arc::new(());
+        let held = Arc::clone(&open);
+        let begun = tokio::time::Instant::now();
+        tokio::spawn(async move {
+            tokio::time::sleep(IDLE_VISITOR * 5).await;
+            drop(held);
+        });
+        let mut silent = stream::pending::<()>();
+        assert_eq!(next_of(&mut silent, &open).await, None);
+        assert!((IDLE_VISITOR * 5..=IDLE_VISITOR * 6).contains(&begun.elapsed()));
+        let mut busy = stream::iter([1, 2]);
+        assert_eq!(next_of(&mut busy, &open).await, Some(1));
+        assert_eq!(next_of(&mut busy, &open).await, Some(2));
+        assert_eq!(next_of(&mut busy, &open).await, None, "it left");
     }
 }

@@ -3,6 +3,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct TorStream {
     ended: bool,
     /// Tor does not rest meanwhile. Those of an onion service need none of their own: the service is one use.
     used: Option<Use>,
+    /// Whose it is, where it came to an onion service: shared with the visitor's other streams.
+    visitor: Option<Arc<()>>,
 }
 
 impl TorStream {
@@ -47,7 +50,14 @@ impl TorStream {
             reset: false,
             ended: false,
             used: None,
+            visitor: None,
         }
+    }
+
+    /// The same, of a visitor that has its place for as long as one of its streams is open.
+    pub(super) fn of_visitor(mut self, visitor: Arc<()>) -> Self {
+        self.visitor = Some(visitor);
+        self
     }
 
     /// The same, counted until it is closed.
@@ -59,13 +69,14 @@ impl TorStream {
     /// The stream for a link: two halves that know nothing of each other, so that two tasks can use them. The end of one
     /// direction is the end of both, which suits a link, and the writer flushes when it has nothing more to say.
     pub(crate) fn into_transport(mut self) -> io::Result<Transport> {
-        let used = self.used.take();
+        let (used, visitor) = (self.used.take(), self.visitor.take());
         let stream = self.stream.take().ok_or(io::ErrorKind::NotConnected)?;
         let (reader, writer) = stream.split();
         Ok(Transport {
             reader: Box::new(Reader {
                 reader,
                 _used: used,
+                _visitor: visitor,
             }),
             writer: Box::new(Writer(writer)),
         })
@@ -193,6 +204,7 @@ struct Reader {
     reader: DataReader,
     /// Tor does not rest while there is the link.
     _used: Option<Use>,
+    _visitor: Option<Arc<()>>,
 }
 
 impl AsyncRead for Reader {
