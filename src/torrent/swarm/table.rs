@@ -31,6 +31,10 @@ const MAX_CIRCUITS_LOST: u32 = 5;
 /// room for everybody else.
 const MAX_HEARSAY: usize = 400;
 
+/// Most of them that one other peer told of: as many as one message holds. It may tell of more when these have shown what
+/// they are.
+const MAX_HEARSAY_EACH: usize = 50;
+
 /// Most calls to such peers at once, of the forty that a swarm has.
 const MAX_HEARSAY_CALLS: usize = 10;
 
@@ -87,9 +91,12 @@ struct Known {
     state: State,
     failures: u32,
     circuits_lost: u32,
-    /// Only other peers told of it, and it never answered.
-    hearsay: bool,
+    /// Only somebody told of it, and it never answered.
+    hearsay: Option<Teller>,
 }
+
+/// Who told of a peer that never answered: another peer, by its connection; or else a tracker.
+pub(super) type Teller = Option<PeerKey>;
 
 /// Whom to call.
 #[derive(Debug)]
@@ -145,7 +152,7 @@ impl PeerTable {
         if banned || !usable || self.by_way.contains_key(&way) {
             return false;
         }
-        if self.known.len() >= MAX_KNOWN && !self.forget_worst() {
+        if self.known.len() >= MAX_KNOWN && !self.forget_worst(now) {
             return false;
         }
         let key = self.insert(way.clone(), State::Idle { not_before: now });
@@ -161,18 +168,47 @@ impl PeerTable {
         }
     }
 
-    /// Learns of an onion service from another peer, which may lie.
-    pub(super) fn add_hearsay(&mut self, now: Instant, target: Target) {
-        let hearsay = self.known.values().filter(|known| known.hearsay).count();
+    /// Learns of an onion service from somebody who may lie.
+    pub(super) fn add_hearsay(&mut self, now: Instant, target: Target, teller: Teller) {
         let way = Way::Host(target);
-        if hearsay < MAX_HEARSAY
-            && self.add(now, way.clone())
+        if self.by_way.contains_key(&way) || !self.has_hearsay_room(teller) {
+            return;
+        }
+        if self.add(now, way.clone())
             && let Some(known) = self
                 .by_way
                 .get(&way)
                 .and_then(|key| self.known.get_mut(key))
         {
-            known.hearsay = true;
+            known.hearsay = Some(teller);
+        }
+    }
+
+    /// Whether one more may be remembered of whom this one told. Where there are too many, one makes room whose teller has
+    /// told of more, or that was called in vain; so who tells much loses his own, however many there are of him.
+    fn has_hearsay_room(&mut self, teller: Teller) -> bool {
+        let mut shares: BTreeMap<Teller, usize> = BTreeMap::new();
+        for told in self.known.values().filter_map(|known| known.hearsay) {
+            *shares.entry(told).or_default() += 1;
+        }
+        let share = |teller: &Teller| shares.get(teller).copied().unwrap_or(0);
+        let own = share(&teller);
+        if teller.is_some() && own >= MAX_HEARSAY_EACH {
+            return false;
+        }
+        if shares.values().sum::<usize>() < MAX_HEARSAY {
+            return true;
+        }
+        let worst = self
+            .known
+            .iter()
+            .filter(|(_, known)| known.state != State::Busy)
+            .filter_map(|(key, known)| Some((share(&known.hearsay?), known.failures, *key)))
+            .filter(|(share, failures, _)| *share > own || *failures > 0)
+            .max();
+        match worst {
+            Some((_, _, key)) => self.forget(key),
+            None => false,
         }
     }
 
@@ -187,23 +223,21 @@ impl PeerTable {
         }
     }
 
-    /// Takes in a peer that came to us.
-    pub(super) fn add_incoming(&mut self) -> Option<PeerKey> {
-        if self.known.len() >= MAX_KNOWN && !self.forget_worst() {
-            return None;
-        }
-        Some(self.insert(Way::Incoming, State::Busy))
+    /// Takes in a peer that came to us. It is remembered while it is connected, so that the number of connections bounds
+    /// these; a full table keeps nobody out.
+    pub(super) fn add_incoming(&mut self) -> PeerKey {
+        self.insert(Way::Incoming, State::Busy)
     }
 
     /// The peer to call now; it counts as busy from now on.
     pub(super) fn next(&mut self, now: Instant) -> Option<Call> {
-        let busy = |known: &&Known| known.hearsay && known.state == State::Busy;
+        let busy = |known: &&Known| known.hearsay.is_some() && known.state == State::Busy;
         let hearsay = self.known.values().filter(busy).count() < MAX_HEARSAY_CALLS;
         let (&key, known) = self
             .known
             .iter_mut()
             .filter(|(_, k)| matches!(k.state, State::Idle { not_before } if not_before <= now))
-            .filter(|(_, k)| hearsay || !k.hearsay)
+            .filter(|(_, k)| hearsay || k.hearsay.is_none())
             .min_by_key(|(key, k)| (k.failures, **key))?;
         let target = match &known.way {
             Way::Named(PeerName::Public(addr)) => Target::ip(*addr),
@@ -224,7 +258,7 @@ impl PeerTable {
         if let Some(known) = self.known.get_mut(&key) {
             known.failures = 0;
             known.circuits_lost = 0;
-            known.hearsay = false;
+            known.hearsay = None;
         }
     }
 
@@ -252,11 +286,17 @@ impl PeerTable {
                 (FIRST_WAIT * 2_u32.pow(known.failures.min(8) - 1)).min(LONGEST_WAIT)
             }
         };
-        if known.hearsay && known.failures >= HEARSAY_FAILURES {
-            if let Some(known) = self.known.remove(&key) {
-                self.by_way.remove(&known.way);
+        if known.hearsay.is_some() {
+            if matches!(how, Ended::Useless | Ended::Fault) {
+                // It is not what it was said to be. Remembered while there is room, so that it is not called again.
+                known.hearsay = None;
+                known.state = State::Banned;
+                return;
             }
-            return;
+            if known.failures >= HEARSAY_FAILURES {
+                self.forget(key);
+                return;
+            }
         }
         // A quarter more at random, so that peers are not called in step.
         let jitter = wait.mul_f64(rng.random_range(0.0..0.25));
@@ -303,21 +343,31 @@ impl PeerTable {
                 state,
                 failures: 0,
                 circuits_lost: 0,
-                hearsay: false,
+                hearsay: None,
             },
         );
         key
     }
 
-    /// Makes room: forgets the idle or banned peer that failed most, if any failed.
-    fn forget_worst(&mut self) -> bool {
+    /// Makes room: forgets a banned peer, or the one that failed most, or else one that is not wanted now. Tells whether
+    /// there was any.
+    fn forget_worst(&mut self, now: Instant) -> bool {
         let worst = self
             .known
             .iter()
-            .filter(|(_, k)| k.state != State::Busy && (k.failures > 0 || k.state == State::Banned))
-            .max_by_key(|(_, k)| k.failures)
+            .filter(|(_, known)| match known.state {
+                State::Busy => false,
+                State::Banned => true,
+                State::Idle { not_before } => known.failures > 0 || not_before > now,
+            })
+            // Of equals the last that came: the first are those of the link.
+            .max_by_key(|(key, known)| (known.state == State::Banned, known.failures, **key))
             .map(|(key, _)| *key);
-        let Some(known) = worst.and_then(|key| self.known.remove(&key)) else {
+        worst.is_some_and(|key| self.forget(key))
+    }
+
+    fn forget(&mut self, key: PeerKey) -> bool {
+        let Some(known) = self.known.remove(&key) else {
             return false;
         };
         self.by_way.remove(&known.way);
@@ -451,12 +501,75 @@ mod tests {
     }
 
     #[test]
+    fn a_full_table_shuts_out_nobody_who_comes_and_forgets_who_is_not_wanted_now() {
+        let (mut table, mut rng, now) =
+            (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
+        for n in 0..MAX_KNOWN {
+            let onion = Target::parse(&format!("a{n}.onion"), 6881).unwrap();
+            table.add_hearsay(now, onion, Some(PeerKey(n as u32)));
+            let call = table.next(now).unwrap();
+            // It answers, and then breaks a rule, or needs nothing.
+            table.worked(call.key);
+            let how = [Ended::Fault, Ended::Useless][n % 2];
+            table.ended(now, call.key, how, &mut rng);
+        }
+        assert_eq!(table.len(), MAX_KNOWN);
+        let visitor = table.add_incoming();
+        assert!(table.known.contains_key(&visitor));
+        assert!(table.add(now, named("192.0.2.1:5")), "a tracker's");
+        assert!(table.next(now).is_some());
+        assert!(table.known.len() <= MAX_KNOWN + 1);
+        table.ended(now, visitor, Ended::Closed, &mut rng);
+        assert!(table.known.len() <= MAX_KNOWN);
+    }
+
+    #[test]
+    fn who_answers_hearsay_with_another_torrent_gives_its_place_back() {
+        let (mut table, mut rng, now) =
+            (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
+        let onion = |n: usize| Target::parse(&format!("a{n}.onion"), 6881).unwrap();
+        for n in 0..2 * MAX_HEARSAY {
+            table.add_hearsay(now, onion(n), Some(PeerKey(9)));
+            let call = table.next(now).unwrap();
+            table.ended(now, call.key, Ended::Fault, &mut rng);
+        }
+        assert_eq!(table.len(), 0);
+        table.add_hearsay(now, onion(0), Some(PeerKey(9)));
+        let later = now + 2 * LONGEST_WAIT;
+        assert!(table.next(later).is_none(), "it is not called again");
+        table.add_hearsay(now, onion(2 * MAX_HEARSAY), Some(PeerKey(9)));
+        assert!(table.next(now).is_some());
+    }
+
+    #[test]
+    fn one_teller_has_a_share_and_many_that_tell_much_lose_theirs_to_one_that_tells_little() {
+        let (mut table, now) = (PeerTable::new(4), Instant::now());
+        let onion = |n: u32| Target::parse(&format!("a{n}.onion"), 6881).unwrap();
+        for n in 0..1000 {
+            table.add_hearsay(now, onion(n), Some(PeerKey(n / 100)));
+        }
+        assert_eq!(table.len(), MAX_HEARSAY);
+        let honest = onion(5000);
+        table.add_hearsay(now, honest.clone(), Some(PeerKey(100)));
+        let way = Way::Host(honest);
+        assert!(table.by_way.contains_key(&way));
+        for n in 2000..3000 {
+            table.add_hearsay(now, onion(n), Some(PeerKey(n / 100)));
+        }
+        assert!(table.by_way.contains_key(&way), "liars displace each other");
+        assert_eq!(table.len(), MAX_HEARSAY);
+        let shares = table.known.values().filter_map(|known| known.hearsay);
+        let liar = shares.filter(|teller| *teller == Some(PeerKey(0))).count();
+        assert!(liar <= MAX_HEARSAY_EACH, "{liar}");
+    }
+
+    #[test]
     fn those_of_whom_liars_told_leave_room_and_calls_for_others_and_are_forgotten() {
         let (mut table, mut rng, mut now) =
             (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
         let onion = |n: usize| Target::parse(&format!("a{n}.onion"), 6881).unwrap();
         for n in 0..MAX_KNOWN {
-            table.add_hearsay(now, onion(n));
+            table.add_hearsay(now, onion(n), None);
         }
         assert_eq!(table.len(), MAX_HEARSAY);
         let calls: Vec<_> = std::iter::from_fn(|| table.next(now)).collect();
@@ -476,7 +589,7 @@ mod tests {
             }
         }
         assert!(table.len() < 5, "{}", table.len());
-        table.add_hearsay(now, onion(MAX_KNOWN + 1));
+        table.add_hearsay(now, onion(MAX_KNOWN + 1), None);
         assert!(table.next(now).is_some());
     }
 
@@ -485,7 +598,7 @@ mod tests {
         let (mut table, mut rng, now) =
             (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
         let onion = Target::parse("seed.onion", 6881).unwrap();
-        table.add_hearsay(now, onion.clone());
+        table.add_hearsay(now, onion.clone(), None);
         let call = table.next(now).unwrap();
         table.worked(call.key);
         table.ended(now, call.key, Ended::Useless, &mut rng);
@@ -505,7 +618,6 @@ mod tests {
             assert!(table.add(now, named(&format!("{addr}:1"))));
         }
         assert!(!table.add(now, named("192.0.2.1:5")), "all are as good");
-        assert!(table.add_incoming().is_none());
         let lanes: BTreeSet<u16> = (0..8).map(|_| table.next(now).unwrap().lane).collect();
         assert_eq!(lanes.len(), 4);
         let failed = *table.known.keys().next().unwrap();

@@ -11,8 +11,11 @@ use crate::torrent::picker::PeerKey;
 use crate::torrent::swarm::Order;
 use crate::torrent::swarm::table::{Call, Ended};
 
-/// Most addresses kept while it is not known whether the torrent is private: as many as one peer may tell.
-const MAX_EARLY: usize = 200;
+/// Most addresses kept while it is not known whether the torrent is private: as many as the table takes of such.
+const MAX_EARLY: usize = 400;
+
+/// Most of them that one peer told of.
+const MAX_EARLY_EACH: usize = 50;
 
 impl Driver {
     /// Whether connections through onion services offer to gossip. Peers of a private torrent are its tracker's to name
@@ -74,8 +77,11 @@ impl Driver {
         }
         match self.gossip.heard(key, onions) {
             Ok(worth_a_call) => {
-                let room = MAX_EARLY.saturating_sub(self.early.len());
-                self.early.extend(worth_a_call.into_iter().take(room));
+                let told = self.early.iter().filter(|(teller, _)| *teller == key);
+                let room = MAX_EARLY_EACH.saturating_sub(told.count());
+                let room = room.min(MAX_EARLY.saturating_sub(self.early.len()));
+                let early = worth_a_call.into_iter().map(|onion| (key, onion));
+                self.early.extend(early.take(room));
                 self.take_early();
             }
             Err(reason) => self.shared.order(key, Order::Close(reason)),
@@ -92,8 +98,10 @@ impl Driver {
             return;
         }
         let now = Instant::now().into_std();
-        for target in early.iter().filter_map(OnionPeer::to_target) {
-            self.table.add_hearsay(now, target);
+        for (teller, onion) in early {
+            if let Some(target) = onion.to_target() {
+                self.table.add_hearsay(now, target, Some(teller));
+            }
         }
     }
 
