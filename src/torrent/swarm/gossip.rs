@@ -1,7 +1,8 @@
 //! What onion peers of a swarm tell each other: whom we may name, to whom, and when (docs/onion-gossip.md).
 //!
 //! Only such a peer is named that offers the same itself, and that we dialled under the address in this session: an address
-//! that somebody merely tells of costs its teller's listeners a call each, and goes no further.
+//! that somebody merely tells of costs its teller's listeners a few calls each, and goes no further. A peer is its service's
+//! key: under two ports it is the same one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 
+use crate::onion::OnionKey;
 use crate::torrent::gossip::{MAX_ADDED, OnionPeer, Onions};
 use crate::torrent::peer::CloseReason;
 use crate::torrent::picker::PeerKey;
@@ -37,17 +39,18 @@ struct Partner {
     /// Where it says to be, where it came to us.
     me: Option<OnionPeer>,
     /// What we told it.
-    told: BTreeSet<OnionPeer>,
+    told: BTreeSet<OnionKey>,
     told_me: bool,
     /// What it told us.
-    heard: BTreeSet<OnionPeer>,
+    heard: BTreeSet<OnionKey>,
     /// When it may be told next.
     not_before: Instant,
 }
 
 impl Partner {
-    fn is(&self, onion: &OnionPeer) -> bool {
-        self.dialled.as_ref() == Some(onion) || self.me.as_ref() == Some(onion)
+    fn is(&self, onion: OnionKey) -> bool {
+        let names = [self.dialled, self.me];
+        names.iter().flatten().any(|name| name.key() == onion)
     }
 }
 
@@ -56,8 +59,8 @@ impl Partner {
 pub(super) struct Gossip {
     own: Option<OnionPeer>,
     partners: BTreeMap<PeerKey, Partner>,
-    /// Those we dialled, and when they were there last.
-    proven: BTreeMap<OnionPeer, Instant>,
+    /// Those we dialled, where, and when they were there last.
+    proven: BTreeMap<OnionKey, (OnionPeer, Instant)>,
 }
 
 impl Gossip {
@@ -68,7 +71,7 @@ impl Gossip {
 
     /// Whether this is our own address.
     pub(super) fn is_own(&self, onion: &OnionPeer) -> bool {
-        self.own.as_ref() == Some(onion)
+        self.own.is_some_and(|own| own.key() == onion.key())
     }
 
     /// A connection has both extension handshakes, and both ends offer to gossip. `dialled` is where we called it.
@@ -96,8 +99,8 @@ impl Gossip {
 
     /// This peer was dialled, and offers to gossip: others may hear of it.
     pub(super) fn prove(&mut self, now: Instant, onion: OnionPeer) {
-        if self.proven.len() < MAX_PROVEN || self.proven.contains_key(&onion) {
-            self.proven.insert(onion, now);
+        if self.proven.len() < MAX_PROVEN || self.proven.contains_key(&onion.key()) {
+            self.proven.insert(onion.key(), (onion, now));
         }
     }
 
@@ -126,11 +129,11 @@ impl Gossip {
             }
         }
         for onion in onions.added {
-            if partner.heard.len() < MAX_TOLD && partner.heard.insert(onion) {
+            if partner.heard.len() < MAX_TOLD && partner.heard.insert(onion.key()) {
                 out.push(onion);
             }
         }
-        out.retain(|onion| self.own.as_ref() != Some(onion));
+        out.retain(|onion| !self.is_own(onion));
         Ok(out)
     }
 
@@ -138,7 +141,7 @@ impl Gossip {
     pub(super) fn closed(&mut self, now: Instant, key: PeerKey) -> Option<OnionPeer> {
         let partner = self.partners.remove(&key)?;
         for onion in [partner.dialled, partner.me].into_iter().flatten() {
-            if let Some(seen) = self.proven.get_mut(&onion) {
+            if let Some((_, seen)) = self.proven.get_mut(&onion.key()) {
                 *seen = now;
             }
         }
@@ -149,12 +152,12 @@ impl Gossip {
     pub(super) fn is_here(&self, onion: &OnionPeer) -> bool {
         self.partners
             .values()
-            .any(|partner| partner.me.as_ref() == Some(onion))
+            .any(|partner| partner.me.is_some_and(|me| me.key() == onion.key()))
     }
 
     /// Whether it was there when we dialled.
     pub(super) fn is_proven(&self, onion: &OnionPeer) -> bool {
-        self.proven.contains_key(onion)
+        self.proven.contains_key(&onion.key())
     }
 
     /// How many may be named.
@@ -170,8 +173,8 @@ impl Gossip {
     /// The next message that is due; `None` when nobody is to be told anything now.
     pub(super) fn next(&mut self, now: Instant, rng: &mut impl Rng) -> Option<(PeerKey, Onions)> {
         let partners = &self.partners;
-        self.proven.retain(|onion, seen| {
-            now < *seen + FRESH || partners.values().any(|partner| partner.is(onion))
+        self.proven.retain(|onion, (_, seen)| {
+            now < *seen + FRESH || partners.values().any(|partner| partner.is(*onion))
         });
         for (key, partner) in &mut self.partners {
             if now < partner.not_before {
@@ -181,17 +184,18 @@ impl Gossip {
                 .own
                 .filter(|_| partner.dialled.is_some() && !partner.told_me);
             let room = MAX_TOLD.saturating_sub(partner.told.len()).min(MAX_ADDED);
-            let news = self.proven.keys().filter(|onion| {
+            let own = self.own.map(|own| own.key());
+            let news = self.proven.iter().filter(|(onion, _)| {
                 let known = partner.told.contains(onion) || partner.heard.contains(onion);
-                !known && !partner.is(onion) && self.own.as_ref() != Some(onion)
+                !known && !partner.is(**onion) && own != Some(**onion)
             });
-            let mut added: Vec<OnionPeer> = news.copied().collect();
+            let mut added: Vec<OnionPeer> = news.map(|(_, (onion, _))| *onion).collect();
             added.shuffle(rng);
             added.truncate(room);
             if me.is_none() && added.is_empty() {
                 continue;
             }
-            partner.told.extend(&added);
+            partner.told.extend(added.iter().map(OnionPeer::key));
             partner.told_me |= me.is_some();
             partner.not_before = now + EVERY;
             return Some((*key, Onions { me, added }));
@@ -333,6 +337,33 @@ mod tests {
         assert!(!told.is_sorted(), "in no order");
         assert_eq!(told.len(), MAX_TOLD);
         assert_eq!(told.iter().collect::<BTreeSet<_>>().len(), MAX_TOLD);
+    }
+
+    #[test]
+    fn one_service_is_told_and_heard_of_once_whatever_its_ports() {
+        let at = |n: u32, port| OnionPeer::new(onion(n).key(), port).unwrap();
+        let mut test = Test::new();
+        test.open(1, None);
+        test.gossip.set_own(Some(onion(7)));
+        for port in 1..=MAX_TOLD as u16 {
+            let onions = Onions {
+                me: None,
+                added: vec![at(7, port), at(8, port), at(9, port)],
+            };
+            let heard = test.gossip.heard(PeerKey(1), onions).unwrap();
+            assert_eq!(heard.len(), if port == 1 { 2 } else { 0 });
+        }
+        // Proven under many ports, it is named once.
+        test.open(2, None);
+        for port in 1..=2 * MAX_PROVEN as u16 {
+            test.gossip.prove(test.now, at(5, port));
+        }
+        assert_eq!(test.gossip.proven(), 1);
+        let sent = test.sent(600);
+        assert!(sent.iter().all(|(_, onions)| onions.added.len() == 1));
+        assert_eq!(sent.len(), 2);
+        test.gossip.prove(test.now, at(5, 6882));
+        assert_eq!(test.sent(600), []);
     }
 
     #[test]

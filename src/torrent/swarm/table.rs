@@ -14,7 +14,7 @@ use crate::torrent::picker::PeerKey;
 /// Most peers remembered: trackers name a few hundred at a time.
 const MAX_KNOWN: usize = 2000;
 
-/// Most banned addresses remembered.
+/// Most banned addresses remembered, and most hosts.
 const MAX_BANNED: usize = 4096;
 
 /// First wait after a failure; doubled for each, up to the longest.
@@ -115,6 +115,7 @@ pub(super) struct PeerTable {
     known: BTreeMap<PeerKey, Known>,
     by_way: BTreeMap<Way, PeerKey>,
     banned: BTreeSet<IpAddr>,
+    banned_hosts: BTreeSet<Host>,
     next_key: u32,
     lanes: u16,
 }
@@ -126,6 +127,7 @@ impl PeerTable {
             known: BTreeMap::new(),
             by_way: BTreeMap::new(),
             banned: BTreeSet::new(),
+            banned_hosts: BTreeSet::new(),
             next_key: 0,
             lanes: lanes.max(1),
         }
@@ -141,7 +143,8 @@ impl PeerTable {
 
     /// Learns of a peer, from anybody. Tells whether it was new.
     pub(super) fn add(&mut self, now: Instant, way: Way) -> bool {
-        let banned = ip_of(&way).is_some_and(|ip| self.banned.contains(&block_of(ip)));
+        let banned = ip_of(&way).is_some_and(|ip| self.banned.contains(&block_of(ip)))
+            || host_of(&way).is_some_and(|host| self.banned_hosts.contains(host));
         let usable = match &way {
             Way::Named(PeerName::Public(addr)) => {
                 addr.port() != 0 && !addr.ip().is_unspecified() && !addr.ip().is_multicast()
@@ -170,10 +173,13 @@ impl PeerTable {
 
     /// Learns of an onion service from somebody who may lie.
     pub(super) fn add_hearsay(&mut self, now: Instant, target: Target, teller: Teller) {
-        let way = Way::Host(target);
-        if self.by_way.contains_key(&way) || !self.has_hearsay_room(teller) {
+        if self.banned_hosts.contains(&target.host)
+            || self.is_known_host(&target)
+            || !self.has_hearsay_room(teller)
+        {
             return;
         }
+        let way = Way::Host(target);
         if self.add(now, way.clone())
             && let Some(known) = self
                 .by_way
@@ -182,6 +188,25 @@ impl PeerTable {
         {
             known.hearsay = Some(teller);
         }
+    }
+
+    /// Whether a service is known, with any port: it is one peer. Where only others told of it, and it did not answer there,
+    /// another port takes the place of the one it had; the calls in vain still count, so that nobody's service is called
+    /// more often for having many ports.
+    fn is_known_host(&mut self, target: &Target) -> bool {
+        let host = Some(&target.host);
+        let known = self.known.iter_mut();
+        let Some((&key, known)) = known.into_iter().find(|(_, k)| host_of(&k.way) == host) else {
+            return false;
+        };
+        let tried = known.failures > 0 && known.state != State::Busy;
+        if known.hearsay.is_some() && tried {
+            let way = Way::Host(target.clone());
+            let before = std::mem::replace(&mut known.way, way.clone());
+            self.by_way.remove(&before);
+            self.by_way.insert(way, key);
+        }
+        true
     }
 
     /// Whether one more may be remembered of whom this one told. Where there are too many, one makes room whose teller has
@@ -305,8 +330,8 @@ impl PeerTable {
         };
     }
 
-    /// Never again: it lied. Its address too, whatever the port (IPv6: its /64), unless that is private and so may
-    /// stand for anybody.
+    /// Never again: it lied. Its address or host too, whatever the port (IPv6: its /64), unless that is private and so
+    /// may stand for anybody.
     pub(super) fn ban(&mut self, key: PeerKey) {
         let Some(known) = self.known.get_mut(&key) else {
             return;
@@ -317,6 +342,12 @@ impl PeerTable {
         let block = ip.map(block_of);
         if let Some(block) = block.filter(|_| self.banned.len() < MAX_BANNED) {
             self.banned.insert(block);
+        }
+        if let Some(host) = host
+            .clone()
+            .filter(|_| self.banned_hosts.len() < MAX_BANNED)
+        {
+            self.banned_hosts.insert(host);
         }
         for known in self.known.values_mut() {
             let near = block.is_some() && ip_of(&known.way).map(block_of) == block;
@@ -376,9 +407,9 @@ impl PeerTable {
 }
 
 /// The host by which it is called, where that is not its address.
-fn host_of(way: &Way) -> Option<&Target> {
+fn host_of(way: &Way) -> Option<&Host> {
     match way {
-        Way::Host(target) | Way::Again(target, _) => Some(target),
+        Way::Host(target) | Way::Again(target, _) => Some(&target.host),
         Way::Named(_) | Way::Incoming => None,
     }
 }
@@ -561,6 +592,47 @@ mod tests {
         let shares = table.known.values().filter_map(|known| known.hearsay);
         let liar = shares.filter(|teller| *teller == Some(PeerKey(0))).count();
         assert!(liar <= MAX_HEARSAY_EACH, "{liar}");
+    }
+
+    #[test]
+    fn one_onion_service_is_one_peer_whatever_ports_it_is_said_to_have() {
+        let (mut table, mut rng, mut now) =
+            (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
+        let at = |name: &str, port| Target::parse(&format!("{name}.onion"), port).unwrap();
+        let mut calls = 0;
+        for port in 1..=200 {
+            table.add_hearsay(now, at("third", port), Some(PeerKey(1)));
+            assert!(table.len() <= 1);
+            while let Some(call) = table.next(now) {
+                calls += 1;
+                table.ended(now, call.key, Ended::Unreached, &mut rng);
+            }
+        }
+        assert_eq!(calls, 1);
+        // Who knows better is believed, for the calls that are left.
+        table.add_hearsay(now, at("third", 6881), Some(PeerKey(2)));
+        now += 2 * FIRST_WAIT;
+        let call = table.next(now).unwrap();
+        assert_eq!(call.target, at("third", 6881));
+        table.worked(call.key);
+        table.ended(now, call.key, Ended::Closed, &mut rng);
+        table.add_hearsay(now, at("third", 1), Some(PeerKey(1)));
+        now += 2 * FIRST_WAIT;
+        let call = table.next(now).unwrap();
+        assert_eq!(call.target, at("third", 6881), "it answered there");
+        // Banned, it comes back under no port, even when it was forgotten.
+        table.ban(call.key);
+        table.forget(call.key);
+        table.add_hearsay(now, at("third", 2), Some(PeerKey(1)));
+        assert!(!table.add(now, Way::Host(at("third", 3))));
+        table.add_onion(now, &at("third", 4), 8);
+        assert_eq!(table.known.len(), 0);
+        // A ban meets all that is known of the service.
+        table.add_onion(now, &at("other", 4), 8);
+        assert!(table.add(now, Way::Host(at("other", 5))));
+        let call = table.next(now).unwrap();
+        table.ban(call.key);
+        assert!(table.next(now).is_none());
     }
 
     #[test]
