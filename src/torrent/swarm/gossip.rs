@@ -137,27 +137,30 @@ impl Gossip {
         Ok(out)
     }
 
-    /// A connection ended; gives where its peer says to be, where it had come to us.
-    pub(super) fn closed(&mut self, now: Instant, key: PeerKey) -> Option<OnionPeer> {
-        let partner = self.partners.remove(&key)?;
-        for onion in [partner.dialled, partner.me].into_iter().flatten() {
-            if let Some((_, seen)) = self.proven.get_mut(&onion.key()) {
-                *seen = now;
-            }
+    /// A connection ended.
+    pub(super) fn closed(&mut self, now: Instant, key: PeerKey) {
+        let dialled = self.partners.remove(&key).and_then(|p| p.dialled);
+        // Where it came to us, nothing shows that it was who it said to be.
+        if let Some((_, seen)) = dialled.and_then(|onion| self.proven.get_mut(&onion.key())) {
+            *seen = now;
         }
-        partner.me
     }
 
-    /// Whether a peer that says to be there came to us and is connected.
-    pub(super) fn is_here(&self, onion: &OnionPeer) -> bool {
+    /// Connections that came to us from peers that we dialled too, where the one that we dialled is to stay: of two between
+    /// a pair that is the one which the lesser key dialled, as both see it alike.
+    ///
+    /// What is closed is only ever the connection on which the claim came: who lies about his name closes nothing but his own.
+    pub(super) fn doubles(&self) -> Vec<PeerKey> {
+        let Some(own) = self.own.map(|own| own.key()) else {
+            return Vec::new();
+        };
+        let dialled: BTreeSet<OnionKey> = self.dialled().map(|onion| onion.key()).collect();
+        let double = |me: OnionKey| own < me && dialled.contains(&me);
         self.partners
-            .values()
-            .any(|partner| partner.me.is_some_and(|me| me.key() == onion.key()))
-    }
-
-    /// Whether it was there when we dialled.
-    pub(super) fn is_proven(&self, onion: &OnionPeer) -> bool {
-        self.proven.contains_key(&onion.key())
+            .iter()
+            .filter(|(_, partner)| partner.me.is_some_and(|me| double(me.key())))
+            .map(|(key, _)| *key)
+            .collect()
     }
 
     /// How many may be named.
@@ -174,7 +177,8 @@ impl Gossip {
     pub(super) fn next(&mut self, now: Instant, rng: &mut impl Rng) -> Option<(PeerKey, Onions)> {
         let partners = &self.partners;
         self.proven.retain(|onion, (_, seen)| {
-            now < *seen + FRESH || partners.values().any(|partner| partner.is(*onion))
+            let dialled = |partner: &Partner| partner.dialled.is_some_and(|d| d.key() == *onion);
+            now < *seen + FRESH || partners.values().any(dialled)
         });
         for (key, partner) in &mut self.partners {
             if now < partner.not_before {
@@ -383,9 +387,34 @@ mod tests {
         };
         let error = test.gossip.heard(PeerKey(1), other).unwrap_err();
         assert!(error.is_fault());
-        assert!(test.gossip.is_here(&onion(1000)));
-        assert_eq!(test.gossip.closed(test.now, PeerKey(1)), Some(onion(1000)));
-        assert!(!test.gossip.is_here(&onion(1000)));
+    }
+
+    #[test]
+    fn of_two_connections_between_a_pair_both_see_the_same_one_as_too_many() {
+        for (ours, theirs, closed) in [(1, 2, vec![PeerKey(2)]), (2, 1, vec![])] {
+            let mut test = Test::new();
+            test.gossip.set_own(Some(onion(ours)));
+            test.open(1, Some(onion(theirs)));
+            test.open(2, None);
+            test.open(3, None);
+            test.hear(3, Some(7), &[]);
+            assert_eq!(test.gossip.doubles(), []);
+            test.hear(2, Some(theirs), &[]);
+            assert_eq!(test.gossip.doubles(), closed);
+            test.gossip.closed(test.now, PeerKey(1));
+            assert_eq!(test.gossip.doubles(), [], "nobody loses the only one");
+        }
+    }
+
+    #[test]
+    fn who_says_to_be_somebody_does_not_keep_him_named() {
+        let mut test = Test::new();
+        test.open(1, Some(onion(1)));
+        test.open(2, None);
+        test.hear(2, Some(1), &[]);
+        test.gossip.closed(test.now, PeerKey(1));
+        test.sent(61 * 60);
+        assert_eq!(test.gossip.proven(), 0);
     }
 
     #[test]
@@ -393,7 +422,7 @@ mod tests {
         let mut test = Test::new();
         test.open(1, Some(onion(1)));
         assert_eq!(test.sent(3 * 3600), []);
-        assert!(test.gossip.is_proven(&onion(1)), "still connected");
+        assert!(test.gossip.proven() == 1, "still connected");
         test.gossip.closed(test.now, PeerKey(1));
         test.sent(59 * 60);
         test.open(2, None);

@@ -41,8 +41,9 @@ const MAX_HEARSAY_CALLS: usize = 10;
 /// Calls that such a peer may miss until it is forgotten: a young onion service is not found for its first minute.
 const HEARSAY_FAILURES: u32 = 4;
 
-/// Wait before one is called that was here a moment ago.
-const GONE_WAIT: Duration = Duration::from_secs(5);
+/// A service that hangs up sooner after its handshake is called later and later, as one that can't be reached: it does so
+/// where another connection stays, which it tells nobody (docs/onion-gossip.md).
+const STEADY: Duration = Duration::from_secs(30);
 
 /// Wait while no circuit can be built at all.
 const NETWORK_WAIT: Duration = Duration::from_secs(5);
@@ -90,6 +91,8 @@ struct Known {
     lane: u16,
     state: State,
     failures: u32,
+    /// When it sent its handshake, while it is connected.
+    answered: Option<Instant>,
     circuits_lost: u32,
     /// Only somebody told of it, and it never answered.
     hearsay: Option<Teller>,
@@ -237,17 +240,6 @@ impl PeerTable {
         }
     }
 
-    /// A peer that was connected another way is gone: it may be called soon, where it answered before.
-    pub(super) fn gone(&mut self, now: Instant, target: Target) {
-        let key = self.by_way.get(&Way::Host(target));
-        if let Some(known) = key.and_then(|key| self.known.get_mut(key))
-            && let State::Idle { not_before } = &mut known.state
-            && known.failures == 0
-        {
-            *not_before = (now + GONE_WAIT).min(*not_before);
-        }
-    }
-
     /// Takes in a peer that came to us. It is remembered while it is connected, so that the number of connections bounds
     /// these; a full table keeps nobody out.
     pub(super) fn add_incoming(&mut self) -> PeerKey {
@@ -278,10 +270,13 @@ impl PeerTable {
         })
     }
 
-    /// A peer showed that it works: its failures are forgiven.
-    pub(super) fn worked(&mut self, key: PeerKey) {
+    /// A peer showed that it works: its failures are forgiven, a host's when it stays.
+    pub(super) fn worked(&mut self, now: Instant, key: PeerKey) {
         if let Some(known) = self.known.get_mut(&key) {
-            known.failures = 0;
+            known.answered = Some(now);
+            if !matches!(known.way, Way::Host(_)) {
+                known.failures = 0;
+            }
             known.circuits_lost = 0;
             known.hearsay = None;
         }
@@ -298,6 +293,10 @@ impl PeerTable {
         }
         if known.state == State::Banned {
             return;
+        }
+        let stayed = |at: Instant| how == Ended::Useless || now >= at + STEADY;
+        if known.answered.take().is_some_and(stayed) {
+            known.failures = 0;
         }
         let wait = match how {
             Ended::CircuitLost if known.circuits_lost < MAX_CIRCUITS_LOST => {
@@ -373,6 +372,7 @@ impl PeerTable {
                 lane,
                 state,
                 failures: 0,
+                answered: None,
                 circuits_lost: 0,
                 hearsay: None,
             },
@@ -540,7 +540,7 @@ mod tests {
             table.add_hearsay(now, onion, Some(PeerKey(n as u32)));
             let call = table.next(now).unwrap();
             // It answers, and then breaks a rule, or needs nothing.
-            table.worked(call.key);
+            table.worked(now, call.key);
             let how = [Ended::Fault, Ended::Useless][n % 2];
             table.ended(now, call.key, how, &mut rng);
         }
@@ -614,7 +614,8 @@ mod tests {
         now += 2 * FIRST_WAIT;
         let call = table.next(now).unwrap();
         assert_eq!(call.target, at("third", 6881));
-        table.worked(call.key);
+        table.worked(now, call.key);
+        now += STEADY;
         table.ended(now, call.key, Ended::Closed, &mut rng);
         table.add_hearsay(now, at("third", 1), Some(PeerKey(1)));
         now += 2 * FIRST_WAIT;
@@ -649,7 +650,7 @@ mod tests {
         assert!(table.add(now, named("192.0.2.1:5")));
         assert!(table.next(now).is_some(), "others have their own");
         // One of them answers, and counts as everybody else.
-        table.worked(calls[0].key);
+        table.worked(now, calls[0].key);
         assert!(table.next(now).is_some());
         for _ in 0..2000 {
             now += Duration::from_secs(60);
@@ -666,19 +667,27 @@ mod tests {
     }
 
     #[test]
-    fn who_was_here_and_went_is_called_soon() {
-        let (mut table, mut rng, now) =
+    fn a_service_that_hangs_up_at_once_is_called_later_and_later_and_one_that_stayed_soon() {
+        let (mut table, mut rng, mut now) =
             (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
         let onion = Target::parse("seed.onion", 6881).unwrap();
-        table.add_hearsay(now, onion.clone(), None);
+        table.add_hearsay(now, onion, Some(PeerKey(9)));
+        let mut calls = 0;
+        for _ in 0..2 * 3600 {
+            now += Duration::from_secs(1);
+            if let Some(call) = table.next(now) {
+                calls += 1;
+                table.worked(now, call.key);
+                table.ended(now, call.key, Ended::Closed, &mut rng);
+            }
+        }
+        assert!((5..=11).contains(&calls), "{calls}");
+        now += 2 * LONGEST_WAIT;
         let call = table.next(now).unwrap();
-        table.worked(call.key);
-        table.ended(now, call.key, Ended::Useless, &mut rng);
-        let soon = now + GONE_WAIT;
-        assert!(table.next(soon).is_none());
-        table.gone(now, onion);
-        assert!(table.next(now).is_none());
-        assert!(table.next(soon).is_some());
+        table.worked(now, call.key);
+        now += STEADY;
+        table.ended(now, call.key, Ended::Closed, &mut rng);
+        assert!(table.next(now + 2 * FIRST_WAIT).is_some());
     }
 
     #[test]

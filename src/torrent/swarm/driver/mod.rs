@@ -128,8 +128,8 @@ pub(crate) struct Driver {
     calling: BTreeSet<PeerKey>,
     waiting: VecDeque<(BoxStream, Via)>,
     gossip: Gossip,
-    /// Onion services that are being called or connected, and whether only to see that they are there.
-    onions: BTreeMap<PeerKey, (OnionPeer, bool)>,
+    /// Onion services that are being called or connected.
+    onions: BTreeMap<PeerKey, OnionPeer>,
     /// Of whom others told before the torrent was known, and who did.
     early: Vec<(PeerKey, OnionPeer)>,
     choker: Choker,
@@ -511,7 +511,7 @@ impl Driver {
         match news {
             News::Ready(key) => {
                 self.no_network = false;
-                self.table.worked(key);
+                self.table.worked(Instant::now().into_std(), key);
             }
             News::Interested(key) => {
                 if self.unchoked.len() < MAX_UNCHOKED && !self.unchoked.contains(&key) {

@@ -28,43 +28,31 @@ impl Driver {
         self.info.as_ref().is_some_and(|info| info.private)
     }
 
-    /// Notes a call to an onion service, unless it is to ourselves, or to one that is connected and known to be there.
+    /// Notes a call to an onion service, unless it is to ourselves.
     pub(super) fn may_call(&mut self, now: Moment, call: &Call) -> bool {
         let Some(onion) = OnionPeer::from_target(&call.target).filter(|_| call.first) else {
             return true;
         };
-        let here = self.gossip.is_here(&onion);
-        if self.gossip.is_own(&onion) || (here && self.gossip.is_proven(&onion)) {
+        if self.gossip.is_own(&onion) {
             self.table
                 .ended(now, call.key, Ended::Useless, &mut self.rng);
             return false;
         }
-        self.onions.insert(call.key, (onion, here));
+        self.onions.insert(call.key, onion);
         true
     }
 
     /// A connection or call ended.
     pub(super) fn onion_ended(&mut self, now: Moment, key: PeerKey) {
         self.onions.remove(&key);
-        if let Some(target) = self.gossip.closed(now, key).and_then(|me| me.to_target()) {
-            self.table.gone(now, target);
-        }
+        self.gossip.closed(now, key);
     }
 
     /// The extension handshake of an onion peer came.
     pub(super) fn extensions_came(&mut self, key: PeerKey, gossips: bool) {
-        let now = Instant::now().into_std();
-        let dialled = self.onions.get(&key).copied();
-        if let Some((onion, true)) = dialled
-            && self.gossip.is_here(&onion)
-        {
-            // It came to us and is where it says: one connection does.
-            if gossips {
-                self.gossip.prove(now, onion);
-            }
-            self.shared.order(key, Order::Close(CloseReason::Twice));
-        } else if gossips {
-            let dialled = dialled.map(|(onion, _)| onion);
+        if gossips {
+            let now = Instant::now().into_std();
+            let dialled = self.onions.get(&key).copied();
             self.gossip.opened(now, key, dialled, &mut self.rng);
         }
         tracing::debug!(known = self.gossip.proven(), "onion peers to tell of");
@@ -110,6 +98,9 @@ impl Driver {
         self.take_early();
         let own = *self.setup.own.borrow();
         self.gossip.set_own(own);
+        for key in self.gossip.doubles() {
+            self.shared.order(key, Order::Close(CloseReason::Twice));
+        }
         if self.info.is_none() || !self.gossips() {
             return;
         }
