@@ -23,8 +23,12 @@ const MAX_TOLD: usize = 200;
 /// first that others hear of.
 const FIRST_MS: std::ops::Range<u64> = 500..3000;
 
-/// Time between messages to one peer: news wait, so that their time does not tell who came when.
+/// Time between messages to one peer.
 const EVERY: Duration = Duration::from_secs(60);
+
+/// Time until the list is renewed of which everybody is told, in ms, drawn at random: whoever comes again and again sees
+/// changes only then, and not when each peer came.
+const RENEW_MS: std::ops::Range<u64> = 60_000..90_000;
 
 /// A peer that went is named for so long: it may be there for others, and two that are complete meet twice an hour.
 const FRESH: Duration = Duration::from_secs(60 * 60);
@@ -61,6 +65,10 @@ pub(super) struct Gossip {
     partners: BTreeMap<PeerKey, Partner>,
     /// Those we dialled, where, and when they were there last.
     proven: BTreeMap<OnionKey, (OnionPeer, Instant)>,
+    /// Those of whom others are told, as it was when last renewed.
+    list: Vec<OnionPeer>,
+    /// When it is renewed; `None` before it is looked at first.
+    renew_at: Option<Instant>,
 }
 
 impl Gossip {
@@ -180,6 +188,10 @@ impl Gossip {
             let dialled = |partner: &Partner| partner.dialled.is_some_and(|d| d.key() == *onion);
             now < *seen + FRESH || partners.values().any(dialled)
         });
+        if now >= *self.renew_at.get_or_insert(now + renewal(rng)) {
+            self.renew_at = Some(now + renewal(rng));
+            self.list = self.proven.values().map(|(onion, _)| *onion).collect();
+        }
         for (key, partner) in &mut self.partners {
             if now < partner.not_before {
                 continue;
@@ -189,11 +201,12 @@ impl Gossip {
                 .filter(|_| partner.dialled.is_some() && !partner.told_me);
             let room = MAX_TOLD.saturating_sub(partner.told.len()).min(MAX_ADDED);
             let own = self.own.map(|own| own.key());
-            let news = self.proven.iter().filter(|(onion, _)| {
-                let known = partner.told.contains(onion) || partner.heard.contains(onion);
-                !known && !partner.is(**onion) && own != Some(**onion)
+            let news = self.list.iter().filter(|onion| {
+                let onion = onion.key();
+                let known = partner.told.contains(&onion) || partner.heard.contains(&onion);
+                !known && !partner.is(onion) && own != Some(onion)
             });
-            let mut added: Vec<OnionPeer> = news.map(|(_, (onion, _))| *onion).collect();
+            let mut added: Vec<OnionPeer> = news.copied().collect();
             added.shuffle(rng);
             added.truncate(room);
             if me.is_none() && added.is_empty() {
@@ -206,6 +219,10 @@ impl Gossip {
         }
         None
     }
+}
+
+fn renewal(rng: &mut impl Rng) -> Duration {
+    Duration::from_millis(rng.random_range(RENEW_MS))
 }
 
 #[cfg(test)]
@@ -263,11 +280,11 @@ mod tests {
     }
 
     #[test]
-    fn who_was_dialled_is_named_to_the_others_once_and_soon() {
+    fn who_was_dialled_is_named_to_the_others_once_and_within_two_minutes() {
         let mut test = Test::new();
         test.open(1, Some(onion(1)));
         test.open(2, None);
-        let sent = test.sent(4);
+        let sent = test.sent(91);
         let expected = Onions {
             me: None,
             added: vec![onion(1)],
@@ -290,7 +307,7 @@ mod tests {
         assert_eq!(test.sent(600), []);
         // Only what answers a call.
         test.gossip.prove(test.now, onion(7));
-        let sent = test.sent(60);
+        let sent = test.sent(91);
         assert_eq!(sent.len(), 1);
         assert_eq!((sent[0].0, &sent[0].1.added[..]), (2, &[onion(7)][..]));
         assert_eq!(
@@ -305,7 +322,7 @@ mod tests {
         let mut test = Test::new();
         test.open(1, Some(onion(1)));
         test.open(2, None);
-        assert_eq!(test.sent(5).len(), 1);
+        assert_eq!(test.sent(91).len(), 1);
         test.gossip.set_own(Some(onion(5)));
         let sent = test.sent(60);
         let expected = Onions {
@@ -390,6 +407,34 @@ mod tests {
     }
 
     #[test]
+    fn whoever_comes_again_and_again_does_not_see_when_each_peer_came() {
+        let mut test = Test::new();
+        let mut seen = BTreeSet::new();
+        let mut changes = Vec::new();
+        let start = test.now;
+        // Every ten seconds a peer comes, and somebody who looks and is told of all: there are no more than a message holds.
+        for n in 0..MAX_ADDED as u32 {
+            test.open(2 * n, Some(onion(n)));
+            test.open(2 * n + 1, None);
+            let before = seen.len();
+            for (key, onions) in test.sent(10) {
+                if key == 2 * n + 1 {
+                    seen.extend(onions.added);
+                }
+            }
+            if seen.len() > before {
+                changes.push((test.now - start).as_secs());
+            }
+            test.gossip.closed(test.now, PeerKey(2 * n + 1));
+            test.gossip.closed(test.now, PeerKey(2 * n));
+        }
+        assert!(seen.len() > 35, "{}", seen.len());
+        assert!((5..=8).contains(&changes.len()), "{changes:?}");
+        let gaps: BTreeSet<u64> = changes.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(gaps.len() > 1, "at random: {gaps:?}");
+    }
+
+    #[test]
     fn of_two_connections_between_a_pair_both_see_the_same_one_as_too_many() {
         for (ours, theirs, closed) in [(1, 2, vec![PeerKey(2)]), (2, 1, vec![])] {
             let mut test = Test::new();
@@ -427,7 +472,7 @@ mod tests {
         test.sent(59 * 60);
         test.open(2, None);
         assert_eq!(test.sent(5).len(), 1);
-        test.sent(60);
+        test.sent(4 * 60);
         test.open(3, None);
         assert_eq!(test.sent(60), []);
         assert_eq!(test.gossip.proven(), 0);

@@ -251,12 +251,13 @@ async fn downloaders_give_to_each_other_what_only_one_of_them_can_get() {
         bench.visit_with_metadata(handle, true);
     }
     // The meeting point sees whether they are there, and names them; they call each other.
-    while [2, 3]
+    while [&one, &two]
         .iter()
-        .any(|n| bench.world.calls_to_onion(onion(*n)) < 2)
+        .any(|handle| handle.progress().borrow().known < 2)
     {
         tokio::time::sleep(MINUTE).await;
     }
+    tokio::time::sleep(MINUTE).await;
     meeting.stop().await;
     bench.world.remove_onion(onion(1));
     // Only the first hears of a seed.
