@@ -49,6 +49,11 @@ impl OnionPeer {
         Self::new(OnionKey::parse(host)?, port)
     }
 
+    /// Which onion service it is: two peers are never told apart by the port alone.
+    pub fn key(&self) -> OnionKey {
+        self.key
+    }
+
     /// `<56 characters>.onion`, in lower case. For the wire and the user; never for a log.
     pub fn host(&self) -> String {
         self.key.address()
@@ -86,7 +91,7 @@ impl fmt::Debug for OnionPeer {
 pub struct Onions {
     /// The sender's own address; only where it opened the connection, for else the receiver dialled it.
     pub me: Option<OnionPeer>,
-    /// Others, at most [`MAX_ADDED`], each once.
+    /// Others, at most [`MAX_ADDED`], each key once.
     pub added: Vec<OnionPeer>,
 }
 
@@ -110,7 +115,8 @@ impl Onions {
     /// Reads a payload. Unknown keys are passed over.
     ///
     /// # Errors
-    /// Not such a message, more than [`MAX_ADDED`] addresses, one of them twice, or a port 0: close the connection.
+    /// Not such a message, more than [`MAX_ADDED`] addresses, a key twice (whatever the ports: one service would stand for
+    /// 65,535 peers), or a port 0: close the connection.
     pub fn parse(payload: &[u8]) -> Result<Self, ExtensionError> {
         let [added, me] = Value::parse(payload)?.fields(["added", "me"])?;
         let added = added
@@ -122,7 +128,8 @@ impl Onions {
         }
         let added: Option<Vec<OnionPeer>> = entries.iter().map(OnionPeer::read).collect();
         let added = added.ok_or(ExtensionError::Entry("added"))?;
-        if added.iter().collect::<BTreeSet<_>>().len() != added.len() {
+        let keys: BTreeSet<OnionKey> = added.iter().map(OnionPeer::key).collect();
+        if keys.len() != added.len() {
             return Err(ExtensionError::Entry("added"));
         }
         let me = match me {
@@ -223,10 +230,21 @@ mod tests {
             me: None,
             added: vec![peer(1), peer(2), peer(1)],
         };
+        let ports = Onions {
+            me: None,
+            added: [1, 2]
+                .map(|port| OnionPeer::new(OnionKey([1; 32]), port).unwrap())
+                .to_vec(),
+        };
         let mut port_0 = many(1).encode();
         let port = port_0.len() - 3;
         port_0[port..port + 2].fill(0);
-        for payload in [&many(51).encode(), &twice.encode(), &port_0] {
+        for payload in [
+            &many(51).encode(),
+            &twice.encode(),
+            &ports.encode(),
+            &port_0,
+        ] {
             let error = ExtensionError::Entry("added");
             assert_eq!(Onions::parse(payload), Err(error));
         }
@@ -275,7 +293,7 @@ mod tests {
 
         #[test]
         fn messages_read_back(
-            keys in prop::collection::btree_set((any::<[u8; 32]>(), 1..=u16::MAX), 0..=MAX_ADDED),
+            keys in prop::collection::btree_map(any::<[u8; 32]>(), 1..=u16::MAX, 0..=MAX_ADDED),
             me in prop::option::of((any::<[u8; 32]>(), 1..=u16::MAX)),
         ) {
             let made = |(key, port)| OnionPeer::new(OnionKey(key), port).unwrap();

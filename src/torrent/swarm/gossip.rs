@@ -1,7 +1,8 @@
 //! What onion peers of a swarm tell each other: whom we may name, to whom, and when (docs/onion-gossip.md).
 //!
 //! Only such a peer is named that offers the same itself, and that we dialled under the address in this session: an address
-//! that somebody merely tells of costs its teller's listeners a call each, and goes no further.
+//! that somebody merely tells of costs its teller's listeners a few calls each, and goes no further. A peer is its service's
+//! key: under two ports it is the same one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 
+use crate::onion::OnionKey;
 use crate::torrent::gossip::{MAX_ADDED, OnionPeer, Onions};
 use crate::torrent::peer::CloseReason;
 use crate::torrent::picker::PeerKey;
@@ -21,8 +23,12 @@ const MAX_TOLD: usize = 200;
 /// first that others hear of.
 const FIRST_MS: std::ops::Range<u64> = 500..3000;
 
-/// Time between messages to one peer: news wait, so that their time does not tell who came when.
+/// Time between messages to one peer.
 const EVERY: Duration = Duration::from_secs(60);
+
+/// Time until the list is renewed of which everybody is told, in ms, drawn at random: whoever comes again and again sees
+/// changes only then, and not when each peer came.
+const RENEW_MS: std::ops::Range<u64> = 60_000..90_000;
 
 /// A peer that went is named for so long: it may be there for others, and two that are complete meet twice an hour.
 const FRESH: Duration = Duration::from_secs(60 * 60);
@@ -37,17 +43,18 @@ struct Partner {
     /// Where it says to be, where it came to us.
     me: Option<OnionPeer>,
     /// What we told it.
-    told: BTreeSet<OnionPeer>,
+    told: BTreeSet<OnionKey>,
     told_me: bool,
     /// What it told us.
-    heard: BTreeSet<OnionPeer>,
+    heard: BTreeSet<OnionKey>,
     /// When it may be told next.
     not_before: Instant,
 }
 
 impl Partner {
-    fn is(&self, onion: &OnionPeer) -> bool {
-        self.dialled.as_ref() == Some(onion) || self.me.as_ref() == Some(onion)
+    fn is(&self, onion: OnionKey) -> bool {
+        let names = [self.dialled, self.me];
+        names.iter().flatten().any(|name| name.key() == onion)
     }
 }
 
@@ -56,8 +63,12 @@ impl Partner {
 pub(super) struct Gossip {
     own: Option<OnionPeer>,
     partners: BTreeMap<PeerKey, Partner>,
-    /// Those we dialled, and when they were there last.
-    proven: BTreeMap<OnionPeer, Instant>,
+    /// Those we dialled, where, and when they were there last.
+    proven: BTreeMap<OnionKey, (OnionPeer, Instant)>,
+    /// Those of whom others are told, as it was when last renewed.
+    list: Vec<OnionPeer>,
+    /// When it is renewed; `None` before it is looked at first.
+    renew_at: Option<Instant>,
 }
 
 impl Gossip {
@@ -68,7 +79,7 @@ impl Gossip {
 
     /// Whether this is our own address.
     pub(super) fn is_own(&self, onion: &OnionPeer) -> bool {
-        self.own.as_ref() == Some(onion)
+        self.own.is_some_and(|own| own.key() == onion.key())
     }
 
     /// A connection has both extension handshakes, and both ends offer to gossip. `dialled` is where we called it.
@@ -96,8 +107,8 @@ impl Gossip {
 
     /// This peer was dialled, and offers to gossip: others may hear of it.
     pub(super) fn prove(&mut self, now: Instant, onion: OnionPeer) {
-        if self.proven.len() < MAX_PROVEN || self.proven.contains_key(&onion) {
-            self.proven.insert(onion, now);
+        if self.proven.len() < MAX_PROVEN || self.proven.contains_key(&onion.key()) {
+            self.proven.insert(onion.key(), (onion, now));
         }
     }
 
@@ -126,35 +137,38 @@ impl Gossip {
             }
         }
         for onion in onions.added {
-            if partner.heard.len() < MAX_TOLD && partner.heard.insert(onion) {
+            if partner.heard.len() < MAX_TOLD && partner.heard.insert(onion.key()) {
                 out.push(onion);
             }
         }
-        out.retain(|onion| self.own.as_ref() != Some(onion));
+        out.retain(|onion| !self.is_own(onion));
         Ok(out)
     }
 
-    /// A connection ended; gives where its peer says to be, where it had come to us.
-    pub(super) fn closed(&mut self, now: Instant, key: PeerKey) -> Option<OnionPeer> {
-        let partner = self.partners.remove(&key)?;
-        for onion in [partner.dialled, partner.me].into_iter().flatten() {
-            if let Some(seen) = self.proven.get_mut(&onion) {
-                *seen = now;
-            }
+    /// A connection ended.
+    pub(super) fn closed(&mut self, now: Instant, key: PeerKey) {
+        let dialled = self.partners.remove(&key).and_then(|p| p.dialled);
+        // Where it came to us, nothing shows that it was who it said to be.
+        if let Some((_, seen)) = dialled.and_then(|onion| self.proven.get_mut(&onion.key())) {
+            *seen = now;
         }
-        partner.me
     }
 
-    /// Whether a peer that says to be there came to us and is connected.
-    pub(super) fn is_here(&self, onion: &OnionPeer) -> bool {
+    /// Connections that came to us from peers that we dialled too, where the one that we dialled is to stay: of two between
+    /// a pair that is the one which the lesser key dialled, as both see it alike.
+    ///
+    /// What is closed is only ever the connection on which the claim came: who lies about his name closes nothing but his own.
+    pub(super) fn doubles(&self) -> Vec<PeerKey> {
+        let Some(own) = self.own.map(|own| own.key()) else {
+            return Vec::new();
+        };
+        let dialled: BTreeSet<OnionKey> = self.dialled().map(|onion| onion.key()).collect();
+        let double = |me: OnionKey| own < me && dialled.contains(&me);
         self.partners
-            .values()
-            .any(|partner| partner.me.as_ref() == Some(onion))
-    }
-
-    /// Whether it was there when we dialled.
-    pub(super) fn is_proven(&self, onion: &OnionPeer) -> bool {
-        self.proven.contains_key(onion)
+            .iter()
+            .filter(|(_, partner)| partner.me.is_some_and(|me| double(me.key())))
+            .map(|(key, _)| *key)
+            .collect()
     }
 
     /// How many may be named.
@@ -170,9 +184,14 @@ impl Gossip {
     /// The next message that is due; `None` when nobody is to be told anything now.
     pub(super) fn next(&mut self, now: Instant, rng: &mut impl Rng) -> Option<(PeerKey, Onions)> {
         let partners = &self.partners;
-        self.proven.retain(|onion, seen| {
-            now < *seen + FRESH || partners.values().any(|partner| partner.is(onion))
+        self.proven.retain(|onion, (_, seen)| {
+            let dialled = |partner: &Partner| partner.dialled.is_some_and(|d| d.key() == *onion);
+            now < *seen + FRESH || partners.values().any(dialled)
         });
+        if now >= *self.renew_at.get_or_insert(now + renewal(rng)) {
+            self.renew_at = Some(now + renewal(rng));
+            self.list = self.proven.values().map(|(onion, _)| *onion).collect();
+        }
         for (key, partner) in &mut self.partners {
             if now < partner.not_before {
                 continue;
@@ -181,9 +200,11 @@ impl Gossip {
                 .own
                 .filter(|_| partner.dialled.is_some() && !partner.told_me);
             let room = MAX_TOLD.saturating_sub(partner.told.len()).min(MAX_ADDED);
-            let news = self.proven.keys().filter(|onion| {
-                let known = partner.told.contains(onion) || partner.heard.contains(onion);
-                !known && !partner.is(onion) && self.own.as_ref() != Some(onion)
+            let own = self.own.map(|own| own.key());
+            let news = self.list.iter().filter(|onion| {
+                let onion = onion.key();
+                let known = partner.told.contains(&onion) || partner.heard.contains(&onion);
+                !known && !partner.is(onion) && own != Some(onion)
             });
             let mut added: Vec<OnionPeer> = news.copied().collect();
             added.shuffle(rng);
@@ -191,13 +212,17 @@ impl Gossip {
             if me.is_none() && added.is_empty() {
                 continue;
             }
-            partner.told.extend(&added);
+            partner.told.extend(added.iter().map(OnionPeer::key));
             partner.told_me |= me.is_some();
             partner.not_before = now + EVERY;
             return Some((*key, Onions { me, added }));
         }
         None
     }
+}
+
+fn renewal(rng: &mut impl Rng) -> Duration {
+    Duration::from_millis(rng.random_range(RENEW_MS))
 }
 
 #[cfg(test)]
@@ -255,11 +280,11 @@ mod tests {
     }
 
     #[test]
-    fn who_was_dialled_is_named_to_the_others_once_and_soon() {
+    fn who_was_dialled_is_named_to_the_others_once_and_within_two_minutes() {
         let mut test = Test::new();
         test.open(1, Some(onion(1)));
         test.open(2, None);
-        let sent = test.sent(4);
+        let sent = test.sent(91);
         let expected = Onions {
             me: None,
             added: vec![onion(1)],
@@ -282,7 +307,7 @@ mod tests {
         assert_eq!(test.sent(600), []);
         // Only what answers a call.
         test.gossip.prove(test.now, onion(7));
-        let sent = test.sent(60);
+        let sent = test.sent(91);
         assert_eq!(sent.len(), 1);
         assert_eq!((sent[0].0, &sent[0].1.added[..]), (2, &[onion(7)][..]));
         assert_eq!(
@@ -297,7 +322,7 @@ mod tests {
         let mut test = Test::new();
         test.open(1, Some(onion(1)));
         test.open(2, None);
-        assert_eq!(test.sent(5).len(), 1);
+        assert_eq!(test.sent(91).len(), 1);
         test.gossip.set_own(Some(onion(5)));
         let sent = test.sent(60);
         let expected = Onions {
@@ -336,6 +361,33 @@ mod tests {
     }
 
     #[test]
+    fn one_service_is_told_and_heard_of_once_whatever_its_ports() {
+        let at = |n: u32, port| OnionPeer::new(onion(n).key(), port).unwrap();
+        let mut test = Test::new();
+        test.open(1, None);
+        test.gossip.set_own(Some(onion(7)));
+        for port in 1..=MAX_TOLD as u16 {
+            let onions = Onions {
+                me: None,
+                added: vec![at(7, port), at(8, port), at(9, port)],
+            };
+            let heard = test.gossip.heard(PeerKey(1), onions).unwrap();
+            assert_eq!(heard.len(), if port == 1 { 2 } else { 0 });
+        }
+        // Proven under many ports, it is named once.
+        test.open(2, None);
+        for port in 1..=2 * MAX_PROVEN as u16 {
+            test.gossip.prove(test.now, at(5, port));
+        }
+        assert_eq!(test.gossip.proven(), 1);
+        let sent = test.sent(600);
+        assert!(sent.iter().all(|(_, onions)| onions.added.len() == 1));
+        assert_eq!(sent.len(), 2);
+        test.gossip.prove(test.now, at(5, 6882));
+        assert_eq!(test.sent(600), []);
+    }
+
+    #[test]
     fn one_peer_can_not_fill_the_table_nor_change_its_name() {
         let mut test = Test::new();
         test.open(1, None);
@@ -352,9 +404,62 @@ mod tests {
         };
         let error = test.gossip.heard(PeerKey(1), other).unwrap_err();
         assert!(error.is_fault());
-        assert!(test.gossip.is_here(&onion(1000)));
-        assert_eq!(test.gossip.closed(test.now, PeerKey(1)), Some(onion(1000)));
-        assert!(!test.gossip.is_here(&onion(1000)));
+    }
+
+    #[test]
+    fn whoever_comes_again_and_again_does_not_see_when_each_peer_came() {
+        let mut test = Test::new();
+        let mut seen = BTreeSet::new();
+        let mut changes = Vec::new();
+        let start = test.now;
+        // Every ten seconds a peer comes, and somebody who looks and is told of all: there are no more than a message holds.
+        for n in 0..MAX_ADDED as u32 {
+            test.open(2 * n, Some(onion(n)));
+            test.open(2 * n + 1, None);
+            let before = seen.len();
+            for (key, onions) in test.sent(10) {
+                if key == 2 * n + 1 {
+                    seen.extend(onions.added);
+                }
+            }
+            if seen.len() > before {
+                changes.push((test.now - start).as_secs());
+            }
+            test.gossip.closed(test.now, PeerKey(2 * n + 1));
+            test.gossip.closed(test.now, PeerKey(2 * n));
+        }
+        assert!(seen.len() > 35, "{}", seen.len());
+        assert!((5..=8).contains(&changes.len()), "{changes:?}");
+        let gaps: BTreeSet<u64> = changes.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(gaps.len() > 1, "at random: {gaps:?}");
+    }
+
+    #[test]
+    fn of_two_connections_between_a_pair_both_see_the_same_one_as_too_many() {
+        for (ours, theirs, closed) in [(1, 2, vec![PeerKey(2)]), (2, 1, vec![])] {
+            let mut test = Test::new();
+            test.gossip.set_own(Some(onion(ours)));
+            test.open(1, Some(onion(theirs)));
+            test.open(2, None);
+            test.open(3, None);
+            test.hear(3, Some(7), &[]);
+            assert_eq!(test.gossip.doubles(), []);
+            test.hear(2, Some(theirs), &[]);
+            assert_eq!(test.gossip.doubles(), closed);
+            test.gossip.closed(test.now, PeerKey(1));
+            assert_eq!(test.gossip.doubles(), [], "nobody loses the only one");
+        }
+    }
+
+    #[test]
+    fn who_says_to_be_somebody_does_not_keep_him_named() {
+        let mut test = Test::new();
+        test.open(1, Some(onion(1)));
+        test.open(2, None);
+        test.hear(2, Some(1), &[]);
+        test.gossip.closed(test.now, PeerKey(1));
+        test.sent(61 * 60);
+        assert_eq!(test.gossip.proven(), 0);
     }
 
     #[test]
@@ -362,12 +467,12 @@ mod tests {
         let mut test = Test::new();
         test.open(1, Some(onion(1)));
         assert_eq!(test.sent(3 * 3600), []);
-        assert!(test.gossip.is_proven(&onion(1)), "still connected");
+        assert!(test.gossip.proven() == 1, "still connected");
         test.gossip.closed(test.now, PeerKey(1));
         test.sent(59 * 60);
         test.open(2, None);
         assert_eq!(test.sent(5).len(), 1);
-        test.sent(60);
+        test.sent(4 * 60);
         test.open(3, None);
         assert_eq!(test.sent(60), []);
         assert_eq!(test.gossip.proven(), 0);

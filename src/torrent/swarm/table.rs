@@ -14,7 +14,7 @@ use crate::torrent::picker::PeerKey;
 /// Most peers remembered: trackers name a few hundred at a time.
 const MAX_KNOWN: usize = 2000;
 
-/// Most banned addresses remembered.
+/// Most banned addresses remembered, and most hosts.
 const MAX_BANNED: usize = 4096;
 
 /// First wait after a failure; doubled for each, up to the longest.
@@ -31,14 +31,19 @@ const MAX_CIRCUITS_LOST: u32 = 5;
 /// room for everybody else.
 const MAX_HEARSAY: usize = 400;
 
+/// Most of them that one other peer told of: as many as one message holds. It may tell of more when these have shown what
+/// they are.
+const MAX_HEARSAY_EACH: usize = 50;
+
 /// Most calls to such peers at once, of the forty that a swarm has.
 const MAX_HEARSAY_CALLS: usize = 10;
 
 /// Calls that such a peer may miss until it is forgotten: a young onion service is not found for its first minute.
 const HEARSAY_FAILURES: u32 = 4;
 
-/// Wait before one is called that was here a moment ago.
-const GONE_WAIT: Duration = Duration::from_secs(5);
+/// A service that hangs up sooner after its handshake is called later and later, as one that can't be reached: it does so
+/// where another connection stays, which it tells nobody (docs/onion-gossip.md).
+const STEADY: Duration = Duration::from_secs(30);
 
 /// Wait while no circuit can be built at all.
 const NETWORK_WAIT: Duration = Duration::from_secs(5);
@@ -86,10 +91,15 @@ struct Known {
     lane: u16,
     state: State,
     failures: u32,
+    /// When it sent its handshake, while it is connected.
+    answered: Option<Instant>,
     circuits_lost: u32,
-    /// Only other peers told of it, and it never answered.
-    hearsay: bool,
+    /// Only somebody told of it, and it never answered.
+    hearsay: Option<Teller>,
 }
+
+/// Who told of a peer that never answered: another peer, by its connection; or else a tracker.
+pub(super) type Teller = Option<PeerKey>;
 
 /// Whom to call.
 #[derive(Debug)]
@@ -108,6 +118,7 @@ pub(super) struct PeerTable {
     known: BTreeMap<PeerKey, Known>,
     by_way: BTreeMap<Way, PeerKey>,
     banned: BTreeSet<IpAddr>,
+    banned_hosts: BTreeSet<Host>,
     next_key: u32,
     lanes: u16,
 }
@@ -119,6 +130,7 @@ impl PeerTable {
             known: BTreeMap::new(),
             by_way: BTreeMap::new(),
             banned: BTreeSet::new(),
+            banned_hosts: BTreeSet::new(),
             next_key: 0,
             lanes: lanes.max(1),
         }
@@ -134,7 +146,8 @@ impl PeerTable {
 
     /// Learns of a peer, from anybody. Tells whether it was new.
     pub(super) fn add(&mut self, now: Instant, way: Way) -> bool {
-        let banned = ip_of(&way).is_some_and(|ip| self.banned.contains(&block_of(ip)));
+        let banned = ip_of(&way).is_some_and(|ip| self.banned.contains(&block_of(ip)))
+            || host_of(&way).is_some_and(|host| self.banned_hosts.contains(host));
         let usable = match &way {
             Way::Named(PeerName::Public(addr)) => {
                 addr.port() != 0 && !addr.ip().is_unspecified() && !addr.ip().is_multicast()
@@ -145,7 +158,7 @@ impl PeerTable {
         if banned || !usable || self.by_way.contains_key(&way) {
             return false;
         }
-        if self.known.len() >= MAX_KNOWN && !self.forget_worst() {
+        if self.known.len() >= MAX_KNOWN && !self.forget_worst(now) {
             return false;
         }
         let key = self.insert(way.clone(), State::Idle { not_before: now });
@@ -161,49 +174,87 @@ impl PeerTable {
         }
     }
 
-    /// Learns of an onion service from another peer, which may lie.
-    pub(super) fn add_hearsay(&mut self, now: Instant, target: Target) {
-        let hearsay = self.known.values().filter(|known| known.hearsay).count();
+    /// Learns of an onion service from somebody who may lie.
+    pub(super) fn add_hearsay(&mut self, now: Instant, target: Target, teller: Teller) {
+        if self.banned_hosts.contains(&target.host)
+            || self.is_known_host(&target)
+            || !self.has_hearsay_room(teller)
+        {
+            return;
+        }
         let way = Way::Host(target);
-        if hearsay < MAX_HEARSAY
-            && self.add(now, way.clone())
+        if self.add(now, way.clone())
             && let Some(known) = self
                 .by_way
                 .get(&way)
                 .and_then(|key| self.known.get_mut(key))
         {
-            known.hearsay = true;
+            known.hearsay = Some(teller);
         }
     }
 
-    /// A peer that was connected another way is gone: it may be called soon, where it answered before.
-    pub(super) fn gone(&mut self, now: Instant, target: Target) {
-        let key = self.by_way.get(&Way::Host(target));
-        if let Some(known) = key.and_then(|key| self.known.get_mut(key))
-            && let State::Idle { not_before } = &mut known.state
-            && known.failures == 0
-        {
-            *not_before = (now + GONE_WAIT).min(*not_before);
+    /// Whether a service is known, with any port: it is one peer. Where only others told of it, and it did not answer there,
+    /// another port takes the place of the one it had; the calls in vain still count, so that nobody's service is called
+    /// more often for having many ports.
+    fn is_known_host(&mut self, target: &Target) -> bool {
+        let host = Some(&target.host);
+        let known = self.known.iter_mut();
+        let Some((&key, known)) = known.into_iter().find(|(_, k)| host_of(&k.way) == host) else {
+            return false;
+        };
+        let tried = known.failures > 0 && known.state != State::Busy;
+        if known.hearsay.is_some() && tried {
+            let way = Way::Host(target.clone());
+            let before = std::mem::replace(&mut known.way, way.clone());
+            self.by_way.remove(&before);
+            self.by_way.insert(way, key);
+        }
+        true
+    }
+
+    /// Whether one more may be remembered of whom this one told. Where there are too many, one makes room whose teller has
+    /// told of more, or that was called in vain; so who tells much loses his own, however many there are of him.
+    fn has_hearsay_room(&mut self, teller: Teller) -> bool {
+        let mut shares: BTreeMap<Teller, usize> = BTreeMap::new();
+        for told in self.known.values().filter_map(|known| known.hearsay) {
+            *shares.entry(told).or_default() += 1;
+        }
+        let share = |teller: &Teller| shares.get(teller).copied().unwrap_or(0);
+        let own = share(&teller);
+        if teller.is_some() && own >= MAX_HEARSAY_EACH {
+            return false;
+        }
+        if shares.values().sum::<usize>() < MAX_HEARSAY {
+            return true;
+        }
+        let worst = self
+            .known
+            .iter()
+            .filter(|(_, known)| known.state != State::Busy)
+            .filter_map(|(key, known)| Some((share(&known.hearsay?), known.failures, *key)))
+            .filter(|(share, failures, _)| *share > own || *failures > 0)
+            .max();
+        match worst {
+            Some((_, _, key)) => self.forget(key),
+            None => false,
         }
     }
 
-    /// Takes in a peer that came to us.
-    pub(super) fn add_incoming(&mut self) -> Option<PeerKey> {
-        if self.known.len() >= MAX_KNOWN && !self.forget_worst() {
-            return None;
-        }
-        Some(self.insert(Way::Incoming, State::Busy))
+    /// Takes in a peer that came to us. It is remembered while it is connected, so that the number of connections bounds
+    /// these; a full table keeps nobody out.
+    pub(super) fn add_incoming(&mut self) -> PeerKey {
+        self.insert(Way::Incoming, State::Busy)
     }
 
     /// The peer to call now; it counts as busy from now on.
     pub(super) fn next(&mut self, now: Instant) -> Option<Call> {
-        let busy = |known: &&Known| known.hearsay && known.state == State::Busy;
+        let busy = |known: &&Known| known.hearsay.is_some() && known.state == State::Busy;
         let hearsay = self.known.values().filter(busy).count() < MAX_HEARSAY_CALLS;
         let (&key, known) = self
             .known
             .iter_mut()
             .filter(|(_, k)| matches!(k.state, State::Idle { not_before } if not_before <= now))
-            .filter(|(_, k)| hearsay || !k.hearsay)
+            .filter(|(_, k)| hearsay || k.hearsay.is_none())
             .min_by_key(|(key, k)| (k.failures, **key))?;
         let target = match &known.way {
             Way::Named(PeerName::Public(addr)) => Target::ip(*addr),
@@ -219,12 +270,15 @@ impl PeerTable {
         })
     }
 
-    /// A peer showed that it works: its failures are forgiven.
-    pub(super) fn worked(&mut self, key: PeerKey) {
+    /// A peer showed that it works: its failures are forgiven, a host's when it stays.
+    pub(super) fn worked(&mut self, now: Instant, key: PeerKey) {
         if let Some(known) = self.known.get_mut(&key) {
-            known.failures = 0;
+            known.answered = Some(now);
+            if !matches!(known.way, Way::Host(_)) {
+                known.failures = 0;
+            }
             known.circuits_lost = 0;
-            known.hearsay = false;
+            known.hearsay = None;
         }
     }
 
@@ -240,6 +294,10 @@ impl PeerTable {
         if known.state == State::Banned {
             return;
         }
+        let stayed = |at: Instant| how == Ended::Useless || now >= at + STEADY;
+        if known.answered.take().is_some_and(stayed) {
+            known.failures = 0;
+        }
         let wait = match how {
             Ended::CircuitLost if known.circuits_lost < MAX_CIRCUITS_LOST => {
                 known.circuits_lost += 1;
@@ -252,11 +310,17 @@ impl PeerTable {
                 (FIRST_WAIT * 2_u32.pow(known.failures.min(8) - 1)).min(LONGEST_WAIT)
             }
         };
-        if known.hearsay && known.failures >= HEARSAY_FAILURES {
-            if let Some(known) = self.known.remove(&key) {
-                self.by_way.remove(&known.way);
+        if known.hearsay.is_some() {
+            if matches!(how, Ended::Useless | Ended::Fault) {
+                // It is not what it was said to be. Remembered while there is room, so that it is not called again.
+                known.hearsay = None;
+                known.state = State::Banned;
+                return;
             }
-            return;
+            if known.failures >= HEARSAY_FAILURES {
+                self.forget(key);
+                return;
+            }
         }
         // A quarter more at random, so that peers are not called in step.
         let jitter = wait.mul_f64(rng.random_range(0.0..0.25));
@@ -265,8 +329,8 @@ impl PeerTable {
         };
     }
 
-    /// Never again: it lied. Its address too, whatever the port (IPv6: its /64), unless that is private and so may
-    /// stand for anybody.
+    /// Never again: it lied. Its address or host too, whatever the port (IPv6: its /64), unless that is private and so
+    /// may stand for anybody.
     pub(super) fn ban(&mut self, key: PeerKey) {
         let Some(known) = self.known.get_mut(&key) else {
             return;
@@ -277,6 +341,12 @@ impl PeerTable {
         let block = ip.map(block_of);
         if let Some(block) = block.filter(|_| self.banned.len() < MAX_BANNED) {
             self.banned.insert(block);
+        }
+        if let Some(host) = host
+            .clone()
+            .filter(|_| self.banned_hosts.len() < MAX_BANNED)
+        {
+            self.banned_hosts.insert(host);
         }
         for known in self.known.values_mut() {
             let near = block.is_some() && ip_of(&known.way).map(block_of) == block;
@@ -302,22 +372,33 @@ impl PeerTable {
                 lane,
                 state,
                 failures: 0,
+                answered: None,
                 circuits_lost: 0,
-                hearsay: false,
+                hearsay: None,
             },
         );
         key
     }
 
-    /// Makes room: forgets the idle or banned peer that failed most, if any failed.
-    fn forget_worst(&mut self) -> bool {
+    /// Makes room: forgets a banned peer, or the one that failed most, or else one that is not wanted now. Tells whether
+    /// there was any.
+    fn forget_worst(&mut self, now: Instant) -> bool {
         let worst = self
             .known
             .iter()
-            .filter(|(_, k)| k.state != State::Busy && (k.failures > 0 || k.state == State::Banned))
-            .max_by_key(|(_, k)| k.failures)
+            .filter(|(_, known)| match known.state {
+                State::Busy => false,
+                State::Banned => true,
+                State::Idle { not_before } => known.failures > 0 || not_before > now,
+            })
+            // Of equals the last that came: the first are those of the link.
+            .max_by_key(|(key, known)| (known.state == State::Banned, known.failures, **key))
             .map(|(key, _)| *key);
-        let Some(known) = worst.and_then(|key| self.known.remove(&key)) else {
+        worst.is_some_and(|key| self.forget(key))
+    }
+
+    fn forget(&mut self, key: PeerKey) -> bool {
+        let Some(known) = self.known.remove(&key) else {
             return false;
         };
         self.by_way.remove(&known.way);
@@ -326,9 +407,9 @@ impl PeerTable {
 }
 
 /// The host by which it is called, where that is not its address.
-fn host_of(way: &Way) -> Option<&Target> {
+fn host_of(way: &Way) -> Option<&Host> {
     match way {
-        Way::Host(target) | Way::Again(target, _) => Some(target),
+        Way::Host(target) | Way::Again(target, _) => Some(&target.host),
         Way::Named(_) | Way::Incoming => None,
     }
 }
@@ -451,12 +532,117 @@ mod tests {
     }
 
     #[test]
+    fn a_full_table_shuts_out_nobody_who_comes_and_forgets_who_is_not_wanted_now() {
+        let (mut table, mut rng, now) =
+            (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
+        for n in 0..MAX_KNOWN {
+            let onion = Target::parse(&format!("a{n}.onion"), 6881).unwrap();
+            table.add_hearsay(now, onion, Some(PeerKey(n as u32)));
+            let call = table.next(now).unwrap();
+            // It answers, and then breaks a rule, or needs nothing.
+            table.worked(now, call.key);
+            let how = [Ended::Fault, Ended::Useless][n % 2];
+            table.ended(now, call.key, how, &mut rng);
+        }
+        assert_eq!(table.len(), MAX_KNOWN);
+        let visitor = table.add_incoming();
+        assert!(table.known.contains_key(&visitor));
+        assert!(table.add(now, named("192.0.2.1:5")), "a tracker's");
+        assert!(table.next(now).is_some());
+        assert!(table.known.len() <= MAX_KNOWN + 1);
+        table.ended(now, visitor, Ended::Closed, &mut rng);
+        assert!(table.known.len() <= MAX_KNOWN);
+    }
+
+    #[test]
+    fn who_answers_hearsay_with_another_torrent_gives_its_place_back() {
+        let (mut table, mut rng, now) =
+            (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
+        let onion = |n: usize| Target::parse(&format!("a{n}.onion"), 6881).unwrap();
+        for n in 0..2 * MAX_HEARSAY {
+            table.add_hearsay(now, onion(n), Some(PeerKey(9)));
+            let call = table.next(now).unwrap();
+            table.ended(now, call.key, Ended::Fault, &mut rng);
+        }
+        assert_eq!(table.len(), 0);
+        table.add_hearsay(now, onion(0), Some(PeerKey(9)));
+        let later = now + 2 * LONGEST_WAIT;
+        assert!(table.next(later).is_none(), "it is not called again");
+        table.add_hearsay(now, onion(2 * MAX_HEARSAY), Some(PeerKey(9)));
+        assert!(table.next(now).is_some());
+    }
+
+    #[test]
+    fn one_teller_has_a_share_and_many_that_tell_much_lose_theirs_to_one_that_tells_little() {
+        let (mut table, now) = (PeerTable::new(4), Instant::now());
+        let onion = |n: u32| Target::parse(&format!("a{n}.onion"), 6881).unwrap();
+        for n in 0..1000 {
+            table.add_hearsay(now, onion(n), Some(PeerKey(n / 100)));
+        }
+        assert_eq!(table.len(), MAX_HEARSAY);
+        let honest = onion(5000);
+        table.add_hearsay(now, honest.clone(), Some(PeerKey(100)));
+        let way = Way::Host(honest);
+        assert!(table.by_way.contains_key(&way));
+        for n in 2000..3000 {
+            table.add_hearsay(now, onion(n), Some(PeerKey(n / 100)));
+        }
+        assert!(table.by_way.contains_key(&way), "liars displace each other");
+        assert_eq!(table.len(), MAX_HEARSAY);
+        let shares = table.known.values().filter_map(|known| known.hearsay);
+        let liar = shares.filter(|teller| *teller == Some(PeerKey(0))).count();
+        assert!(liar <= MAX_HEARSAY_EACH, "{liar}");
+    }
+
+    #[test]
+    fn one_onion_service_is_one_peer_whatever_ports_it_is_said_to_have() {
+        let (mut table, mut rng, mut now) =
+            (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
+        let at = |name: &str, port| Target::parse(&format!("{name}.onion"), port).unwrap();
+        let mut calls = 0;
+        for port in 1..=200 {
+            table.add_hearsay(now, at("third", port), Some(PeerKey(1)));
+            assert!(table.len() <= 1);
+            while let Some(call) = table.next(now) {
+                calls += 1;
+                table.ended(now, call.key, Ended::Unreached, &mut rng);
+            }
+        }
+        assert_eq!(calls, 1);
+        // Who knows better is believed, for the calls that are left.
+        table.add_hearsay(now, at("third", 6881), Some(PeerKey(2)));
+        now += 2 * FIRST_WAIT;
+        let call = table.next(now).unwrap();
+        assert_eq!(call.target, at("third", 6881));
+        table.worked(now, call.key);
+        now += STEADY;
+        table.ended(now, call.key, Ended::Closed, &mut rng);
+        table.add_hearsay(now, at("third", 1), Some(PeerKey(1)));
+        now += 2 * FIRST_WAIT;
+        let call = table.next(now).unwrap();
+        assert_eq!(call.target, at("third", 6881), "it answered there");
+        // Banned, it comes back under no port, even when it was forgotten.
+        table.ban(call.key);
+        table.forget(call.key);
+        table.add_hearsay(now, at("third", 2), Some(PeerKey(1)));
+        assert!(!table.add(now, Way::Host(at("third", 3))));
+        table.add_onion(now, &at("third", 4), 8);
+        assert_eq!(table.known.len(), 0);
+        // A ban meets all that is known of the service.
+        table.add_onion(now, &at("other", 4), 8);
+        assert!(table.add(now, Way::Host(at("other", 5))));
+        let call = table.next(now).unwrap();
+        table.ban(call.key);
+        assert!(table.next(now).is_none());
+    }
+
+    #[test]
     fn those_of_whom_liars_told_leave_room_and_calls_for_others_and_are_forgotten() {
         let (mut table, mut rng, mut now) =
             (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
         let onion = |n: usize| Target::parse(&format!("a{n}.onion"), 6881).unwrap();
         for n in 0..MAX_KNOWN {
-            table.add_hearsay(now, onion(n));
+            table.add_hearsay(now, onion(n), None);
         }
         assert_eq!(table.len(), MAX_HEARSAY);
         let calls: Vec<_> = std::iter::from_fn(|| table.next(now)).collect();
@@ -464,7 +650,7 @@ mod tests {
         assert!(table.add(now, named("192.0.2.1:5")));
         assert!(table.next(now).is_some(), "others have their own");
         // One of them answers, and counts as everybody else.
-        table.worked(calls[0].key);
+        table.worked(now, calls[0].key);
         assert!(table.next(now).is_some());
         for _ in 0..2000 {
             now += Duration::from_secs(60);
@@ -476,24 +662,32 @@ mod tests {
             }
         }
         assert!(table.len() < 5, "{}", table.len());
-        table.add_hearsay(now, onion(MAX_KNOWN + 1));
+        table.add_hearsay(now, onion(MAX_KNOWN + 1), None);
         assert!(table.next(now).is_some());
     }
 
     #[test]
-    fn who_was_here_and_went_is_called_soon() {
-        let (mut table, mut rng, now) =
+    fn a_service_that_hangs_up_at_once_is_called_later_and_later_and_one_that_stayed_soon() {
+        let (mut table, mut rng, mut now) =
             (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
         let onion = Target::parse("seed.onion", 6881).unwrap();
-        table.add_hearsay(now, onion.clone());
+        table.add_hearsay(now, onion, Some(PeerKey(9)));
+        let mut calls = 0;
+        for _ in 0..2 * 3600 {
+            now += Duration::from_secs(1);
+            if let Some(call) = table.next(now) {
+                calls += 1;
+                table.worked(now, call.key);
+                table.ended(now, call.key, Ended::Closed, &mut rng);
+            }
+        }
+        assert!((5..=11).contains(&calls), "{calls}");
+        now += 2 * LONGEST_WAIT;
         let call = table.next(now).unwrap();
-        table.worked(call.key);
-        table.ended(now, call.key, Ended::Useless, &mut rng);
-        let soon = now + GONE_WAIT;
-        assert!(table.next(soon).is_none());
-        table.gone(now, onion);
-        assert!(table.next(now).is_none());
-        assert!(table.next(soon).is_some());
+        table.worked(now, call.key);
+        now += STEADY;
+        table.ended(now, call.key, Ended::Closed, &mut rng);
+        assert!(table.next(now + 2 * FIRST_WAIT).is_some());
     }
 
     #[test]
@@ -505,7 +699,6 @@ mod tests {
             assert!(table.add(now, named(&format!("{addr}:1"))));
         }
         assert!(!table.add(now, named("192.0.2.1:5")), "all are as good");
-        assert!(table.add_incoming().is_none());
         let lanes: BTreeSet<u16> = (0..8).map(|_| table.next(now).unwrap().lane).collect();
         assert_eq!(lanes.len(), 4);
         let failed = *table.known.keys().next().unwrap();

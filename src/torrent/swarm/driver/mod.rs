@@ -128,10 +128,10 @@ pub(crate) struct Driver {
     calling: BTreeSet<PeerKey>,
     waiting: VecDeque<(BoxStream, Via)>,
     gossip: Gossip,
-    /// Onion services that are being called or connected, and whether only to see that they are there.
-    onions: BTreeMap<PeerKey, (OnionPeer, bool)>,
-    /// Of whom others told before the torrent was known.
-    early: Vec<OnionPeer>,
+    /// Onion services that are being called or connected.
+    onions: BTreeMap<PeerKey, OnionPeer>,
+    /// Of whom others told before the torrent was known, and who did.
+    early: Vec<(PeerKey, OnionPeer)>,
     choker: Choker,
     unchoked: BTreeSet<PeerKey>,
     /// Counters of the last round, by peer.
@@ -467,9 +467,7 @@ impl Driver {
         if self.calls.len() >= MAX_CONNECTIONS {
             return;
         }
-        let Some(key) = self.table.add_incoming() else {
-            return;
-        };
+        let key = self.table.add_incoming();
         let connection = Connection::new(
             Arc::clone(&self.shared),
             key,
@@ -513,7 +511,7 @@ impl Driver {
         match news {
             News::Ready(key) => {
                 self.no_network = false;
-                self.table.worked(key);
+                self.table.worked(Instant::now().into_std(), key);
             }
             News::Interested(key) => {
                 if self.unchoked.len() < MAX_UNCHOKED && !self.unchoked.contains(&key) {
@@ -598,7 +596,7 @@ impl Driver {
             self.table.add(now, Way::Named(PeerName::Public(peer)));
         }
         for target in answer.onions.iter().filter_map(OnionPeer::to_target) {
-            self.table.add_hearsay(now, target);
+            self.table.add_hearsay(now, target, None);
         }
     }
 

@@ -11,8 +11,11 @@ use crate::torrent::picker::PeerKey;
 use crate::torrent::swarm::Order;
 use crate::torrent::swarm::table::{Call, Ended};
 
-/// Most addresses kept while it is not known whether the torrent is private: as many as one peer may tell.
-const MAX_EARLY: usize = 200;
+/// Most addresses kept while it is not known whether the torrent is private: as many as the table takes of such.
+const MAX_EARLY: usize = 400;
+
+/// Most of them that one peer told of.
+const MAX_EARLY_EACH: usize = 50;
 
 impl Driver {
     /// Whether connections through onion services offer to gossip. Peers of a private torrent are its tracker's to name
@@ -25,43 +28,31 @@ impl Driver {
         self.info.as_ref().is_some_and(|info| info.private)
     }
 
-    /// Notes a call to an onion service, unless it is to ourselves, or to one that is connected and known to be there.
+    /// Notes a call to an onion service, unless it is to ourselves.
     pub(super) fn may_call(&mut self, now: Moment, call: &Call) -> bool {
         let Some(onion) = OnionPeer::from_target(&call.target).filter(|_| call.first) else {
             return true;
         };
-        let here = self.gossip.is_here(&onion);
-        if self.gossip.is_own(&onion) || (here && self.gossip.is_proven(&onion)) {
+        if self.gossip.is_own(&onion) {
             self.table
                 .ended(now, call.key, Ended::Useless, &mut self.rng);
             return false;
         }
-        self.onions.insert(call.key, (onion, here));
+        self.onions.insert(call.key, onion);
         true
     }
 
     /// A connection or call ended.
     pub(super) fn onion_ended(&mut self, now: Moment, key: PeerKey) {
         self.onions.remove(&key);
-        if let Some(target) = self.gossip.closed(now, key).and_then(|me| me.to_target()) {
-            self.table.gone(now, target);
-        }
+        self.gossip.closed(now, key);
     }
 
     /// The extension handshake of an onion peer came.
     pub(super) fn extensions_came(&mut self, key: PeerKey, gossips: bool) {
-        let now = Instant::now().into_std();
-        let dialled = self.onions.get(&key).copied();
-        if let Some((onion, true)) = dialled
-            && self.gossip.is_here(&onion)
-        {
-            // It came to us and is where it says: one connection does.
-            if gossips {
-                self.gossip.prove(now, onion);
-            }
-            self.shared.order(key, Order::Close(CloseReason::Twice));
-        } else if gossips {
-            let dialled = dialled.map(|(onion, _)| onion);
+        if gossips {
+            let now = Instant::now().into_std();
+            let dialled = self.onions.get(&key).copied();
             self.gossip.opened(now, key, dialled, &mut self.rng);
         }
         tracing::debug!(known = self.gossip.proven(), "onion peers to tell of");
@@ -74,8 +65,11 @@ impl Driver {
         }
         match self.gossip.heard(key, onions) {
             Ok(worth_a_call) => {
-                let room = MAX_EARLY.saturating_sub(self.early.len());
-                self.early.extend(worth_a_call.into_iter().take(room));
+                let told = self.early.iter().filter(|(teller, _)| *teller == key);
+                let room = MAX_EARLY_EACH.saturating_sub(told.count());
+                let room = room.min(MAX_EARLY.saturating_sub(self.early.len()));
+                let early = worth_a_call.into_iter().map(|onion| (key, onion));
+                self.early.extend(early.take(room));
                 self.take_early();
             }
             Err(reason) => self.shared.order(key, Order::Close(reason)),
@@ -92,8 +86,10 @@ impl Driver {
             return;
         }
         let now = Instant::now().into_std();
-        for target in early.iter().filter_map(OnionPeer::to_target) {
-            self.table.add_hearsay(now, target);
+        for (teller, onion) in early {
+            if let Some(target) = onion.to_target() {
+                self.table.add_hearsay(now, target, Some(teller));
+            }
         }
     }
 
@@ -102,6 +98,9 @@ impl Driver {
         self.take_early();
         let own = *self.setup.own.borrow();
         self.gossip.set_own(own);
+        for key in self.gossip.doubles() {
+            self.shared.order(key, Order::Close(CloseReason::Twice));
+        }
         if self.info.is_none() || !self.gossips() {
             return;
         }
