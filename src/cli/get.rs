@@ -292,7 +292,7 @@ async fn share(tor: &OurTor, door: &OnionDoor) {
             }
         };
         if let Some(own) = OnionPeer::parse(onion.address(), ONION_PORT) {
-            door.open(own);
+            door.open(vec![own]);
         }
         while let Some(stream) = onion.next().await {
             door.accept(stream);

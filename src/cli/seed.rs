@@ -142,12 +142,12 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         let (hash, name) = (info.hash, info.name.clone());
         let handle = engine.seed(torrent.metainfo, torrent.folder);
         let door = handle.onion_door();
-        let own = services.iter().find(|service| service.leads_to(number));
-        let own = own.and_then(|own| OnionPeer::from_target(&own.address));
         // Neither peers nor trackers hear of one that lets in only some.
-        if let Some(own) = own.filter(|_| open) {
-            door.open(own);
-        }
+        let own = services
+            .iter()
+            .filter(|service| open && service.leads_to(number));
+        let own = own.filter_map(|own| OnionPeer::from_target(&own.address));
+        door.open(own.collect());
         doors.push((hash, door));
         seeds.push(Seed { name, handle });
     }

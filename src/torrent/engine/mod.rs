@@ -172,8 +172,8 @@ impl Engine {
         }
     }
 
-    fn start(&self, setup: impl FnOnce(watch::Receiver<Option<OnionPeer>>) -> Setup) -> Handle {
-        let (own, own_seen) = watch::channel(None);
+    fn start(&self, setup: impl FnOnce(watch::Receiver<Vec<OnionPeer>>) -> Setup) -> Handle {
+        let (own, own_seen) = watch::channel(Vec::new());
         let setup = setup(own_seen);
         let first = if setup.info.is_some() {
             State::Checking
@@ -197,7 +197,7 @@ impl Engine {
 pub struct Handle {
     progress: watch::Receiver<Progress>,
     commands: mpsc::Sender<Command>,
-    own: watch::Sender<Option<OnionPeer>>,
+    own: watch::Sender<Vec<OnionPeer>>,
     task: JoinHandle<()>,
 }
 
@@ -211,19 +211,19 @@ impl std::fmt::Debug for Command {
 #[derive(Clone)]
 pub struct OnionDoor {
     commands: mpsc::Sender<Command>,
-    own: watch::Sender<Option<OnionPeer>>,
+    own: watch::Sender<Vec<OnionPeer>>,
 }
 
 impl OnionDoor {
-    /// Says where our onion service is: peers are told, where [`Options::gossip`] allows it, and trackers that are onion
-    /// services. Not for a service that lets in only some.
-    pub fn open(&self, own: OnionPeer) {
-        self.own.send_replace(Some(own));
+    /// Says where our onion services are: peers are told of the first, where [`Options::gossip`] allows it, and none of them is
+    /// ever called.
+    pub fn open(&self, own: Vec<OnionPeer>) {
+        self.own.send_replace(own);
     }
 
     /// Says that there is none any more.
     pub fn close(&self) {
-        self.own.send_replace(None);
+        self.own.send_replace(Vec::new());
     }
 
     /// Hands in a stream. Dropped when too many wait.

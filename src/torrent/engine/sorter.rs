@@ -149,7 +149,7 @@ mod tests {
         let (one, at_one) = mpsc::channel(4);
         let (two, at_two) = mpsc::channel(4);
         let doors = [(1, one), (2, two)].map(|(n, commands)| {
-            let own = watch::Sender::new(None);
+            let own = watch::Sender::new(Vec::new());
             (InfoHash([n; 20]), OnionDoor { commands, own })
         });
         (Sorter::new(doors), [at_one, at_two])

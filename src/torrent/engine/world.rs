@@ -69,7 +69,7 @@ impl World {
     /// Streams to this onion service are handed to an engine's torrent, which knows that this is its own.
     pub(super) fn listen_onion(&self, onion: OnionPeer, handle: &Handle) {
         let door = handle.onion_door();
-        door.open(onion);
+        door.open(vec![onion]);
         self.onion(onion, move |stream| door.accept(stream));
     }
 

@@ -61,8 +61,8 @@ pub(super) struct Announcer {
     pub(super) tiers: TierList,
     pub(super) counters: watch::Receiver<Counters>,
     pub(super) answers: mpsc::Sender<Answer>,
-    /// Where our own onion service is, once it is.
-    pub(super) own: watch::Receiver<Option<OnionPeer>>,
+    /// Where our own onion services are, once they are.
+    pub(super) own: watch::Receiver<Vec<OnionPeer>>,
 }
 
 impl Announcer {
@@ -106,7 +106,7 @@ impl Announcer {
                 key,
                 numwant: NUMWANT,
                 port: NO_PORT,
-                onion: *self.own.borrow_and_update(),
+                onion: self.own.borrow_and_update().first().copied(),
             };
             let owner = [&self.hash.0, url.as_bytes()].concat();
             let isolation = Isolation::new("tracker", &owner, 0);

@@ -61,7 +61,8 @@ impl Partner {
 /// What is known of a swarm's onion peers.
 #[derive(Default)]
 pub(super) struct Gossip {
-    own: Option<OnionPeer>,
+    /// Our own, of which the first is told.
+    own: Vec<OnionPeer>,
     partners: BTreeMap<PeerKey, Partner>,
     /// Those we dialled, where, and when they were there last.
     proven: BTreeMap<OnionKey, (OnionPeer, Instant)>,
@@ -72,14 +73,14 @@ pub(super) struct Gossip {
 }
 
 impl Gossip {
-    /// Our own address, from now on.
-    pub(super) fn set_own(&mut self, own: Option<OnionPeer>) {
+    /// Our own addresses, from now on: others are told of the first.
+    pub(super) fn set_own(&mut self, own: Vec<OnionPeer>) {
         self.own = own;
     }
 
-    /// Whether this is our own address.
+    /// Whether this is an address of ours.
     pub(super) fn is_own(&self, onion: &OnionPeer) -> bool {
-        self.own.is_some_and(|own| own.key() == onion.key())
+        self.own.iter().any(|own| own.key() == onion.key())
     }
 
     /// A connection has both extension handshakes, and both ends offer to gossip. `dialled` is where we called it.
@@ -159,7 +160,7 @@ impl Gossip {
     ///
     /// What is closed is only ever the connection on which the claim came: who lies about his name closes nothing but his own.
     pub(super) fn doubles(&self) -> Vec<PeerKey> {
-        let Some(own) = self.own.map(|own| own.key()) else {
+        let Some(own) = self.own.first().map(OnionPeer::key) else {
             return Vec::new();
         };
         let dialled: BTreeSet<OnionKey> = self.dialled().map(|onion| onion.key()).collect();
@@ -196,15 +197,14 @@ impl Gossip {
             if now < partner.not_before {
                 continue;
             }
-            let me = self
-                .own
-                .filter(|_| partner.dialled.is_some() && !partner.told_me);
+            let me = self.own.first().copied();
+            let me = me.filter(|_| partner.dialled.is_some() && !partner.told_me);
             let room = MAX_TOLD.saturating_sub(partner.told.len()).min(MAX_ADDED);
-            let own = self.own.map(|own| own.key());
+            let own = &self.own;
             let news = self.list.iter().filter(|onion| {
                 let onion = onion.key();
                 let known = partner.told.contains(&onion) || partner.heard.contains(&onion);
-                !known && !partner.is(onion) && own != Some(onion)
+                !known && !partner.is(onion) && own.iter().all(|own| own.key() != onion)
             });
             let mut added: Vec<OnionPeer> = news.copied().collect();
             added.shuffle(rng);
@@ -323,16 +323,17 @@ mod tests {
         test.open(1, Some(onion(1)));
         test.open(2, None);
         assert_eq!(test.sent(91).len(), 1);
-        test.gossip.set_own(Some(onion(5)));
+        // A further service of ours is not told, and not called when others tell of it.
+        test.gossip.set_own(vec![onion(5), onion(8)]);
         let sent = test.sent(60);
         let expected = Onions {
             me: Some(onion(5)),
             added: Vec::new(),
         };
         assert_eq!(sent, [(1, expected)]);
-        assert_eq!(test.hear(1, None, &[5, 6]), [onion(6)]);
+        assert_eq!(test.hear(1, None, &[5, 6, 8]), [onion(6)]);
         assert_eq!(test.hear(2, Some(5), &[]), []);
-        assert!(test.gossip.is_own(&onion(5)));
+        assert!(test.gossip.is_own(&onion(5)) && test.gossip.is_own(&onion(8)));
         assert_eq!(test.sent(600), []);
     }
 
@@ -365,7 +366,7 @@ mod tests {
         let at = |n: u32, port| OnionPeer::new(onion(n).key(), port).unwrap();
         let mut test = Test::new();
         test.open(1, None);
-        test.gossip.set_own(Some(onion(7)));
+        test.gossip.set_own(vec![onion(7)]);
         for port in 1..=MAX_TOLD as u16 {
             let onions = Onions {
                 me: None,
@@ -438,7 +439,7 @@ mod tests {
     fn of_two_connections_between_a_pair_both_see_the_same_one_as_too_many() {
         for (ours, theirs, closed) in [(1, 2, vec![PeerKey(2)]), (2, 1, vec![])] {
             let mut test = Test::new();
-            test.gossip.set_own(Some(onion(ours)));
+            test.gossip.set_own(vec![onion(ours)]);
             test.open(1, Some(onion(theirs)));
             test.open(2, None);
             test.open(3, None);

@@ -94,8 +94,8 @@ pub(crate) struct Setup {
     pub(crate) outside: Arc<dyn Outside>,
     /// Tell onion peers of onion peers.
     pub(crate) gossip: bool,
-    /// Where our own onion service is, once it is.
-    pub(crate) own: watch::Receiver<Option<OnionPeer>>,
+    /// Where our own onion services are, once they are.
+    pub(crate) own: watch::Receiver<Vec<OnionPeer>>,
 }
 
 type Prepared = Result<(Arc<Storage>, Bits), StorageError>;

@@ -96,7 +96,7 @@ impl Driver {
     /// Tells those who are to be told now.
     pub(super) fn tell_onions(&mut self) {
         self.take_early();
-        let own = *self.setup.own.borrow();
+        let own = self.setup.own.borrow().clone();
         self.gossip.set_own(own);
         for key in self.gossip.doubles() {
             self.shared.order(key, Order::Close(CloseReason::Twice));
