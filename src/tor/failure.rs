@@ -91,7 +91,8 @@ impl TorError {
                 Self::NotNow("its directory could not be fetched or used: try again in a minute")
             }
             K::ClockSkew => Self::NoTor("this computer's clock is wrong: set it"),
-            K::BootstrapRequired => Self::NoTor("it is not started"),
+            // We started it, so that this passes: what it kept from the last time is there, and not yet in use.
+            K::BootstrapRequired => Self::NotNow("it has no directory yet: try again in a moment"),
             K::FsPermissions => Self::NoTor(
                 "its folder, or one above it, can be written to by others: chmod 700, or another --state",
             ),
