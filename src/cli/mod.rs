@@ -42,7 +42,7 @@ struct Cli {
 enum Command {
     /// Download a torrent anonymously
     Get(get::Args),
-    /// Share a file or folder with those who can be reached through circuits
+    /// Share files or folders with those whom a circuit reaches, or who come to an onion service
     Seed(seed::Args),
     /// Make the key with which you find an onion seed that lets in only some
     OnionKey(onion_key::Args),

@@ -243,6 +243,7 @@ mod without {
     use super::{Arc, Error, OnionKey, Outside, RelayDialer, StateDir, TorFile};
     use crate::error::{Exit, Kind};
     use crate::net::{BoxStream, Transport};
+    use crate::onion::Chosen;
 
     /// Nobody has a key.
     pub const MAX_VISITOR_KEYS: usize = 0;
