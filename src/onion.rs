@@ -85,6 +85,30 @@ impl OnionKey {
     }
 }
 
+/// What an onion service is like. `Key` is a visitor's.
+#[derive(Clone, Debug)]
+pub struct OnionOptions<Key> {
+    /// Its name in Tor's folder: letters and digits. The same one finds its key again.
+    pub nickname: String,
+    /// Its only port.
+    pub port: u16,
+    /// Its key is kept in memory alone and forgotten at the end, so that each start has another address.
+    pub ephemeral: bool,
+    /// Those who find it; everybody, where there are none.
+    pub allow: Vec<Key>,
+    /// Who comes.
+    pub visitors: Visitors,
+}
+
+/// Who comes to an onion service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visitors {
+    /// Peers of torrents.
+    Peers,
+    /// Clients of a relay: more at a time, and each stays for as long as its link lives.
+    Links,
+}
+
 /// Which onion services are visited with the key by which they let us in, where we have one. Such a visit says who we are, so
 /// that only those are visited like that whom the user chose, and not whom others tell of.
 #[derive(Clone, Debug, Default)]

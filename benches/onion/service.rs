@@ -5,6 +5,7 @@ use std::path::Path;
 
 use hushswarm::config::TorFile;
 use hushswarm::net::os::TorSockets;
+use hushswarm::onion::Visitors;
 use hushswarm::tor::{OnionOptions, Tor};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -27,6 +28,7 @@ pub(crate) fn run(args: &[String]) {
             port: PORT,
             ephemeral: false,
             allow: Vec::new(),
+            visitors: Visitors::Peers,
         };
         let mut service = tor.serve(&options).await.unwrap();
         println!("{}", service.address());

@@ -11,13 +11,12 @@ use super::connect::network_path;
 use super::progress::json_line;
 use super::routes::RoutesArgs;
 use super::table::{Side, date, table, until};
+use super::tor::HAS_TOR;
 use crate::config::{FirstLink, NetworkFile, ROUTES_EXAMPLE, unix_now};
 use crate::error::{Error, Exit, Kind};
 use crate::route::policy::{Decider, Reason, Verdict};
 use crate::state::StateDir;
 
-/// Whether this program can use Tor.
-const HAS_TOR: bool = cfg!(feature = "tor");
 /// The list's life that is left when the user is told, seconds: relays renew theirs earlier.
 const SOON: u64 = 86_400;
 /// How far a file may have been written in the future before the clock is doubted, seconds: clocks of file servers.

@@ -10,12 +10,11 @@ use serde::Serialize;
 use super::connect::{Connected, OverlayArgs, Without};
 use super::progress::{Progress as Display, duration, json_line};
 use super::routes::{Loaded, RoutesArgs};
-use super::seed::ONION_PORT;
-use super::tor::{OnionOptions, OurTor, has_visitor_key};
+use super::tor::{HAS_TOR, ONION_PORT, OnionOptions, OurTor, has_visitor_key, service_of_url};
 use super::transfer::follow;
 use crate::config::RouteAction;
 use crate::error::{Error, Exit, Kind};
-use crate::onion::{Chosen, OnionKey};
+use crate::onion::{Chosen, OnionKey, Visitors};
 use crate::overlay::client::Client;
 use crate::route::special::Place;
 use crate::state::StateDir;
@@ -107,13 +106,6 @@ fn trackers(source: &Source) -> Box<dyn Iterator<Item = &str> + '_> {
     }
 }
 
-/// The onion service at which this tracker is. None has a UDP tracker.
-pub(super) fn service_of_url(url: &str) -> Option<OnionKey> {
-    let url = url::Url::parse(url).ok()?;
-    let http = matches!(url.scheme(), "http" | "https");
-    OnionKey::of_host(url.host_str()?).filter(|_| http)
-}
-
 /// The onion services that this names: whoever takes it has chosen them.
 fn chosen(source: &Source) -> Chosen {
     let peers = match source {
@@ -184,7 +176,7 @@ pub async fn download(
 ) -> Result<Done, Error> {
     let begun = std::time::Instant::now();
     let tor = work.routes.tor(state);
-    let onions = onions(&work, &tor, state)?;
+    let onions = onions(&work, state)?;
     let chosen = chosen(&work.source);
     match onions {
         Onions::None | Onions::Taken => {}
@@ -245,7 +237,7 @@ enum Onions {
     Closed,
 }
 
-fn onions(work: &Work, tor: &OurTor, state: &StateDir) -> Result<Onions, Error> {
+fn onions(work: &Work, state: &StateDir) -> Result<Onions, Error> {
     let tracker = trackers(&work.source).any(|url| service_of_url(url).is_some());
     let mut peers = Vec::new();
     match &work.source {
@@ -260,7 +252,7 @@ fn onions(work: &Work, tor: &OurTor, state: &StateDir) -> Result<Onions, Error> 
     }
     let any =
         !peers.is_empty() || tracker || work.routes.policy.default_action() == RouteAction::Tor;
-    if !any || tor.route(Chosen::All).is_none() {
+    if !any || !HAS_TOR {
         return Ok(Onions::None);
     }
     for peer in &peers {
@@ -282,6 +274,7 @@ async fn share(tor: &OurTor, door: &OnionDoor) {
         port: ONION_PORT,
         ephemeral: true,
         allow: Vec::new(),
+        visitors: Visitors::Peers,
     };
     let serving = async {
         let mut onion = match tor.serve(&options).await {

@@ -17,7 +17,7 @@ use crate::config::{
 };
 use crate::error::{Error, Exit};
 use crate::net::os::{LinkListener, OsDialer};
-use crate::onion::OnionKey;
+use crate::onion::{OnionKey, Visitors};
 use crate::relay::limits::Limits;
 use crate::relay::{Door, Keys, Options, Relay};
 use crate::state::{RelayKeys, StateDir};
@@ -136,9 +136,10 @@ async fn serve_onion(tor: OurTor, key: OnionKey, door: Door) {
         port: LINK_SERVICE_PORT,
         ephemeral: false,
         allow: Vec::new(),
+        visitors: Visitors::Links,
     };
     loop {
-        let mut onion = match tor.serve_links(&options).await {
+        let mut onion = match tor.serve(&options).await {
             Ok(onion) => onion,
             Err(error) => {
                 // A clock, a full disk: the operator mends it, and need not start the relay again for it.

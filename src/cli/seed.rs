@@ -9,14 +9,17 @@ use hushswarm_circuits::target::Target;
 use tokio::task::JoinSet;
 
 use super::connect::{Connected, OverlayArgs};
-use super::get::service_of_url;
 use super::progress::{Progress as Display, json_line};
 use super::relay::Signals;
 use super::routes::{RoutesArgs, Way};
-use super::tor::{MAX_VISITOR_KEYS, Onion, OnionOptions, OurTor, VisitorKey};
+use super::tor::{
+    MAX_VISITOR_KEYS, ONION_PORT, Onion, OnionOptions, OurTor, VisitorKey, service_of_url,
+};
 use super::transfer::{Seed, follow_all};
 use crate::config::Vanguards;
 use crate::error::{Error, Exit, Kind};
+use crate::onion::Visitors;
+use crate::route::BoxStream;
 use crate::torrent::engine::{Created, Engine, OnionDoor, Options, Sorter, create};
 use crate::torrent::gossip::OnionPeer;
 use crate::torrent::infohash::InfoHash;
@@ -78,9 +81,6 @@ enum Over {
 
 /// Most onion services of one command: each keeps circuits to its introduction points.
 const MAX_SERVICES: usize = 64;
-
-/// The port of onion services, as the magnet link and other peers name it.
-pub(super) const ONION_PORT: u16 = 6881;
 
 #[derive(serde::Serialize)]
 struct Made {
@@ -214,14 +214,19 @@ impl Service {
     /// Leads those who come to the torrents, for as long as the service runs.
     fn lead(mut self, doors: &[(InfoHash, OnionDoor)]) -> impl Future<Output = ()> + Send + use<> {
         let own = self.torrent.and_then(|number| doors.get(number));
-        let own = own.map(|(_, door)| door.clone());
-        let mut sorter = Sorter::new(doors.iter().cloned());
+        let mut accept: Box<dyn FnMut(BoxStream) + Send> = match own {
+            Some((_, door)) => {
+                let door = door.clone();
+                Box::new(move |stream| door.accept(stream))
+            }
+            None => {
+                let mut sorter = Sorter::new(doors.iter().cloned());
+                Box::new(move |stream| sorter.accept(stream))
+            }
+        };
         async move {
             while let Some(stream) = self.onion.next().await {
-                match &own {
-                    Some(door) => door.accept(stream),
-                    None => sorter.accept(stream),
-                }
+                accept(stream);
             }
         }
     }
@@ -248,6 +253,7 @@ async fn serve(args: &Args, torrents: &[Created], tor: &OurTor) -> Result<Vec<Se
                 port: ONION_PORT,
                 ephemeral: args.ephemeral,
                 allow: args.allow.clone(),
+                visitors: Visitors::Peers,
             };
             let onion = tor.serve(&options).await?;
             let address = Target::parse(onion.address(), ONION_PORT);

@@ -18,6 +18,19 @@ pub struct TorArgs {
     pub tor: Option<PathBuf>,
 }
 
+/// Whether this program was built with Tor.
+pub const HAS_TOR: bool = cfg!(feature = "tor");
+
+/// The port of onion services of torrents, as magnet links and peers name it.
+pub const ONION_PORT: u16 = 6881;
+
+/// The onion service at which this tracker is. None has a UDP tracker.
+pub fn service_of_url(url: &str) -> Option<OnionKey> {
+    let url = url::Url::parse(url).ok()?;
+    let http = matches!(url.scheme(), "http" | "https");
+    OnionKey::of_host(url.host_str()?).filter(|_| http)
+}
+
 #[cfg(feature = "tor")]
 pub use crate::tor::{MAX_VISITOR_KEYS, OnionOptions, VisitorKey};
 #[cfg(feature = "tor")]
@@ -119,25 +132,8 @@ mod with {
         /// # Errors
         /// Waiting would not help: tell the user.
         pub async fn serve(&self, options: &OnionOptions) -> Result<Onion, Error> {
-            self.serve_for(options, false).await
-        }
-
-        /// The same for a relay's links.
-        ///
-        /// # Errors
-        /// Waiting would not help: tell the user.
-        pub async fn serve_links(&self, options: &OnionOptions) -> Result<Onion, Error> {
-            self.serve_for(options, true).await
-        }
-
-        async fn serve_for(&self, options: &OnionOptions, links: bool) -> Result<Onion, Error> {
             loop {
-                let served = if links {
-                    self.0.serve_links(options).await
-                } else {
-                    self.0.serve(options).await
-                };
-                match served {
+                match self.0.serve(options).await {
                     Ok(service) => return Ok(Onion(service)),
                     // It was told already, as the status.
                     Err(TorError::NotReady { .. }) => {}
@@ -249,17 +245,7 @@ mod without {
     pub const MAX_VISITOR_KEYS: usize = 0;
 
     /// What an onion service would be like.
-    #[derive(Clone, Debug)]
-    pub struct OnionOptions {
-        /// Its name in Tor's folder.
-        pub nickname: String,
-        /// Its only port.
-        pub port: u16,
-        /// Its key is kept in memory alone.
-        pub ephemeral: bool,
-        /// Those who find it; everybody, where there are none.
-        pub allow: Vec<VisitorKey>,
-    }
+    pub type OnionOptions = crate::onion::OnionOptions<VisitorKey>;
 
     /// There is none.
     #[derive(Clone, Debug)]
@@ -348,14 +334,6 @@ mod without {
         /// # Errors
         /// Always: tell the user.
         pub async fn serve(&self, _: &OnionOptions) -> Result<Onion, Error> {
-            Err(no_tor())
-        }
-
-        /// Fails.
-        ///
-        /// # Errors
-        /// Always: tell the user.
-        pub async fn serve_links(&self, _: &OnionOptions) -> Result<Onion, Error> {
             Err(no_tor())
         }
 

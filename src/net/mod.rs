@@ -117,12 +117,17 @@ pub enum Place {
     Onion(LinkService),
 }
 
+/// The addresses at which a relay takes links.
+pub fn addresses(relay: &Descriptor) -> Vec<Place> {
+    let addresses = relay.addresses.iter();
+    addresses.copied().map(Place::Address).collect()
+}
+
 /// Opens connections to relays, and to nothing else.
 pub trait RelayDialer: Send + Sync {
     /// The places at which it tries to reach a relay, best first.
     fn places(&self, relay: &Descriptor) -> Vec<Place> {
-        let addresses = relay.addresses.iter();
-        addresses.copied().map(Place::Address).collect()
+        addresses(relay)
     }
 
     /// Connects to one of a relay's places from the signed relay list.

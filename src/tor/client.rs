@@ -82,9 +82,11 @@ pub(super) async fn open(
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = config(file, folder)?;
     passing::sweep(folder);
-    let sockets = match file.bridges.is_empty() {
-        true => sockets,
-        false => past_bridges_alone(file),
+    let bridges = !file.bridges.is_empty();
+    let sockets = if bridges {
+        to_bridges_alone(sockets, file)
+    } else {
+        sockets
     };
     let builder = TorClient::with_runtime(runtime(sockets)?)
         .config(config)
@@ -92,7 +94,6 @@ pub(super) async fn open(
         .local_resource_timeout(LOCK_TIMEOUT);
     let made = builder.create_unbootstrapped_async().await;
     let client: Client = made.map_err(|error| TorError::from_arti(&error))?;
-    let bridges = !file.bridges.is_empty();
     tokio::spawn(tell(client.bootstrap_events(), bridges, status));
     Ok(client)
 }
@@ -137,13 +138,13 @@ pub(super) fn inert(folder: &Path) -> Result<InertTorClient, TorError> {
 }
 
 /// Sockets for these bridges and for the programs of their transports, and for nothing else.
-fn past_bridges_alone(file: &TorFile) -> TorSockets {
+fn to_bridges_alone(sockets: TorSockets, file: &TorFile) -> TorSockets {
     let plain = file
         .bridges
         .iter()
         .filter(|bridge| bridge.transport.is_none());
     let plain = plain.filter_map(|bridge| bridge.address).collect();
-    TorSockets::only_to(plain, !file.transports.is_empty())
+    sockets.only_to(plain, !file.transports.is_empty())
 }
 
 fn runtime(sockets: TorSockets) -> Result<Runtime, TorError> {

@@ -7,7 +7,7 @@ use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::relay_list::Descriptor;
 
 use super::{Tor, TorError, TorStatus, Visit};
-use crate::net::{BoxFuture, Place, RelayDialer, Transport, Way};
+use crate::net::{BoxFuture, Place, RelayDialer, Transport, Way, addresses};
 use crate::onion::OnionKey;
 
 /// Reaches relays through Tor, and never in another way: at their onion services, and those without one through Tor's
@@ -34,10 +34,7 @@ impl RelayDialer for TorDialer {
         match relay.link_service {
             // No exit sees it, and none has to carry it. One that does not answer is no reason to ask an exit instead.
             Some(service) => vec![Place::Onion(service)],
-            None => {
-                let addresses = relay.addresses.iter();
-                addresses.copied().map(Place::Address).collect()
-            }
+            None => addresses(relay),
         }
     }
 
@@ -63,15 +60,10 @@ impl RelayDialer for TorDialer {
     }
 
     fn way(&self) -> Way {
-        let waits_for = match &*self.tor.shared.status.borrow() {
+        let status = self.tor.shared.status.borrow();
+        let waits_for = match &*status {
             TorStatus::Idle | TorStatus::Ready | TorStatus::Resting => None,
-            TorStatus::Starting { percent, what } => {
-                let error = TorError::NotReady {
-                    percent: *percent,
-                    what: what.clone(),
-                };
-                Some(error.to_string())
-            }
+            TorStatus::Starting { .. } => Some(TorError::slow(&status).to_string()),
             TorStatus::Failed(error) => Some(error.to_string()),
         };
         Way::Through { waits_for }

@@ -25,7 +25,7 @@ use super::client::{Client, KEYS, STATE};
 use super::passing::Passing;
 use super::uses::Use;
 use super::{Tor, TorError, TorStream, VisitorKey};
-use crate::onion::OnionKey;
+use crate::onion::{OnionKey, Visitors};
 
 /// Visitors that are met at the same time. More wait, as the introduction point lets them.
 const MAX_VISITORS: usize = 128;
@@ -50,18 +50,8 @@ pub const MAX_VISITOR_KEYS: usize = 100;
 
 const WRONG: TorError = TorError::NoTor("its onion service can't be set up like this");
 
-/// What an onion service is like.
-#[derive(Clone, Debug)]
-pub struct OnionOptions {
-    /// Its name in Tor's folder: letters and digits. The same one finds its key again.
-    pub nickname: String,
-    /// Its only port.
-    pub port: u16,
-    /// Its key is kept in memory alone and forgotten at the end, so that each start has another address.
-    pub ephemeral: bool,
-    /// Those who find it; everybody, where there are none. At most [`MAX_VISITOR_KEYS`].
-    pub allow: Vec<VisitorKey>,
-}
+/// What an onion service is like; of visitors' keys at most [`MAX_VISITOR_KEYS`].
+pub type OnionOptions = crate::onion::OnionOptions<VisitorKey>;
 
 /// A running onion service. Dropping it ends it; its key stays in Tor's folder, unless it is ephemeral.
 pub struct OnionService {
@@ -108,23 +98,7 @@ impl Tor {
     pub async fn serve(&self, options: &OnionOptions) -> Result<OnionService, TorError> {
         let used = self.shared.uses.begin();
         let client = self.started().await?;
-        launch(client, &self.shared.folder, options, MAX_VISITORS, used)
-    }
-
-    /// The same for a relay's links: more visitors at a time, who stay longer.
-    ///
-    /// # Errors
-    /// As [`Tor::serve`].
-    pub async fn serve_links(&self, options: &OnionOptions) -> Result<OnionService, TorError> {
-        let used = self.shared.uses.begin();
-        let client = self.started().await?;
-        launch(
-            client,
-            &self.shared.folder,
-            options,
-            MAX_LINK_VISITORS,
-            used,
-        )
+        launch(client, &self.shared.folder, options, used)
     }
 }
 
@@ -140,6 +114,7 @@ pub fn service_key(folder: &Path, nickname: &str) -> Result<OnionKey, TorError> 
         port: 1,
         ephemeral: false,
         allow: Vec::new(),
+        visitors: Visitors::Peers,
     };
     let config = config(&options)?;
     let keys = keys(folder, &options, &config)?;
@@ -154,7 +129,6 @@ fn launch(
     client: &Client,
     tor: &Path,
     options: &OnionOptions,
-    visitors_at_once: usize,
     used: Use,
 ) -> Result<OnionService, TorError> {
     let config = config(options)?;
@@ -183,13 +157,12 @@ fn launch(
     let (running, visitors) = launched.ok_or(WRONG)?;
     let address = running.onion_address().ok_or(WRONG)?;
     let (sender, streams) = mpsc::channel(MAX_WAITING);
-    let task = tokio::spawn(meet(
-        visitors.boxed(),
-        visitors_at_once,
-        options.port,
-        sender,
-    ))
-    .abort_handle();
+    let at_once = match options.visitors {
+        Visitors::Peers => MAX_VISITORS,
+        Visitors::Links => MAX_LINK_VISITORS,
+    };
+    let meeting = meet(visitors.boxed(), at_once, options.port, sender);
+    let task = tokio::spawn(meeting).abort_handle();
     Ok(OnionService {
         address: address.display_unredacted().to_string(),
         streams,

@@ -41,10 +41,10 @@ impl TorSockets {
     }
 
     /// The same for these bridges alone and, where pluggable transports run, for programs on this computer.
-    pub fn only_to(bridges: Vec<SocketAddr>, loopback: bool) -> Self {
-        Self {
-            only: Some(Arc::new(Only { bridges, loopback })),
-        }
+    #[must_use]
+    pub fn only_to(self, bridges: Vec<SocketAddr>, loopback: bool) -> Self {
+        let only = Some(Arc::new(Only { bridges, loopback }));
+        Self { only }
     }
 
     fn may_reach(&self, addr: SocketAddr) -> bool {
@@ -190,15 +190,15 @@ mod tests {
         let options = TcpConnectOptions::default();
         let through = |sockets: TorSockets| async move { sockets.connect(&there, &options).await };
         through(TorSockets::for_tor()).await.unwrap();
-        through(TorSockets::only_to(vec![there], false))
+        through(TorSockets::for_tor().only_to(vec![there], false))
             .await
             .unwrap();
-        through(TorSockets::only_to(Vec::new(), true))
+        through(TorSockets::for_tor().only_to(Vec::new(), true))
             .await
             .unwrap();
-        let refused = through(TorSockets::only_to(vec![bridge], false)).await;
+        let refused = through(TorSockets::for_tor().only_to(vec![bridge], false)).await;
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
-        let transports = TorSockets::only_to(vec![bridge], true);
+        let transports = TorSockets::for_tor().only_to(vec![bridge], true);
         let other = SocketAddr::new(bridge.ip(), 444);
         assert!(transports.may_reach(bridge) && !transports.may_reach(other));
     }

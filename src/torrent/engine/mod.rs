@@ -22,7 +22,7 @@ use super::gossip::OnionPeer;
 use super::magnet::Magnet;
 use super::metainfo::Metainfo;
 use super::storage::{DEFAULT_BUDGET, StorageOptions};
-use super::swarm::{Command, Driver, Setup, Via};
+use super::swarm::{Command, Driver, Setup, Via, Visitor};
 pub use super::swarm::{Failure, Progress, State};
 use super::tracker::TrackerClient;
 use crate::route::{BoxStream, Outside};
@@ -228,7 +228,14 @@ impl OnionDoor {
 
     /// Hands in a stream. Dropped when too many wait.
     pub fn accept(&self, stream: BoxStream) {
-        let _ = self.commands.try_send(Command::Accept(stream, Via::Onion));
+        self.accept_begun(stream, Vec::new());
+    }
+
+    /// The same for one of which these bytes were read already.
+    fn accept_begun(&self, stream: BoxStream, said: Vec<u8>) {
+        let via = Via::Onion;
+        let visitor = Visitor { stream, via, said };
+        let _ = self.commands.try_send(Command::Accept(visitor));
     }
 }
 
@@ -241,9 +248,8 @@ impl std::fmt::Debug for OnionDoor {
 impl Handle {
     /// Hands in a stream that a peer opened to us. Dropped when too many wait.
     pub fn accept(&self, stream: BoxStream) {
-        let _ = self
-            .commands
-            .try_send(Command::Accept(stream, Via::Address));
+        let visitor = Visitor::by_address(stream);
+        let _ = self.commands.try_send(Command::Accept(visitor));
     }
 
     /// Where streams that peers open to our onion service are handed in, by whoever does not hold the torrent.

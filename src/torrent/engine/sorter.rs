@@ -1,18 +1,16 @@
 //! Streams that come to a door of several torrents, each led to the torrent that it asks for.
 
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::OnionDoor;
-use crate::route::{BoxStream, ByteStream};
+use crate::route::BoxStream;
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::wire::{ASKED_LEN, Handshake};
 
@@ -39,17 +37,17 @@ impl Sorter {
 
     /// Hands in a stream that a peer opened. It is dropped when too many have not said what they want, and when it asks for
     /// none of these torrents: then nothing was said to it. Call within a tokio runtime.
-    pub fn accept(&mut self, stream: BoxStream) {
+    pub fn accept(&mut self, mut stream: BoxStream) {
         while self.unsorted.try_join_next().is_some() {}
         if self.unsorted.len() >= MAX_UNSORTED {
             return;
         }
         let doors = Arc::clone(&self.doors);
         self.unsorted.spawn(async move {
-            if let Ok(Ok(Some((hash, stream)))) = timeout(PATIENCE, asked(stream)).await
+            if let Ok(Ok(Some((hash, said)))) = timeout(PATIENCE, asked(&mut stream)).await
                 && let Some(door) = doors.get(&hash)
             {
-                door.accept(stream);
+                door.accept_begun(stream, said);
             }
         });
     }
@@ -61,79 +59,12 @@ impl std::fmt::Debug for Sorter {
     }
 }
 
-/// What the stream asks for, and the stream as it was.
-async fn asked(mut stream: BoxStream) -> io::Result<Option<(InfoHash, BoxStream)>> {
+/// What the stream asks for, and what it said so far: the handshake's first bytes.
+async fn asked(stream: &mut BoxStream) -> io::Result<Option<(InfoHash, Vec<u8>)>> {
     let mut said = [0; ASKED_LEN];
     stream.read_exact(&mut said).await?;
     let hash = Handshake::asked(&said).ok();
-    Ok(hash.map(|hash| {
-        let again: BoxStream = Box::new(Again {
-            said,
-            read: 0,
-            stream,
-        });
-        (hash, again)
-    }))
-}
-
-/// A stream whose first bytes are read once more.
-struct Again {
-    said: [u8; ASKED_LEN],
-    read: usize,
-    stream: BoxStream,
-}
-
-impl AsyncRead for Again {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let left = self.said.get(self.read..).unwrap_or_default();
-        if left.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        }
-        let n = left.len().min(buf.remaining());
-        buf.put_slice(left.get(..n).unwrap_or_default());
-        self.read += n;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Again {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-impl ByteStream for Again {
-    fn reset_on_drop(&mut self) {
-        self.stream.reset_on_drop();
-    }
+    Ok(hash.map(|hash| (hash, said.to_vec())))
 }
 
 #[cfg(test)]
@@ -175,11 +106,13 @@ mod tests {
             far.write_all(part).await.unwrap();
             tokio::task::yield_now().await;
         }
-        let Some(Command::Accept(mut stream, _)) = two.recv().await else {
+        let Some(Command::Accept(visitor)) = two.recv().await else {
             panic!("another command");
         };
-        let mut said = vec![0; 72];
-        stream.read_exact(&mut said).await.unwrap();
+        let (mut stream, mut said) = (visitor.stream, visitor.said);
+        let mut rest = vec![0; 72 - said.len()];
+        stream.read_exact(&mut rest).await.unwrap();
+        said.extend(rest);
         assert_eq!(said, [&handshake(2)[..], b"more"].concat());
         stream.write_all(b"answer").await.unwrap();
         let mut answer = [0; 6];

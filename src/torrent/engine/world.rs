@@ -23,7 +23,7 @@ use crate::torrent::gossip::OnionPeer;
 use crate::torrent::metainfo::Info;
 use crate::torrent::peer::{Event, Peer};
 use crate::torrent::picker::{Bits, Geometry};
-use crate::torrent::swarm::{Command, Via};
+use crate::torrent::swarm::{Command, Visitor};
 use crate::torrent::wire::piece_header;
 
 /// The tracker of the world.
@@ -58,7 +58,7 @@ impl World {
     pub(super) fn listen(&self, addr: &str, handle: &Handle) {
         let commands = handle.commands.clone();
         let listener = move |stream| {
-            let _ = commands.try_send(Command::Accept(stream, Via::Address));
+            let _ = commands.try_send(Command::Accept(Visitor::by_address(stream)));
         };
         self.listeners
             .lock()

@@ -35,7 +35,7 @@ pub enum CloseReason {
     /// Neither side needs anything.
     #[error("both are complete")]
     BothComplete,
-    /// It came to us already, and this connection only asked whether it is where it says.
+    /// We dialled it, and that connection stays: this one, by which it says to have come to us too, does not.
     #[error("is connected already")]
     Twice,
     /// The stream ended or broke.

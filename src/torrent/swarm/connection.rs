@@ -137,11 +137,18 @@ impl Connection {
         }
     }
 
-    /// Offers to tell of onion peers: on connections through onion services alone.
-    pub(super) fn gossip(mut self) -> Self {
-        self.peer.offer_gossip();
-        self.gossips = true;
+    /// Whether it offers to tell of onion peers: on connections through onion services alone.
+    pub(super) fn gossip(mut self, offers: bool) -> Self {
+        if offers {
+            self.peer.offer_gossip();
+        }
+        self.gossips = offers;
         self
+    }
+
+    /// Takes what was read of the stream before: at most a part of the handshake, of which nothing comes yet.
+    pub(super) fn feed(&mut self, said: &[u8]) {
+        self.peer.feed(now(), said);
     }
 
     /// Runs the connection to its end.

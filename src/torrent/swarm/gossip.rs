@@ -107,7 +107,7 @@ impl Gossip {
     }
 
     /// This peer was dialled, and offers to gossip: others may hear of it.
-    pub(super) fn prove(&mut self, now: Instant, onion: OnionPeer) {
+    fn prove(&mut self, now: Instant, onion: OnionPeer) {
         if self.proven.len() < MAX_PROVEN || self.proven.contains_key(&onion.key()) {
             self.proven.insert(onion.key(), (onion, now));
         }

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::Notify;
 
-pub(crate) use driver::{Command, Driver, Setup, Via};
+pub(crate) use driver::{Command, Driver, Setup, Via, Visitor};
 pub(crate) use prepare::threads;
 pub use progress::{Failure, Progress, State};
 

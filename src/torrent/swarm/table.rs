@@ -29,11 +29,11 @@ const MAX_CIRCUITS_LOST: u32 = 5;
 
 /// Most peers remembered of whom only other peers told and that never answered: a fifth of the table, so that liars leave
 /// room for everybody else.
-const MAX_HEARSAY: usize = 400;
+pub(super) const MAX_HEARSAY: usize = 400;
 
 /// Most of them that one other peer told of: as many as one message holds. It may tell of more when these have shown what
 /// they are.
-const MAX_HEARSAY_EACH: usize = 50;
+pub(super) const MAX_HEARSAY_EACH: usize = 50;
 
 /// Most calls to such peers at once, of the forty that a swarm has.
 const MAX_HEARSAY_CALLS: usize = 10;

@@ -40,10 +40,6 @@ use crate::torrent::tracker::{TierList, TrackerClient};
 /// Most connections and calls that we open ourselves.
 const MAX_CONNECTED: usize = 40;
 
-/// Streams to the onion services of a link, shared among them. One stream is held to the window of Tor's circuit, about 3 MB/s; eight gave two to
-/// three times as much.
-const ONION_STREAMS: u16 = 8;
-
 /// Most connections in all, with those that came to us.
 const MAX_CONNECTIONS: usize = 60;
 
@@ -68,10 +64,29 @@ pub(crate) enum Via {
     Onion,
 }
 
+/// A peer that came to us.
+pub(crate) struct Visitor {
+    pub(crate) stream: BoxStream,
+    pub(crate) via: Via,
+    /// What was read of its handshake, by whoever had to know which torrent it wants.
+    pub(crate) said: Vec<u8>,
+}
+
+impl Visitor {
+    /// One of the public swarm, of which nothing was read.
+    pub(crate) fn by_address(stream: BoxStream) -> Self {
+        Self {
+            stream,
+            via: Via::Address,
+            said: Vec::new(),
+        }
+    }
+}
+
 /// What the handle asks.
 pub(crate) enum Command {
     /// A peer came to us.
-    Accept(BoxStream, Via),
+    Accept(Visitor),
     /// Try again now, after the disk refused.
     Retry,
     /// Write everything, record, end.
@@ -126,7 +141,7 @@ pub(crate) struct Driver {
     table: PeerTable,
     calls: JoinSet<(PeerKey, Ended, Option<CloseReason>)>,
     calling: BTreeSet<PeerKey>,
-    waiting: VecDeque<(BoxStream, Via)>,
+    waiting: VecDeque<Visitor>,
     gossip: Gossip,
     /// Onion services that are being called or connected.
     onions: BTreeMap<PeerKey, OnionPeer>,
@@ -192,8 +207,7 @@ impl Driver {
         let mut table = PeerTable::new(setup.lanes);
         let now = Instant::now().into_std();
         let onions = setup.peers.iter().filter(|peer| Place::is_onion(peer));
-        let onions = u16::try_from(onions.count()).unwrap_or(u16::MAX);
-        let streams = (ONION_STREAMS / onions.max(1)).max(1);
+        let streams = onions::streams_each(onions.count());
         for target in &setup.peers {
             if Place::is_onion(target) {
                 // Spelled as others are told of it.
@@ -273,7 +287,7 @@ impl Driver {
                 _ = tick.tick() => Woken::Tick,
             };
             match woken {
-                Woken::Command(Some(Command::Accept(stream, via))) => self.accept(stream, via),
+                Woken::Command(Some(Command::Accept(visitor))) => self.accept(visitor),
                 Woken::Command(Some(Command::Retry)) => self.retry(),
                 Woken::Command(Some(Command::Stop(done))) => {
                     self.end(State::Stopped).await;
@@ -323,8 +337,8 @@ impl Driver {
 
     /// Takes in those who came while it was not yet known what is there.
     fn accept_waiting(&mut self) {
-        for (stream, via) in std::mem::take(&mut self.waiting) {
-            self.accept(stream, via);
+        for visitor in std::mem::take(&mut self.waiting) {
+            self.accept(visitor);
         }
     }
 
@@ -441,24 +455,19 @@ impl Driver {
                     Ok(Err(RouteError::Forbidden(_))) => return (key, Ended::Useless, None),
                     Ok(Err(_)) | Err(_) => return (key, Ended::Unreached, None),
                 };
-                let connection = Connection::new(shared, key, true, news);
-                let connection = if gossips {
-                    connection.gossip()
-                } else {
-                    connection
-                };
+                let connection = Connection::new(shared, key, true, news).gossip(gossips);
                 let reason = connection.run(stream).await;
                 (key, how_ended(reason), Some(reason))
             });
         }
     }
 
-    fn accept(&mut self, stream: BoxStream, via: Via) {
+    fn accept(&mut self, visitor: Visitor) {
         match self.phase {
             Phase::Metadata | Phase::Active { .. } => {}
             Phase::Starting(_) | Phase::Checking(_) | Phase::Waiting => {
                 if self.waiting.len() < MAX_WAITING {
-                    self.waiting.push_back((stream, via));
+                    self.waiting.push_back(visitor);
                 }
                 return;
             }
@@ -468,19 +477,12 @@ impl Driver {
             return;
         }
         let key = self.table.add_incoming();
-        let connection = Connection::new(
-            Arc::clone(&self.shared),
-            key,
-            false,
-            self.news_sender.clone(),
-        );
-        let connection = if via == Via::Onion && self.gossips() {
-            connection.gossip()
-        } else {
-            connection
-        };
+        let gossips = visitor.via == Via::Onion && self.gossips();
+        let (shared, news) = (Arc::clone(&self.shared), self.news_sender.clone());
+        let mut connection = Connection::new(shared, key, false, news).gossip(gossips);
+        connection.feed(&visitor.said);
         self.calls.spawn(async move {
-            let reason = connection.run(stream).await;
+            let reason = connection.run(visitor.stream).await;
             (key, how_ended(reason), Some(reason))
         });
     }

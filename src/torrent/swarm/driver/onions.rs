@@ -4,18 +4,22 @@ use std::time::Instant as Moment;
 
 use tokio::time::Instant;
 
-use super::{Driver, ONION_STREAMS, Phase};
+use super::{Driver, Phase};
 use crate::torrent::gossip::{OnionPeer, Onions};
 use crate::torrent::peer::CloseReason;
 use crate::torrent::picker::PeerKey;
 use crate::torrent::swarm::Order;
-use crate::torrent::swarm::table::{Call, Ended};
+use crate::torrent::swarm::table::{Call, Ended, MAX_HEARSAY, MAX_HEARSAY_EACH};
 
-/// Most addresses kept while it is not known whether the torrent is private: as many as the table takes of such.
-const MAX_EARLY: usize = 400;
+/// Streams to the onion services of a link, shared among them. One stream is held to the window of Tor's circuit, about 3 MB/s; eight gave two to
+/// three times as much.
+const ONION_STREAMS: u16 = 8;
 
-/// Most of them that one peer told of.
-const MAX_EARLY_EACH: usize = 50;
+/// Streams to each of so many onion services.
+pub(super) fn streams_each(services: usize) -> u16 {
+    let services = u16::try_from(services).unwrap_or(u16::MAX);
+    (ONION_STREAMS / services.max(1)).max(1)
+}
 
 impl Driver {
     /// Whether connections through onion services offer to gossip. Peers of a private torrent are its tracker's to name
@@ -65,9 +69,11 @@ impl Driver {
         }
         match self.gossip.heard(key, onions) {
             Ok(worth_a_call) => {
+                tracing::debug!(worth_a_call = worth_a_call.len(), "told of onion peers");
                 let told = self.early.iter().filter(|(teller, _)| *teller == key);
-                let room = MAX_EARLY_EACH.saturating_sub(told.count());
-                let room = room.min(MAX_EARLY.saturating_sub(self.early.len()));
+                // As the table would.
+                let room = MAX_HEARSAY_EACH.saturating_sub(told.count());
+                let room = room.min(MAX_HEARSAY.saturating_sub(self.early.len()));
                 let early = worth_a_call.into_iter().map(|onion| (key, onion));
                 self.early.extend(early.take(room));
                 self.take_early();
@@ -116,8 +122,7 @@ impl Driver {
             return;
         }
         let dialled: Vec<OnionPeer> = self.gossip.dialled().collect();
-        let count = u16::try_from(dialled.len()).unwrap_or(u16::MAX);
-        let streams = ONION_STREAMS / count.max(1);
+        let streams = streams_each(dialled.len());
         let now = Instant::now().into_std();
         for target in dialled.iter().filter_map(OnionPeer::to_target) {
             self.table.add_onion(now, &target, streams);
