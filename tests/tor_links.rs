@@ -233,16 +233,6 @@ fn a_circuit_through_the_guards_onion_service_carries_a_download_and_no_relay_me
     };
     let (client, guard) = (scene.client.clone(), scene.hosts[0].clone());
 
-    // What the capture and the log would show of a client that is not hidden from its guard.
-    let (at_client, at_guard) = (scene.capture(&client), scene.capture(&guard));
-    scene.fetch("tcp", "control");
-    let (at_client, at_guard) = (at_client.stop(), at_guard.stop());
-    let met = |captured: &Captured, other: &Host| {
-        let mut remotes = captured.flows.iter().filter_map(|flow| flow.remote());
-        remotes.any(|remote| other.owns(remote.ip()))
-    };
-    assert!(met(&at_client, &guard) && met(&at_guard, &client));
-
     let (at_client, at_guard) = (scene.capture(&client), scene.capture(&guard));
     scene.fetch("tor", "one");
     scene.assert_only_tor(&at_client.stop());
@@ -268,6 +258,17 @@ fn a_circuit_through_the_guards_onion_service_carries_a_download_and_no_relay_me
     assert_eq!(get.wait(PATIENCE).code(), Some(130), "{}", get.tails());
     scene.assert_only_tor(&at_client.stop());
     assert_eq!(scene.guard_failures("tor"), failures);
+
+    // What the captures would show of a client that is not hidden from its guard. Last, since the two hosts ask for each
+    // other's hardware address for some time after it.
+    let (at_client, at_guard) = (scene.capture(&client), scene.capture(&guard));
+    scene.fetch("tcp", "control");
+    let (at_client, at_guard) = (at_client.stop(), at_guard.stop());
+    let met = |captured: &Captured, other: &Host| {
+        let mut remotes = captured.flows.iter().filter_map(|flow| flow.remote());
+        remotes.any(|remote| other.owns(remote.ip()))
+    };
+    assert!(met(&at_client, &guard) && met(&at_guard, &client));
 }
 
 #[test]
