@@ -5,9 +5,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use hushswarm::bencode;
 use hushswarm::config::{NetworkFile, ROUTES_EXAMPLE, RelayConfig};
 use hushswarm::onion::OnionKey;
-use hushswarm::bencode;
 use hushswarm::torrent::extension::{self, MetadataMessage};
 use hushswarm::torrent::gossip::{OnionPeer, Onions};
 use hushswarm::torrent::infohash::InfoHash;
@@ -25,6 +25,9 @@ use hushswarm_circuits::relay_list::{
 };
 use hushswarm_circuits::target::{HostName, Target};
 use hushswarm_fuzz::targets::{HASH, NOW, authority};
+
+#[path = "seeds/dht.rs"]
+mod dht;
 
 const DAY: u64 = 86_400;
 
@@ -74,6 +77,9 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("http_proxy", http_requests()),
         ("http_tracker", announces()),
         ("jail_query", questions()),
+        ("krpc_item", dht::items()),
+        ("krpc_lookup", dht::lookups()),
+        ("krpc_message", dht::messages()),
         ("layers", disturbances()),
         ("leaktest_classify", captured()),
         ("leaktest_dht", krpc()),

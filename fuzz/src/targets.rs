@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hushswarm::bencode::Value;
 use hushswarm::config::{NetworkFile, RelayConfig};
 use hushswarm::torrent::extension::{MetadataMessage, PeerExtensions};
 use hushswarm::torrent::gossip::{MAX_ADDED, OnionPeer, Onions};
@@ -38,6 +37,8 @@ use hushswarm_circuits::target::Target;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+#[path = "targets/krpc.rs"]
+mod krpc;
 #[path = "targets/local.rs"]
 mod local;
 #[path = "targets/lookups.rs"]
@@ -45,6 +46,7 @@ mod lookups;
 #[path = "targets/proxy.rs"]
 mod proxy;
 
+pub use krpc::{ASKED, bencode, krpc_item, krpc_lookup, krpc_message};
 pub use local::{
     client_files, jail_query, leaktest_classify, leaktest_dht, leaktest_dns, leaktest_peek,
     leaktest_udp_tracker, onion_address, routes_file, tor_file,
@@ -68,6 +70,9 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("http_proxy", http_proxy),
     ("http_tracker", http_tracker),
     ("jail_query", jail_query),
+    ("krpc_item", krpc_item),
+    ("krpc_lookup", krpc_lookup),
+    ("krpc_message", krpc_message),
     ("layers", layers),
     ("leaktest_classify", leaktest_classify),
     ("leaktest_dht", leaktest_dht),
@@ -557,28 +562,6 @@ pub fn relay_config(input: &[u8]) {
             .to_toml()
             .map(|text| RelayConfig::parse(&text, Path::new("x")).is_ok());
         assert!(matches!(again, Ok(true)));
-    }
-}
-
-/// Bencode (BEP 3).
-pub fn bencode(input: &[u8]) {
-    fn walk(value: Value<'_>, budget: &mut usize) {
-        *budget = budget.saturating_sub(1);
-        if *budget == 0 {
-            return;
-        }
-        if let Some(list) = value.as_list() {
-            list.for_each(|item| walk(item, budget));
-        }
-        if let Some(entries) = value.as_dict() {
-            entries.for_each(|(_, item)| walk(item, budget));
-        }
-    }
-    if let Ok((value, rest)) = Value::parse_prefix(input) {
-        assert_eq!(value.raw().len() + rest.len(), input.len());
-        assert_eq!(Value::parse(input).is_ok(), rest.is_empty());
-        value.keys_sorted();
-        walk(value, &mut 10_000);
     }
 }
 
