@@ -38,7 +38,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 #[path = "targets/krpc.rs"]
-mod krpc;
+pub mod krpc;
 #[path = "targets/local.rs"]
 mod local;
 #[path = "targets/lookups.rs"]
@@ -46,7 +46,7 @@ mod lookups;
 #[path = "targets/proxy.rs"]
 mod proxy;
 
-pub use krpc::{ASKED, bencode, krpc_item, krpc_lookup, krpc_message};
+pub use krpc::{bencode, krpc_item, krpc_lookup, krpc_message};
 pub use local::{
     client_files, jail_query, leaktest_classify, leaktest_dht, leaktest_dns, leaktest_peek,
     leaktest_udp_tracker, onion_address, routes_file, tor_file,

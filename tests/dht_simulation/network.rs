@@ -154,13 +154,10 @@ impl Network {
         }
     }
 
-    /// Whether this peer was announced.
-    pub(crate) fn is_announced(&self, hash: &Id, peer: &SocketAddr) -> bool {
-        self.alive(hash).iter().any(|n| {
-            self.peers
-                .get(&(*n, *hash))
-                .is_some_and(|peers| peers.contains(peer))
-        })
+    /// The peers that were announced.
+    pub(crate) fn announced(&self, hash: &Id) -> BTreeSet<SocketAddr> {
+        let kept = self.peers.iter().filter(|((_, kept), _)| kept == hash);
+        kept.flat_map(|(_, peers)| peers).copied().collect()
     }
 
     /// How many honest nodes keep this peer.

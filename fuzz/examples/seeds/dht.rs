@@ -7,7 +7,7 @@ use hushswarm::krpc::message::Query;
 use hushswarm::krpc::message::node::{Answer, refuse};
 use hushswarm::krpc::{Contact, Id, Item};
 use hushswarm_circuits::keys::IdentityKey;
-use hushswarm_fuzz::targets::ASKED;
+use hushswarm_fuzz::targets::krpc::ASKED;
 
 use super::Seeds;
 
