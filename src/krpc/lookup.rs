@@ -12,7 +12,6 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -21,125 +20,26 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::contact::{Contact, Family, is_usable};
 use super::id::Id;
-use super::item::{Item, ItemName};
-use super::message::{Query, Reply, Response, TRANSACTION_LEN, Transaction, transaction_of};
+use super::item::Item;
+use super::message::{Query, Reply, TRANSACTION_LEN, Transaction, transaction_of};
 use super::settings::Settings;
 
+mod answers;
 mod found;
 mod pace;
+mod phases;
+mod terms;
 mod walk;
 
 use found::Found;
 use pace::Pace;
+pub use terms::{Event, Goal, Start, Summary, To, Transmit};
 use walk::{Stage, Walk};
 
 /// Most bootstrap names that are asked.
 const MAX_BOOTSTRAPS: usize = 8;
 /// Wait after our own limits refused a query to a bootstrap name.
 const BOOTSTRAP_WAIT: Duration = Duration::from_millis(500);
-
-/// Whom a datagram is for.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum To {
-    /// A node at this address.
-    Node(SocketAddr),
-    /// The n-th of the caller's bootstrap names, which is resolved far away.
-    Bootstrap(usize),
-}
-
-impl fmt::Debug for To {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Node(_) => f.write_str("Node([scrubbed])"),
-            Self::Bootstrap(n) => write!(f, "Bootstrap({n})"),
-        }
-    }
-}
-
-/// A datagram to send.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Transmit {
-    /// To whom.
-    pub to: To,
-    /// The message.
-    pub bytes: Vec<u8>,
-}
-
-impl fmt::Debug for Transmit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transmit")
-            .field("to", &self.to)
-            .field("len", &self.bytes.len())
-            .finish()
-    }
-}
-
-/// What a lookup is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Goal {
-    /// The nodes that are closest to the target; nobody gets the true target. For a routing table.
-    Nodes,
-    /// Peers of the torrent whose infohash the target is.
-    Peers,
-    /// Peers; and the exit, with this port, becomes one of them.
-    Announce {
-        /// The port that peers are told; its address is the one that the datagrams come from.
-        port: u16,
-    },
-    /// An item.
-    Get(ItemName),
-    /// Puts an item where it is looked for.
-    Put(Item),
-}
-
-/// What a lookup found or did.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Event {
-    /// Peers that were not found before.
-    Peers(Vec<SocketAddr>),
-    /// An item, checked: of a mutable one the newest so far.
-    Item(Item),
-    /// So many nodes have stored by now what was announced or put.
-    Stored(usize),
-    /// The end; nothing comes after it.
-    Finished(Summary),
-}
-
-impl fmt::Debug for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Peers(peers) => write!(f, "Peers({})", peers.len()),
-            Self::Item(_) => f.write_str("Item([item])"),
-            Self::Stored(nodes) => write!(f, "Stored({nodes})"),
-            Self::Finished(summary) => f.debug_tuple("Finished").field(summary).finish(),
-        }
-    }
-}
-
-/// What a lookup took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Summary {
-    /// Queries that were sent.
-    pub asked: usize,
-    /// Answers that came.
-    pub answered: usize,
-    /// Nodes that got the true target.
-    pub told: usize,
-    /// Peers that were found.
-    pub peers: usize,
-    /// Nodes that stored what was announced or put.
-    pub stored: usize,
-}
-
-/// From where a lookup begins.
-#[derive(Clone, Debug, Default)]
-pub struct Start {
-    /// Nodes that are known.
-    pub contacts: Vec<Contact>,
-    /// How many bootstrap names the caller has; they are asked where the known nodes are few or silent.
-    pub bootstraps: usize,
-}
 
 /// What a query was for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -440,87 +340,6 @@ impl Lookup {
         true
     }
 
-    fn answered(&mut self, errand: &Errand, response: &Response<'_>) {
-        let (family, allow_private) = (self.family, self.settings.allow_private);
-        let nodes = response.nodes(family);
-        let nodes = nodes.filter(move |contact| is_usable(family, contact.addr, allow_private));
-        match errand {
-            Errand::Bootstrap(_) => self.walk.heard(None, nodes),
-            // Another node, or one that changes its id: what it says is worth nothing.
-            Errand::Walk(contact) | Errand::Tell(contact) | Errand::Store(contact)
-                if response.id != contact.id =>
-            {
-                self.failed(errand);
-                return;
-            }
-            Errand::Walk(contact) => {
-                self.walk.answers(contact);
-                self.walk.heard(Some(contact), nodes);
-            }
-            Errand::Tell(contact) => {
-                if let Some(known) = self.walk.find(contact) {
-                    known.stage = Stage::Told(response.token.map(Box::from));
-                }
-                self.walk.heard(Some(contact), nodes);
-                self.take(response);
-            }
-            Errand::Store(contact) => {
-                if let Some(known) = self.walk.find(contact) {
-                    known.stage = Stage::Stored;
-                }
-                self.summary.stored += 1;
-                self.events.push_back(Event::Stored(self.summary.stored));
-            }
-        }
-        self.summary.answered += 1;
-    }
-
-    /// Takes what was looked for.
-    fn take(&mut self, response: &Response<'_>) {
-        let name = match &self.goal {
-            Goal::Nodes => return,
-            Goal::Peers | Goal::Announce { .. } => {
-                let new = self.found.add(response.peers(self.family));
-                self.summary.peers = self.found.len();
-                if !new.is_empty() {
-                    self.events.push_back(Event::Peers(new));
-                }
-                return;
-            }
-            Goal::Get(name) => name.clone(),
-            Goal::Put(item) => item.name(),
-        };
-        let Some(Ok(item)) = response.item(&name) else {
-            return;
-        };
-        let newer = match &self.newest {
-            None => true,
-            Some(newest) => item.seq() > newest.seq(),
-        };
-        if newer {
-            self.newest = Some(item.clone());
-            self.events.push_back(Event::Item(item));
-        }
-    }
-
-    /// No answer, or a useless one.
-    fn failed(&mut self, errand: &Errand) {
-        match errand {
-            Errand::Bootstrap(_) => {}
-            Errand::Walk(contact) => self.walk.silent(contact),
-            Errand::Tell(contact) => {
-                if let Some(known) = self.walk.find(contact) {
-                    known.stage = Stage::Told(None);
-                }
-            }
-            Errand::Store(contact) => {
-                if let Some(known) = self.walk.find(contact) {
-                    known.stage = Stage::Stored;
-                }
-            }
-        }
-    }
-
     /// The last datagram for `to` was not sent, because of limits of our own: it will be asked later, or another.
     pub fn refused(&mut self, now: Instant, to: &To) {
         let Some(at) = self
@@ -584,95 +403,6 @@ impl Lookup {
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);
-    }
-
-    /// Sees to what is due, and goes on to the next phase where this one is over.
-    fn advance(&mut self, now: Instant) {
-        self.now = self.now.max(now);
-        if self.phase == Phase::Finished {
-            return;
-        }
-        self.expire(now);
-        if self.phase == Phase::Walking && self.walk_is_over(now) {
-            self.phase = Phase::Telling;
-            if self.goal == Goal::Nodes {
-                return self.finish();
-            }
-        }
-        if self.phase == Phase::Telling && self.telling_is_over(now) {
-            self.phase = Phase::Storing;
-        }
-        let exact = matches!(&self.newest, Some(item) if item.signed().is_none());
-        let found = exact && matches!(self.goal, Goal::Get(_));
-        let stored = self.phase == Phase::Storing && self.storing_is_over();
-        if now >= self.ends_at || found || stored {
-            self.finish();
-        }
-    }
-
-    fn expire(&mut self, now: Instant) {
-        let mut lost = Vec::new();
-        for pending in &mut self.pending {
-            if now >= pending.lost_at {
-                lost.push(pending.errand);
-            } else if now >= pending.slow_at && !pending.slow {
-                pending.slow = true;
-                if let Errand::Walk(contact) = pending.errand
-                    && let Some(known) = self.walk.find(&contact)
-                {
-                    known.stage = Stage::Asked { slow: true };
-                }
-            }
-        }
-        self.pending.retain(|pending| now < pending.lost_at);
-        lost.iter().for_each(|errand| self.failed(errand));
-    }
-
-    /// Whether the closest have answered, or nobody is left who could tell of closer ones.
-    fn walk_is_over(&self, now: Instant) -> bool {
-        let walks =
-            |pending: &Pending| matches!(pending.errand, Errand::Walk(_) | Errand::Bootstrap(_));
-        let may = self.may_walk(now);
-        let others = self.pending.iter().any(walks)
-            || (may && self.bootstraps.iter().any(|bootstrap| !bootstrap.asked));
-        self.walk.is_quiet(may) && (self.walk.is_full() || !others)
-    }
-
-    fn telling_is_over(&self, now: Instant) -> bool {
-        // What is stored waits for nobody who is slow; what is looked for does.
-        let stores = self.stores();
-        let waits = |pending: &Pending| {
-            matches!(pending.errand, Errand::Tell(_)) && !(stores && pending.slow)
-        };
-        !self.pending.iter().any(waits)
-            && self.untold().next().is_none()
-            && (self.summary.told >= self.settings.told || self.walk_is_over(now))
-    }
-
-    fn storing_is_over(&self) -> bool {
-        let waits =
-            |pending: &Pending| matches!(pending.errand, Errand::Tell(_) | Errand::Store(_));
-        !self.stores()
-            || (!self.pending.iter().any(waits)
-                && !self
-                    .walk
-                    .known()
-                    .any(|known| matches!(known.stage, Stage::Told(Some(_)))))
-    }
-
-    fn stores(&self) -> bool {
-        matches!(self.goal, Goal::Announce { .. } | Goal::Put(_))
-    }
-
-    fn finish(&mut self) {
-        self.phase = Phase::Finished;
-        for pending in std::mem::take(&mut self.pending) {
-            // Who is slow now is not waited for any more.
-            if pending.slow && matches!(pending.errand, Errand::Walk(_)) {
-                self.failed(&pending.errand);
-            }
-        }
-        self.events.push_back(Event::Finished(self.summary));
     }
 
     /// What happened.
