@@ -61,10 +61,13 @@ impl Id {
 
     /// Whether a node at this address may have this id (BEP 42). Nodes of a private network may have any.
     pub fn is_valid_for(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        let wanted = address_bits(ip, self.0[ID_LEN - 1]);
-        let fits = (0..3).all(|at| (self.0[at] ^ wanted[at]) & ADDRESS_BITS[at] == 0);
-        fits || is_local(ip)
+        self.is_computed_from(ip) || is_local(ip.to_canonical())
+    }
+
+    /// Whether this id was computed from this address (BEP 42), private or not. A random one passes once in two million.
+    pub fn is_computed_from(&self, ip: IpAddr) -> bool {
+        let wanted = address_bits(ip.to_canonical(), self.0[ID_LEN - 1]);
+        (0..3).all(|at| (self.0[at] ^ wanted[at]) & ADDRESS_BITS[at] == 0)
     }
 
     /// This id, changed so that a node at `ip` may have it (BEP 42): its first 21 bits are computed from the address. Not for a
@@ -177,6 +180,7 @@ mod tests {
         for ip in ["8.8.8.8", "2606:4700::1", "192.0.2.1"] {
             assert!(!id.is_valid_for(ip.parse().unwrap()), "{ip}");
         }
+        assert!(!id.is_computed_from("10.1.2.3".parse().unwrap()));
     }
 
     #[test]
@@ -193,6 +197,16 @@ mod tests {
                 let kept = at / 8;
                 prop_assert_eq!(made.0[kept.max(3)], id[kept.max(3)]);
             }
+        }
+
+        #[test]
+        fn an_id_is_valid_for_another_address_where_both_give_the_same_bits(id: [u8; ID_LEN], ip: [u8; 4], other: [u8; 4]) {
+            let made = Id(id).made_valid_for(ip.into());
+            let bits = |ip: [u8; 4]| {
+                let [a, b, c] = address_bits(ip.into(), id[ID_LEN - 1]);
+                [a, b, c & ADDRESS_BITS[2]]
+            };
+            prop_assert_eq!(made.is_computed_from(other.into()), bits(ip) == bits(other));
         }
 
         #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::bencode::{self, DictWriter, Value};
+use crate::krpc;
 
 /// A node id or infohash.
 pub type Id = [u8; 20];
@@ -15,60 +16,15 @@ pub const MAX_QUERY: usize = 1500;
 const K: usize = 8;
 /// Peers kept; those of one program are few.
 const MAX_PEERS: usize = 64;
-/// Bits of a node id that come from the address (BEP 42).
-const ID_MASK: [u8; 3] = [0xff, 0xff, 0xf8];
-/// What of an address goes into the id (BEP 42).
-const MASK_V4: [u8; 4] = [0x03, 0x0f, 0x3f, 0xff];
-const MASK_V6: [u8; 8] = [0x01, 0x03, 0x07, 0x0f, 0x1f, 0x3f, 0x7f, 0xff];
-
-/// CRC-32C (Castagnoli), reflected, as in RFC 3720 §B.4.
-fn crc32c(bytes: &[u8]) -> u32 {
-    let mut crc = u32::MAX;
-    for byte in bytes {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
-        }
-    }
-    !crc
-}
-
-/// First three bytes of the ids that BEP 42 gives an address, for the last byte `r` of the id. The lowest three bits are
-/// free.
-fn prefix(ip: IpAddr, r: u8) -> [u8; 3] {
-    let mut bytes = [0; 8];
-    let len = match ip.to_canonical() {
-        IpAddr::V4(ip) => {
-            for (slot, (octet, mask)) in bytes.iter_mut().zip(ip.octets().iter().zip(MASK_V4)) {
-                *slot = octet & mask;
-            }
-            MASK_V4.len()
-        }
-        IpAddr::V6(ip) => {
-            for (slot, (octet, mask)) in bytes.iter_mut().zip(ip.octets().iter().zip(MASK_V6)) {
-                *slot = octet & mask;
-            }
-            MASK_V6.len()
-        }
-    };
-    bytes[0] |= (r & 7) << 5;
-    let [a, b, c, _] = crc32c(&bytes[..len]).to_be_bytes();
-    [a, b, c]
-}
 
 /// Whether a node id was computed from this address (BEP 42). A random id passes once in two million (L09).
 pub fn is_from(id: &Id, ip: IpAddr) -> bool {
-    let wanted = prefix(ip, id[19]);
-    (0..3).all(|at| id[at] & ID_MASK[at] == wanted[at] & ID_MASK[at])
+    krpc::Id(*id).is_computed_from(ip)
 }
 
 /// The id of a node at this address, from 20 random bytes.
 pub fn id_for(ip: IpAddr, random: Id) -> Id {
-    let (mut id, wanted) = (random, prefix(ip, random[19]));
-    for at in 0..3 {
-        id[at] = (wanted[at] & ID_MASK[at]) | (random[at] & !ID_MASK[at]);
-    }
-    id
+    krpc::Id(random).made_valid_for(ip).0
 }
 
 /// Where a node is found.
