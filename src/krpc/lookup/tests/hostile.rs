@@ -151,3 +151,105 @@ proptest! {
         prop_assert!(kind != 0 || told.is_empty());
     }
 }
+
+/// Every node names eight that are a bit nearer, all of them there, with ids that fit.
+#[test]
+fn an_endless_chain_leaves_queries_for_those_who_are_told() {
+    let start = Instant::now();
+    // So few that the chain uses up its part of them before it is too long.
+    let settings = Settings {
+        queries: 80,
+        ..Settings::private_network()
+    };
+    let mut rng = StdRng::seed_from_u64(1);
+    let first = Contact {
+        id: node(1, 0).id,
+        addr: ([10, 0, 0, 1], 1).into(),
+    };
+    let begin = Start {
+        contacts: vec![first],
+        bootstraps: 0,
+    };
+    let goal = Goal::Announce { port: 7 };
+    let mut lookup = Lookup::new(start, &settings, Family::V4, TARGET, goal, begin, 1);
+    let (mut count, mut queries) = (1_u32, 0);
+    while let Some(transmit) = lookup.poll_transmit(start) {
+        queries += 1;
+        let (from, asked) = (addr(&transmit), Asked::decode(&transmit.bytes).unwrap());
+        let own = match lookup.pending.last().map(|pending| pending.errand) {
+            Some(Errand::Walk(contact) | Errand::Tell(contact) | Errand::Store(contact)) => {
+                contact.id
+            }
+            Some(Errand::Bootstrap(_)) | None => panic!("a node was asked"),
+        };
+        let nodes: Vec<Contact> = (0..8)
+            .map(|_| {
+                count += 1;
+                let [_, b, c, d] = count.to_be_bytes();
+                let id = TARGET.blinded(own.shared_bits(&TARGET) + 1, &mut rng);
+                Contact {
+                    id,
+                    addr: ([10, b, c, d], 1).into(),
+                }
+            })
+            .collect();
+        let answer = Answer {
+            nodes: &nodes,
+            token: Some(b"t"),
+            ..Answer::default()
+        };
+        lookup.handle(start, from, &answer.encode(asked.transaction, &own));
+    }
+    let events = events(&mut lookup);
+    let Some(Event::Finished(summary)) = events.last() else {
+        panic!("no end");
+    };
+    assert!(queries <= settings.queries && summary.asked == queries);
+    assert!(
+        summary.told >= settings.closest && summary.told <= settings.told,
+        "{summary:?}"
+    );
+    assert_eq!(summary.stored, summary.told);
+}
+
+/// Our own limits let the walk pass and refuse to tell anybody, for ever.
+#[test]
+fn what_is_never_told_ends_when_its_time_is_over() {
+    let start = Instant::now();
+    let nodes: Vec<Contact> = (0..8).map(|n| node(n, 5)).collect();
+    let mut lookup = begin(start, Goal::Peers, nodes.clone(), 0, 1);
+    let mut now = start;
+    for _ in 0..5_000 {
+        while let Some(transmit) = lookup.poll_transmit(now) {
+            let (from, asked) = (addr(&transmit), Asked::decode(&transmit.bytes).unwrap());
+            if target_of(&transmit).is_none() {
+                lookup.refused(now, &transmit.to);
+                continue;
+            }
+            let own = nodes.iter().find(|node| node.addr == from).unwrap().id;
+            lookup.handle(
+                now,
+                from,
+                &Answer::default().encode(asked.transaction, &own),
+            );
+        }
+        let Some(due) = lookup.poll_timeout() else {
+            break;
+        };
+        now = due;
+        lookup.handle_timeout(now);
+    }
+    assert_eq!(now, start + Settings::default().total);
+    let events = events(&mut lookup);
+    assert!(
+        matches!(
+            events[..],
+            [Event::Finished(Summary {
+                asked: 8,
+                told: 0,
+                ..
+            })]
+        ),
+        "{events:?}"
+    );
+}
