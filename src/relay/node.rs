@@ -282,8 +282,9 @@ impl Node {
                 (OpenKind::Resolve | OpenKind::ResolvePtr, Some(target)) => {
                     lookup::run(&node, &circuit_, stream, &target.host, &signals_).await
                 }
+                (OpenKind::Dht, None) => Err(exit::Ended::Refused(OpenStatus::Refused)),
                 (OpenKind::Tcp | OpenKind::Resolve | OpenKind::ResolvePtr, None)
-                | (OpenKind::Datagrams | OpenKind::RelayList, Some(_)) => {
+                | (OpenKind::Datagrams | OpenKind::RelayList | OpenKind::Dht, Some(_)) => {
                     Err(exit::Ended::Refused(OpenStatus::Failed))
                 }
             };

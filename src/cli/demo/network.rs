@@ -76,6 +76,7 @@ impl PrivateNetwork {
                 guard: n < guards,
                 exit,
                 list: true,
+                dht: false,
             };
             config.bandwidth = 100_000;
             if exit {

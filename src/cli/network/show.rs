@@ -163,6 +163,7 @@ fn role_names(roles: Roles) -> Vec<&'static str> {
         (roles.guard, "guard"),
         (roles.exit, "exit"),
         (roles.list, "list"),
+        (roles.dht, "dht"),
     ]
     .into_iter()
     .filter_map(|(has, name)| has.then_some(name))
@@ -178,10 +179,15 @@ pub(super) fn roles_in_words(roles: Roles) -> String {
 }
 
 fn roles_as_letters(roles: Roles) -> String {
-    [(roles.guard, 'G'), (roles.exit, 'E'), (roles.list, 'L')]
-        .map(|(has, letter)| if has { letter } else { '-' })
-        .iter()
-        .collect()
+    [
+        (roles.guard, 'G'),
+        (roles.exit, 'E'),
+        (roles.list, 'L'),
+        (roles.dht, 'D'),
+    ]
+    .map(|(has, letter)| if has { letter } else { '-' })
+    .iter()
+    .collect()
 }
 
 fn as_json(file: &NetworkFile, list: &RelayList) -> Result<String, Error> {
