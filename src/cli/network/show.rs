@@ -49,8 +49,12 @@ pub(super) fn header(file: &NetworkFile, list: &RelayList, now: u64) -> String {
         0 => String::new(),
         skipped => format!(" ({skipped} more are over)"),
     };
+    let dht = match count(|roles| roles.exit && roles.dht) {
+        0 => String::new(),
+        some => format!(", {some} of them with DHT lookups"),
+    };
     format!(
-        "network {}: {} relays{skipped}, {} guards, {} exits\n\
+        "network {}: {} relays{skipped}, {} guards, {} exits{dht}\n\
          valid until {} (for {}), signed by {} of {} authorities, {} needed\n",
         list.network(),
         relays.len(),
