@@ -9,10 +9,12 @@
 //! - A piece: bytes of a stream go through the peer's state machine to the picker and the storage, and a resume record
 //!   is written when they are safe on the disk.
 
+pub mod bencode;
 pub mod cli;
 pub mod config;
 pub mod error;
 pub mod jail;
+pub mod krpc;
 pub mod net;
 pub mod onion;
 pub mod overlay;

@@ -92,7 +92,7 @@ fn torrent_codecs_know_no_runtime() {
 }
 
 #[test]
-fn circuits_have_no_runtime_clock_file_or_socket() {
+fn circuits_and_krpc_have_no_runtime_clock_file_or_socket() {
     none_of(&rules::sans_io(&product()));
 }
 

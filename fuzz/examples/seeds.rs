@@ -7,7 +7,7 @@ use std::path::Path;
 
 use hushswarm::config::{NetworkFile, ROUTES_EXAMPLE, RelayConfig};
 use hushswarm::onion::OnionKey;
-use hushswarm::torrent::bencode;
+use hushswarm::bencode;
 use hushswarm::torrent::extension::{self, MetadataMessage};
 use hushswarm::torrent::gossip::{OnionPeer, Onions};
 use hushswarm::torrent::infohash::InfoHash;

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hushswarm::bencode::Value;
 use hushswarm::config::{NetworkFile, RelayConfig};
-use hushswarm::torrent::bencode::Value;
 use hushswarm::torrent::extension::{MetadataMessage, PeerExtensions};
 use hushswarm::torrent::gossip::{MAX_ADDED, OnionPeer, Onions};
 use hushswarm::torrent::infohash::InfoHash;

@@ -5,9 +5,9 @@
 
 use rand::CryptoRng;
 
-use super::bencode::{self, BencodeError, Value};
 use super::gossip;
 use super::metainfo::MAX_TORRENT;
+use crate::bencode::{self, BencodeError, Value};
 
 /// Extended message id of the handshake (BEP 10).
 pub const HANDSHAKE: u8 = 0;

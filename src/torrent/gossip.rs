@@ -7,8 +7,8 @@ use std::fmt;
 
 use hushswarm_circuits::target::{Host, Target};
 
-use super::bencode::{self, Value};
 use super::extension::ExtensionError;
+use crate::bencode::{self, Value};
 use crate::onion::OnionKey;
 
 /// Name of the message in the `m` dictionary of the extension handshake (BEP 10).

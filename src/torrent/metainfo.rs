@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use sha1::{Digest, Sha1};
 
-use super::bencode::{self, BencodeError, Value};
 use super::infohash::InfoHash;
+use crate::bencode::{self, BencodeError, Value};
 pub use paths::{MAX_COMPONENT, MAX_COMPONENTS, PathError};
 
 /// Largest torrent file, bytes: the hashes of the most pieces take 40 MiB.

@@ -1,6 +1,5 @@
 //! The embedded BitTorrent engine. It is given streams and has no way to open a socket.
 
-pub mod bencode;
 pub mod engine;
 pub mod extension;
 pub mod gossip;

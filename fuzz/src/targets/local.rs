@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use hushswarm::bencode::Value;
 use hushswarm::cli::doctor::{settings::Client, sockets};
 use hushswarm::cli::leaktest;
 use hushswarm::config::{Routes, TorFile};
@@ -10,7 +11,6 @@ use hushswarm::jail::dns::{Decision, decide};
 use hushswarm::jail::names::{SharedNames, is_virtual};
 use hushswarm::onion::OnionKey;
 use hushswarm::route::policy::{Policy, Verdict};
-use hushswarm::torrent::bencode::Value;
 use hushswarm_circuits::relay_list::Proto;
 use hushswarm_circuits::target::Target;
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::torrent::bencode::{self, DictWriter, Value};
+use crate::bencode::{self, DictWriter, Value};
 
 /// A node id or infohash.
 pub type Id = [u8; 20];

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::torrent::bencode::Value;
+use crate::bencode::Value;
 
 /// Bytes of a connection that are looked at: the handshakes come first, after a bitfield at most.
 const MAX_LOOK: usize = 64 << 10;

@@ -9,8 +9,8 @@ use tokio::time::timeout;
 use super::addresses;
 use super::outcome::OpenPort;
 use super::stage::Computer;
+use crate::bencode;
 use crate::net::os::WorldSockets;
-use crate::torrent::bencode;
 
 /// States of the kernel's tables: listening, and an unconnected UDP socket.
 const LISTEN: &str = "0A";

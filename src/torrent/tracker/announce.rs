@@ -5,9 +5,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use super::super::bencode::Value;
 use super::super::gossip::OnionPeer;
 use super::super::infohash::InfoHash;
+use crate::bencode::Value;
 use crate::redact::Redacted;
 use crate::route::RouteError;
 

@@ -7,9 +7,9 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::super::bencode;
 use super::super::gossip::OnionPeer;
 use super::announce::NO_PORT;
+use crate::bencode;
 
 /// Longest request head, bytes: what to read at most before [`Tracker::handle`].
 pub const MAX_HEAD: usize = 8 << 10;

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::torrent::bencode;
+use crate::bencode;
 use crate::torrent::extension::{self, HS_ONIONS};
 use crate::torrent::gossip::Onions;
 use crate::torrent::wire::{Decoder, HANDSHAKE_LEN, Handshake, MessageRef};
