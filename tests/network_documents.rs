@@ -545,68 +545,6 @@ fn a_relay_is_renewed_with_its_keys_and_what_it_was_told_before() {
 }
 
 #[test]
-fn an_exit_that_looks_up_in_the_dht_says_so_wherever_it_is_shown() {
-    let desk = Desk::new();
-    assert!(RelayInit::try_parse_from(["init", "--dht"]).is_err());
-    let path = desk.relay(1, &["--exit", "--dht"]);
-    let made = Descriptor::decode(&fs::read(&path).unwrap()).unwrap();
-    assert!(made.roles.dht && made.roles.exit);
-    let file = fs::read_to_string(desk.path("relay-1") + "/relay.toml").unwrap();
-    assert!(file.contains("[dht]") && file.contains("router.bittorrent.com:6881"));
-    // What the operator chose stays when the descriptor is renewed.
-    let own = file.replace("lookups = 256", "lookups = 3");
-    fs::write(desk.path("relay-1") + "/relay.toml", own).unwrap();
-    let state = desk.path("relay-1");
-    let said = init(&["--state", &state, "--exit", "--dht"]).unwrap();
-    assert!(
-        said.contains("exit, list, dht") && said.contains("looks up for others"),
-        "{said}"
-    );
-    let file = fs::read_to_string(desk.path("relay-1") + "/relay.toml").unwrap();
-    assert!(file.contains("lookups = 3"), "{file}");
-    let tcp = ["--policy", "accept tcp 8.0.0.0/8:80"];
-    let said = init(&[&["--state", &state, "--exit"][..], &tcp].concat()).unwrap();
-    assert!(said.contains("warning: the relay offers lookups"), "{said}");
-
-    let (key, id, list, all) = (
-        desk.path("a"),
-        desk.authority("a"),
-        desk.path("l"),
-        desk.path("n"),
-    );
-    let sign = [
-        "sign",
-        "--authority",
-        &key,
-        "--network",
-        "test",
-        "--out",
-        &list,
-        &path,
-    ];
-    assert!(network(&sign).unwrap().contains("-ELD"));
-    let file = [
-        "file",
-        "--name",
-        "test",
-        "--authority",
-        &id,
-        "--threshold",
-        "1",
-        "--list",
-        "l",
-        "--out",
-        &all,
-    ];
-    network(&file).unwrap();
-    let said = network(&["show", &all]).unwrap();
-    assert!(
-        said.contains("1 exits, 1 of them with DHT lookups") && said.contains("-ELD"),
-        "{said}"
-    );
-}
-
-#[test]
 fn a_relay_that_can_not_be_described_leaves_nothing() {
     let desk = Desk::new();
     let state = desk.path("r");

@@ -121,9 +121,9 @@ pub enum Record {
 /// How a lookup went. Numbers that are too large for the wire are cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Nodes that were asked. 0: the exit could ask nobody, and another may.
+    /// Queries that were sent. 0: the exit could ask nobody, and another may.
     pub asked: u16,
-    /// Nodes that answered.
+    /// Queries that were answered.
     pub answered: u16,
     /// Nodes that took an item.
     pub stored: u16,

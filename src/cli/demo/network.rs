@@ -213,6 +213,7 @@ pub fn serve(network: PrivateNetwork, listeners: Vec<LinkListener>) -> Running {
                 listeners: vec![listener],
                 exit_source: Some(addr.ip()),
                 limits: Limits::default(),
+                dht: plan.config.dht,
             };
             Relay::start(options, Arc::new(OsDialer::new(Some(addr.ip()))))
         })
