@@ -103,6 +103,22 @@ impl PrivateDht {
         }
     }
 
+    /// Starts one of these addresses, which this machine must have, and waits until it works.
+    pub fn start_at(python: &Path, nodes: Vec<SocketAddr>) -> Self {
+        let mut command = std::process::Command::new(python);
+        command
+            .arg(fixture("dht_nodes.py"))
+            .args(nodes.iter().map(SocketAddr::to_string));
+        let mut process = Process::spawn_listening("dht", command);
+        let ready = process.wait_for_event(2 * PATIENCE, "ready");
+        assert_eq!(ready["nodes"], nodes.len(), "{ready}");
+        Self {
+            process,
+            nodes,
+            asked: 0,
+        }
+    }
+
     /// All that its nodes were sent since they were ready.
     pub fn records(&mut self) -> Vec<Record> {
         std::thread::sleep(SETTLE);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use hushswarm_circuits::target::Host;
 use rand::RngExt as _;
 use tokio::time::{sleep, timeout};
+use tracing::debug;
 
 use super::node::DhtNode;
 use super::walk::Walk;
@@ -16,8 +17,8 @@ use crate::krpc::{Event, Family, Goal, Id};
 const TICK: Duration = Duration::from_secs(1);
 /// How often limits forget who was not seen: this many ticks.
 const TIDY_TICKS: u32 = 10;
-/// A table with fewer nodes is filled from the names to begin from.
-const FEW: usize = 16;
+/// A table with fewer nodes, the closest of a lookup, is filled from the names to begin from.
+const FEW: usize = 8;
 /// How long a name to begin from may take to be resolved.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(15);
 /// Addresses of one name that are used.
@@ -65,6 +66,9 @@ async fn keep(node: &Arc<DhtNode>, family: Family) {
             if node.known(family) < FEW {
                 sleep(rest).await;
                 rest = (rest * 2).min(REST.1);
+            } else {
+                let nodes = node.known(family);
+                debug!(?family, nodes, "the table is filled");
             }
             continue;
         }
