@@ -18,7 +18,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use data_encoding::HEXLOWER;
+use data_encoding::{HEXLOWER, HEXUPPER};
 use hushswarm::config::{RELAY_CONFIG_FILE, RelayConfig, RelayDht, bootstrap};
 use hushswarm::krpc;
 use hushswarm::net::os::{LinkListener, OsDialer};
@@ -107,7 +107,10 @@ fn start_inside(world: &World, n: usize) -> Relay {
 }
 
 async fn ask(stream: &mut BoxStream, op: Op) {
-    let family = Family::V4;
+    ask_in(stream, Family::V4, op).await;
+}
+
+async fn ask_in(stream: &mut BoxStream, family: Family, op: Op) {
     let request = Request { family, op }.encode().unwrap();
     stream.write_all(&request).await.unwrap();
     stream.shutdown().await.unwrap();
@@ -220,6 +223,19 @@ async fn peers_that_real_nodes_know_stream_back_and_the_exit_alone_is_seen() {
     let told = learned(&records, &HEXLOWER.encode(&INFOHASH), |ip| ip == ours);
     assert!((1..=16).contains(&told.told.len()), "{}", told.told.len());
     assert!(told.asked.len() >= told.told.len());
+    // At its most talkative, the exit's log names nobody and nothing.
+    let log = world.process(3).log();
+    let names = announced
+        .iter()
+        .chain(&dht.nodes)
+        .map(|addr| addr.ip().to_string());
+    let hashes = [HEXLOWER.encode(&INFOHASH), HEXUPPER.encode(&INFOHASH)];
+    for name in names
+        .chain(hashes)
+        .chain([String::from_utf8(INFOHASH.into()).unwrap()])
+    {
+        assert!(!log.contains(&name), "the exit's log names {name}");
+    }
     let from_us = records.iter().filter(|record| record.from.ip() == ours);
     for said in from_us
         .map(|record| &record.said)
@@ -319,54 +335,28 @@ async fn an_exit_that_refuses_is_left_for_another_and_without_any_the_origin_is_
     assert!(world.process(2).log().contains("disagree on lookups"));
     let client = world.client(3);
     let route = CircuitRoute::new(client.clone());
-    let exits = |client: &Client| {
-        let (client, owner) = (client.clone(), key("who"));
-        async move {
-            let wanted = Wanted {
-                exit: ExitNeed::Dht,
-                hops: None,
-                avoid: &[],
-            };
-            let circuit = client.circuit_for(owner, wanted).await.unwrap();
-            (
-                circuit.path()[2].identity,
-                circuit.dht(LONG).await.map(drop),
-            )
-        }
-    };
     // With several keys both exits are drawn, and each lookup opens in the end.
     for n in 0..8 {
         route.dht(key(&format!("owner {n}"))).await.unwrap();
     }
+    // Once the other is gone, the refusal is what the origin hears.
     world.kill(3);
+    let client = world.client(3);
+    let wanted = Wanted {
+        exit: ExitNeed::Dht,
+        hops: None,
+        avoid: &[world.relays[3].id],
+    };
+    let circuit = client.circuit_for(key("b"), wanted).await.unwrap();
     let refused = StreamFailure::Status(OpenStatus::Refused);
-    let none = client_without(&world, 3).await;
-    let (exit, opened) = exits(&none).await;
-    assert_eq!((world.place(&exit), opened), (2, Err(refused)));
-    let route = CircuitRoute::new(none);
+    assert_eq!(circuit.dht(LONG).await.err(), Some(refused));
+    let route = CircuitRoute::new(client);
     assert_eq!(route.dht(key("b")).await.err(), Some(RouteError::Refused));
 
     // In a network where nobody offers it, no circuit is built for it.
     let plain = Recipe::new(3).build();
     let route = CircuitRoute::new(plain.client(3));
     assert_eq!(route.dht(key("c")).await.err(), Some(RouteError::Refused));
-}
-
-/// A client that takes the exit which is left once the other has died.
-async fn client_without(world: &World, dead: usize) -> Client {
-    let client = world.client(3);
-    until("the dead exit is left out", || true).await;
-    let wanted = Wanted {
-        exit: ExitNeed::Dht,
-        hops: None,
-        avoid: &[],
-    };
-    loop {
-        let circuit = client.circuit_for(key("who"), wanted).await;
-        if circuit.is_ok_and(|circuit| world.place(&circuit.path()[2].identity) != dead) {
-            return client;
-        }
-    }
 }
 
 /// One exit inside this process, whose lookups begin from a socket of the test's, and a client one hop away.
@@ -502,6 +492,46 @@ async fn answers_count_only_from_who_was_asked_and_a_flood_of_others_does_no_har
     assert_eq!(relay.counters().dht.answered, 1, "and once");
     let (records, end) = answer(&mut stream).await;
     assert_eq!((records, end.answered), (Vec::new(), 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_two_families_are_two_networks_and_each_is_walked_alone() {
+    let Ok(v6) = UdpSocket::bind("[::1]:0").await else {
+        return support::skip("this machine has no IPv6");
+    };
+    let v4 = UdpSocket::bind(addrs(110..111, 0)[0]).await.unwrap();
+    let world = recipe(1, 1).build();
+    let both = [&v4, &v6].map(|socket| socket.local_addr().unwrap());
+    begin_from(&world, 0, &both);
+    let relay = start_inside(&world, 0);
+    let mut bytes = [0; 2048];
+    for socket in [&v4, &v6] {
+        // The upkeep's own.
+        let (_, from) = timeout(LONG, socket.recv_from(&mut bytes))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(from.is_ipv6(), socket.local_addr().unwrap().is_ipv6());
+    }
+    let route = CircuitRoute::new(world.client(1));
+    let mut stream = route.dht(key("a")).await.unwrap();
+    ask_in(&mut stream, Family::V6, PEERS).await;
+    timeout(LONG, v6.recv_from(&mut bytes))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(v4.try_recv_from(&mut bytes).is_err());
+    assert_eq!(relay.counters().dht.lookups, 1);
+    drop(stream);
+
+    // Where nobody is known to begin from in a family, the answer is at its end at once.
+    let world = recipe(1, 1).build();
+    begin_from(&world, 0, &both[..1]);
+    let _relay = start_inside(&world, 0);
+    let route = CircuitRoute::new(world.client(1));
+    let mut stream = route.dht(key("a")).await.unwrap();
+    ask_in(&mut stream, Family::V6, PEERS).await;
+    assert_eq!(answer(&mut stream).await, (Vec::new(), Summary::default()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
