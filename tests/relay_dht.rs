@@ -410,25 +410,92 @@ async fn limits_refuse_clearly_and_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_ends_early_ends_its_lookup_and_a_closed_circuit_all_of_them() {
-    let (_world, relay, client, socket) = silent_dht(|_| {}).await;
-    let route = CircuitRoute::new(client.clone());
-    let running = |n: usize| move |relay: &Relay| relay.counters().dht.lookups == n;
+async fn queries_over_a_limit_leave_later_and_are_counted() {
+    // A node that knows eight others, and these, which say nothing.
+    let (_world, relay, client, socket) = silent_dht(|dht| {
+        dht.limits.queries_per_second = 2.try_into().unwrap();
+    })
+    .await;
+    let mut others = Vec::new();
+    for addr in addrs(111..119, 0) {
+        others.push(UdpSocket::bind(addr).await.unwrap());
+    }
+    let known: Vec<u8> = (1..)
+        .zip(&others)
+        .flat_map(|(n, other)| contact(n, other))
+        .collect();
+    let answering = tokio::spawn(async move {
+        loop {
+            let (query, from) = heard(&socket).await;
+            let answer = said(transaction(&query), &known);
+            socket.send_to(&answer, from).await.unwrap();
+        }
+    });
+    let route = CircuitRoute::new(client);
     let mut stream = route.dht(key("a")).await.unwrap();
     ask(&mut stream, PEERS).await;
-    let mut other = route.dht(key("a")).await.unwrap();
-    ask(&mut other, PEERS).await;
-    until("both run", || running(2)(&relay)).await;
-    let mut bytes = [0; 2048];
-    timeout(LONG, socket.recv_from(&mut bytes))
-        .await
-        .unwrap()
-        .unwrap();
-    drop(stream);
-    until("one has ended", || running(1)(&relay)).await;
+    for other in &others {
+        heard(other).await;
+    }
+    let counted = relay.counters().dht;
+    assert!(counted.put_off > 0 && counted.queries >= 9, "{counted:?}");
+    answering.abort();
+}
+
+/// The next datagram, and who sent it.
+async fn heard(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut bytes = vec![0; 2048];
+    let heard = timeout(LONG, socket.recv_from(&mut bytes)).await;
+    let (n, from) = heard.unwrap().unwrap();
+    bytes.truncate(n);
+    (bytes, from)
+}
+
+/// The transaction id of a query.
+fn transaction(query: &[u8]) -> &[u8] {
+    let mut parts = query.windows(5);
+    let at = parts.rposition(|part| part == b"1:t4:").unwrap();
+    &query[at + 5..at + 9]
+}
+
+/// A node of IPv4 as others tell of it.
+fn contact(id: u8, socket: &UdpSocket) -> Vec<u8> {
+    let SocketAddr::V4(addr) = socket.local_addr().unwrap() else {
+        panic!();
+    };
+    let port = addr.port().to_be_bytes();
+    [&[id; 20][..], &addr.ip().octets(), &port].concat()
+}
+
+/// What a node says that knows these.
+fn said(transaction: &[u8], nodes: &[u8]) -> Vec<u8> {
+    let head = format!("d1:rd2:id20:iiiiiiiiiiiiiiiiiiii5:nodes{}:", nodes.len());
+    [head.as_bytes(), nodes, b"e1:t4:", transaction, b"1:y1:re"].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_ends_early_ends_its_lookup_and_a_closed_circuit_all_of_them() {
+    let (_world, relay, client, socket) = silent_dht(|_| {}).await;
+    let other = UdpSocket::bind(addrs(111..112, 0)[0]).await.unwrap();
+    let route = CircuitRoute::new(client.clone());
+    let running = || relay.counters().dht.lookups;
+    let mut first = route.dht(key("a")).await.unwrap();
+    ask(&mut first, PEERS).await;
+    heard(&socket).await;
+    let mut second = route.dht(key("a")).await.unwrap();
+    ask(&mut second, PEERS).await;
+    let (query, exit) = heard(&socket).await;
+    assert_eq!(running(), 2);
+    drop(first);
+    until("the first has ended", || running() == 1).await;
+    // It did not end by itself for want of answers: the second, which began later, still waits for its own.
+    let answer = said(transaction(&query), &contact(1, &other));
+    socket.send_to(&answer, exit).await.unwrap();
+    heard(&other).await;
+    assert_eq!(running(), 1);
     client.close();
-    until("all have ended", || running(0)(&relay)).await;
-    drop(other);
+    until("all have ended", || running() == 0).await;
+    drop(second);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -457,20 +524,11 @@ async fn answers_count_only_from_who_was_asked_and_a_flood_of_others_does_no_har
         .await
         .unwrap()
         .unwrap();
-    // The answer that a node would give: it knows nobody.
-    let at = bytes[..n]
-        .windows(5)
-        .rposition(|part| part == b"1:t4:")
-        .unwrap();
-    let transaction = bytes[at + 5..at + 9].to_vec();
-    let said = |transaction: &[u8]| {
-        let head = b"d1:rd2:id20:iiiiiiiiiiiiiiiiiiii5:nodes0:e1:t4:";
-        [&head[..], transaction, b"1:y1:re"].concat()
-    };
-    let good = said(&transaction);
+    // The answer of a node that knows nobody.
+    let good = said(transaction(&bytes[..n]), b"");
     let stranger = UdpSocket::bind(addrs(111..112, 0)[0]).await.unwrap();
     stranger.send_to(&good, exit).await.unwrap();
-    socket.send_to(&said(b"none"), exit).await.unwrap();
+    socket.send_to(&said(b"none", b""), exit).await.unwrap();
     socket.send_to(&bytes[..n], exit).await.unwrap();
     for n in 0..20_000u32 {
         // Loopback drops what the relay's socket can't hold.
