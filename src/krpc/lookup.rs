@@ -666,7 +666,12 @@ impl Lookup {
 
     fn finish(&mut self) {
         self.phase = Phase::Finished;
-        self.pending.clear();
+        for pending in std::mem::take(&mut self.pending) {
+            // Who is slow now is not waited for any more.
+            if pending.slow && matches!(pending.errand, Errand::Walk(_)) {
+                self.failed(&pending.errand);
+            }
+        }
         self.events.push_back(Event::Finished(self.summary));
     }
 
@@ -680,7 +685,7 @@ impl Lookup {
         self.walk.answered().map(|known| known.contact).collect()
     }
 
-    /// The nodes that did not: for a relay's table.
+    /// The nodes that did not, or are slow where it has ended: for a relay's table.
     pub fn silent(&self) -> Vec<SocketAddr> {
         let silent = self
             .walk

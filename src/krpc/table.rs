@@ -1,4 +1,8 @@
-//! The nodes from which a relay's lookups begin (BEP 5's routing table, kept by liveness).
+//! The nodes from which a relay's lookups begin, kept by liveness.
+//!
+//! Not quite BEP 5's table: that one is dense around a node's own id, since others ask it for what is near. This one is asked by
+//! nobody, and its lookups go anywhere, so it is as dense everywhere; a walk that begins near its target is shorter and tells fewer
+//! nodes even the first bits of it.
 //!
 //! Only nodes that answered come in. A full bucket keeps whom it has, as the old are likelier to stay than the new, unless one
 //! was silent, or has an id that does not fit its address (BEP 42) where the new one's does. One network has few places in
@@ -11,19 +15,21 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use super::contact::{Contact, Family, Network, is_usable};
-use super::id::{ID_BITS, ID_LEN, Id};
+use super::id::{ID_LEN, Id};
 use super::settings::Settings;
 
 /// Nodes in a bucket (BEP 5's K).
 const BUCKET: usize = 8;
-/// Buckets that are kept, and the last of them holds all that are nearer: a network of 2^40 nodes has no more.
-const BUCKETS: usize = 40;
+/// Leading bits that the nodes of a bucket share: 128 buckets, 1024 nodes.
+const BITS: u32 = 7;
+/// Places of a bucket for nodes whose ids do not fit their addresses, which anybody can have any number of.
+const UNFIT: usize = BUCKET / 2;
 /// After this many queries without an answer, a node is forgotten: a single one may have been lost on the way.
 const MAX_SILENT: u8 = 2;
 /// A bucket in which nobody answered for so long is looked up (BEP 5).
 const REFRESH: Duration = Duration::from_secs(15 * 60);
-/// Between two attempts to fill an empty table.
-const RETRY: Duration = Duration::from_secs(60);
+/// Between two such lookups: a table is warm in minutes, and its upkeep costs a few queries a second at most.
+const PACE: Duration = Duration::from_secs(5);
 
 struct Entry {
     contact: Contact,
@@ -40,34 +46,27 @@ struct Bucket {
 /// A routing table of one address family. Its owner tells it who answered and who did not, and looks up
 /// ([`super::Goal::Nodes`]) what [`RoutingTable::refresh`] gives.
 pub struct RoutingTable {
-    own: Id,
     family: Family,
     per_network: usize,
     allow_private: bool,
     buckets: Vec<Bucket>,
-    /// When nearest nodes were last looked up.
-    filled: Option<Instant>,
+    refreshed: Option<Instant>,
     rng: StdRng,
 }
 
 impl RoutingTable {
-    /// An empty table around an id of one's own, drawn at random, which nobody is told.
+    /// An empty table. `own` is drawn at random and nobody is told it: what is looked up to fill the table comes from it.
     pub fn new(own: Id, family: Family, settings: &Settings) -> Self {
         let mut seed = [0; 32];
         seed[..ID_LEN].copy_from_slice(&own.0);
         Self {
-            own,
             family,
             per_network: settings.nodes_per_network,
             allow_private: settings.allow_private,
-            buckets: (0..BUCKETS).map(|_| Bucket::default()).collect(),
-            filled: None,
+            buckets: (0..1 << BITS).map(|_| Bucket::default()).collect(),
+            refreshed: None,
             rng: StdRng::from_seed(seed),
         }
-    }
-
-    fn index(&self, id: &Id) -> usize {
-        self.own.shared_bits(id).min(BUCKETS - 1)
     }
 
     /// A node answered.
@@ -75,47 +74,48 @@ impl RoutingTable {
         if !is_usable(self.family, contact.addr, self.allow_private) {
             return;
         }
-        let (at, per_network) = (self.index(&contact.id), self.per_network);
         // A node that has another id now has left its old place.
-        for (index, bucket) in self.buckets.iter_mut().enumerate() {
+        for bucket in &mut self.buckets {
             let moved = |entry: &Entry| {
                 entry.contact.addr == contact.addr && entry.contact.id != contact.id
             };
-            if index != at || bucket.entries.iter().any(moved) {
-                bucket.entries.retain(|entry| !moved(entry));
-            }
+            bucket.entries.retain(|entry| !moved(entry));
         }
-        let Some(bucket) = self.buckets.get_mut(at) else {
+        let per_network = self.per_network;
+        let Some(bucket) = self.buckets.get_mut(index(&contact.id)) else {
             return;
         };
-        let same = |entry: &&mut Entry| entry.contact.id == contact.id;
-        if let Some(entry) = bucket.entries.iter_mut().find(same) {
-            // Who has an id keeps it for as long as he answers.
-            if entry.contact == contact || entry.silent > 0 {
-                *entry = Entry {
-                    contact,
-                    seen: now,
-                    silent: 0,
-                };
-            }
-            return;
-        }
-        let network = Network::of(contact.addr.ip());
-        let near = |entry: &Entry| Network::of(entry.contact.addr.ip()) == network;
         let entry = Entry {
             contact,
             seen: now,
             silent: 0,
         };
-        // Whose place it may take: in its own network where that has all of its places, else anybody's.
-        let crowded = bucket.entries.iter().filter(|entry| near(entry)).count() >= per_network;
-        if !crowded && bucket.entries.len() < BUCKET {
+        if let Some(old) = bucket
+            .entries
+            .iter_mut()
+            .find(|old| old.contact.id == contact.id)
+        {
+            // Who has an id keeps it for as long as he answers.
+            if old.contact == contact || old.silent > 0 {
+                *old = entry;
+            }
+            return;
+        }
+        // Whose place it may take: one of its own network where that has all of its own, one as unfit where those have all of
+        // theirs, else anybody's.
+        let (network, fits) = (Network::of(contact.addr.ip()), contact.is_valid());
+        let near = |old: &Entry| Network::of(old.contact.addr.ip()) == network;
+        let alike = |old: &Entry| old.contact.is_valid() == fits;
+        let crowded = bucket.entries.iter().filter(|old| near(old)).count() >= per_network;
+        let unfit = !fits && bucket.entries.iter().filter(|old| alike(old)).count() >= UNFIT;
+        if !crowded && !unfit && bucket.entries.len() < BUCKET {
             bucket.entries.push(entry);
             return;
         }
         let worse = |old: &&mut Entry| {
             (!crowded || near(old))
-                && (old.silent > 0 || (contact.is_valid() && !old.contact.is_valid()))
+                && (!unfit || alike(old))
+                && (old.silent > 0 || (fits && !old.contact.is_valid()))
         };
         let rank = |old: &&mut Entry| (u8::MAX - old.silent, old.contact.is_valid(), old.seen);
         if let Some(old) = bucket.entries.iter_mut().filter(worse).min_by_key(rank) {
@@ -144,45 +144,40 @@ impl RoutingTable {
             .iter()
             .flat_map(|bucket| &bucket.entries)
             .collect();
-        all.sort_by_key(|entry| (entry.silent > 0, entry.contact.id.distance(target)));
+        all.sort_by_cached_key(|entry| (entry.silent > 0, entry.contact.id.distance(target)));
         all.iter().take(n).map(|entry| entry.contact).collect()
     }
 
     /// A target to look up now, so that the table stays full: `None` where nothing is due. What it gave is not due again
     /// before its time, found or not.
     pub fn refresh(&mut self, now: Instant) -> Option<Id> {
-        if self.fill_due().is_none_or(|due| due <= now) {
-            self.filled = Some(now);
-            return Some(self.own);
+        if self.next().is_some_and(|next| next > now) {
+            return None;
         }
-        let last = self.last();
-        let due = |bucket: &Bucket| bucket.due().is_none_or(|due| due <= now);
-        let at = self.buckets.iter().take(last).position(due)?;
+        let due = self.buckets.iter().enumerate();
+        let due = due.filter(|(_, bucket)| bucket.due().is_none_or(|due| due <= now));
+        // The emptiest first.
+        let (at, _) = due.min_by_key(|(_, bucket)| (bucket.entries.len(), bucket.refreshed))?;
         self.buckets.get_mut(at)?.refreshed = Some(now);
-        // In the bucket: the bits before its own as ours, its own flipped, the rest drawn.
-        let mut id = self.own.blinded(at + 1, &mut self.rng);
-        id.0[at / 8] ^= 0x80 >> (at % 8);
-        Some(id)
+        self.refreshed = Some(now);
+        let mut prefix = Id([0; ID_LEN]);
+        prefix.0[0] = u8::try_from(at << (8 - BITS)).ok()?;
+        Some(prefix.blinded(BITS as usize, &mut self.rng))
     }
 
     /// When [`RoutingTable::refresh`] is to be asked next; `None`: now.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let buckets = self.buckets.iter().take(self.last()).map(Bucket::due);
-        buckets.chain([self.fill_due()]).min().flatten()
-    }
-
-    fn fill_due(&self) -> Option<Instant> {
-        let every = if self.is_empty() { RETRY } else { REFRESH };
-        self.filled.map(|filled| filled + every)
-    }
-
-    /// Behind the deepest bucket that has somebody.
-    fn last(&self) -> usize {
-        let deepest = self
-            .buckets
+        self.buckets
             .iter()
-            .rposition(|bucket| !bucket.entries.is_empty());
-        deepest.map_or(0, |at| (at + 1).min(ID_BITS))
+            .map(Bucket::due)
+            .min()
+            .flatten()
+            .max(self.next())
+    }
+
+    /// Before this nothing is due.
+    fn next(&self) -> Option<Instant> {
+        self.refreshed.map(|at| at + PACE)
     }
 
     /// How many nodes it holds.
@@ -194,6 +189,10 @@ impl RoutingTable {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+fn index(id: &Id) -> usize {
+    usize::from(id.0[0] >> (8 - BITS))
 }
 
 impl Bucket {
@@ -220,34 +219,29 @@ mod tests {
         RoutingTable::new(OWN, Family::V4, &Settings::default())
     }
 
-    /// A node in the far half, in network `8.n.x`, whose id fits its address where `fits`.
-    fn node(n: u8, fits: bool) -> Contact {
+    /// A node in a network of its own; its id begins with 0x80 and does not fit.
+    fn node(n: u8) -> Contact {
         let ip = IpAddr::from([8, n, 1, 1]);
         let mut id = Id([n; ID_LEN]);
-        if fits {
-            // The last byte changes what fits: find one in the far half.
-            let found = (0..=u8::MAX).map(|last| {
-                id.0[ID_LEN - 1] = last;
-                id.made_valid_for(ip)
-            });
-            id = found
-                .into_iter()
-                .find(|id| id.0[0] & 0x80 != 0)
-                .unwrap_or(id);
-        } else {
-            id.0[0] |= 0x80;
-        }
+        id.0[0] = 0x80;
         Contact {
             id,
             addr: SocketAddr::new(ip, 6881),
         }
     }
 
-    /// Nodes of bucket 0 whose ids fit.
+    /// Nodes of that bucket whose ids fit.
     fn fitting() -> impl Iterator<Item = Contact> {
-        (1..=u8::MAX)
-            .map(|n| node(n, true))
-            .filter(|node| node.id.0[0] & 0x80 != 0)
+        (0..=u16::MAX).filter_map(|n| {
+            let [b, c] = n.to_be_bytes();
+            let ip = IpAddr::from([9, b, c, 1]);
+            let id = Id([c; ID_LEN]).made_valid_for(ip);
+            let contact = Contact {
+                id,
+                addr: SocketAddr::new(ip, 6881),
+            };
+            (index(&id) == 0x40).then_some(contact)
+        })
     }
 
     #[test]
@@ -273,11 +267,9 @@ mod tests {
     #[test]
     fn ids_that_fit_their_addresses_take_the_places_of_others() {
         let (mut table, now) = (table(), Instant::now());
-        (1..=8).for_each(|n| table.answered(now, node(n, false)));
-        assert_eq!(table.len(), BUCKET);
-        table.answered(now, node(9, false));
-        assert!(!table.closest(&OWN, 99).contains(&node(9, false)));
-        let fits: Vec<Contact> = fitting().skip(20).take(BUCKET + 1).collect();
+        (1..=8).for_each(|n| table.answered(now, node(n)));
+        assert_eq!(table.len(), UNFIT, "they have half of the places");
+        let fits: Vec<Contact> = fitting().take(BUCKET + 1).collect();
         fits.iter().for_each(|node| table.answered(now, *node));
         let mut kept = table.closest(&OWN, 99);
         kept.sort();
@@ -290,7 +282,7 @@ mod tests {
     fn one_network_has_two_places_in_a_bucket() {
         let (mut table, now) = (table(), Instant::now());
         for n in 1..=200 {
-            let id = Id([0x80 | n; ID_LEN]);
+            let id = node(n).id;
             table.answered(
                 now,
                 Contact {
@@ -320,7 +312,7 @@ mod tests {
     #[test]
     fn a_node_is_known_by_one_id_and_an_id_by_one_node() {
         let (mut table, now) = (table(), Instant::now());
-        let first = node(1, false);
+        let first = node(1);
         table.answered(now, first);
         let renamed = Contact {
             id: Id([0x0f; ID_LEN]),
@@ -345,36 +337,32 @@ mod tests {
 
     #[test]
     fn what_is_due_is_looked_up_once_and_again_after_its_time() {
-        let (mut table, now) = (table(), Instant::now());
+        let (mut table, start) = (table(), Instant::now());
         assert_eq!(table.poll_timeout(), None, "now");
-        assert_eq!(table.refresh(now), Some(OWN));
+        let (mut now, mut looked_up) = (start, Vec::new());
+        for _ in 0..1 << BITS {
+            looked_up.push(index(&table.refresh(now).unwrap()));
+            assert_eq!(table.refresh(now), None, "one at a time");
+            assert!(table.poll_timeout() >= Some(now + PACE));
+            now += PACE;
+        }
+        looked_up.sort_unstable();
+        assert!(looked_up.into_iter().eq(0..1 << BITS), "each once");
         assert_eq!(table.refresh(now), None);
-        assert_eq!(table.poll_timeout(), Some(now + RETRY));
-        assert_eq!(
-            table.refresh(now + RETRY),
-            Some(OWN),
-            "an empty table is tried again"
-        );
-        let now = now + RETRY;
-        // Somebody in bucket 2: the buckets before it are looked up too.
-        let mut id = Id([0x20; ID_LEN]);
-        id.0[0] = 0x20;
-        table.answered(
-            now,
-            Contact {
-                id,
-                addr: ([8, 8, 8, 8], 1).into(),
-            },
-        );
-        let due: Vec<usize> = std::iter::from_fn(|| table.refresh(now))
-            .map(|id| id.shared_bits(&OWN))
-            .collect();
-        assert_eq!(due, [0, 1, 2]);
-        assert_eq!(table.poll_timeout(), Some(now + REFRESH));
-        assert_eq!(
-            std::iter::from_fn(|| table.refresh(now + REFRESH)).count(),
-            4
-        );
+        assert_eq!(table.poll_timeout(), Some(start + REFRESH));
+        assert!(table.refresh(start + REFRESH).is_some());
+    }
+
+    #[test]
+    fn a_full_bucket_that_answers_is_not_looked_up() {
+        let (mut table, now) = (table(), Instant::now());
+        fitting()
+            .take(BUCKET)
+            .for_each(|node| table.answered(now, node));
+        let full = index(&fitting().next().unwrap().id);
+        let due = (0..=1 << BITS).filter_map(|n| table.refresh(now + PACE * n));
+        let due: Vec<usize> = due.map(|id| index(&id)).collect();
+        assert!(due.len() == (1 << BITS) - 1 && !due.contains(&full));
     }
 
     proptest! {

@@ -28,6 +28,14 @@ const SILENT_PER_NODE: usize = 3;
 const REFUSED_WAIT: Duration = Duration::from_millis(100);
 const MAX_REFUSALS: u8 = 5;
 
+/// Bits that a node is asked with beyond those that it shares with the target. One is enough where tables are as BEP 5 has them;
+/// nodes that know more of their own half can use another. Each gives a chain of liars as much more at every step.
+const BLIND_STEP: usize = 2;
+/// Bits by which a node may be nearer than the closest 8 and be asked with all that it shares.
+const LUCK: usize = 2;
+/// Most bits that are true for that: whoever shares more in a DHT of less than 2^26 nodes made his id so.
+const MAX_TRUE_BITS: usize = 26;
+
 /// How far a node was asked.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -99,6 +107,15 @@ struct Tally {
     asked: usize,
 }
 
+/// Of one address.
+#[derive(Clone, Copy, Default)]
+struct Address {
+    /// Asked and not found silent: it is one node, and has told its id or will.
+    live: bool,
+    /// How often it was asked.
+    asked: u8,
+}
+
 /// The nodes of one walk, closest first.
 pub(super) struct Walk {
     target: Id,
@@ -106,7 +123,7 @@ pub(super) struct Walk {
     per_network: usize,
     known: Vec<Known>,
     networks: BTreeMap<Network, Tally>,
-    addresses: BTreeMap<SocketAddr, u8>,
+    addresses: BTreeMap<SocketAddr, Address>,
     /// Queries left for nodes whose ids do not fit.
     unfit_left: usize,
 }
@@ -234,7 +251,7 @@ impl Walk {
             && self
                 .addresses
                 .get(&addr)
-                .is_none_or(|asked| *asked < MAX_PER_ADDRESS)
+                .is_none_or(|of| !of.live && of.asked < MAX_PER_ADDRESS)
             && (known.fits || self.unfit_left > 0)
     }
 
@@ -328,7 +345,9 @@ impl Walk {
             .or_default();
         tally.live += 1;
         tally.asked += 1;
-        *self.addresses.entry(contact.addr).or_default() += 1;
+        let address = self.addresses.entry(contact.addr).or_default();
+        address.live = true;
+        address.asked += 1;
         if let Some(known) = self.find(contact) {
             known.stage = Stage::Asked { slow: false };
             if !known.fits {
@@ -369,20 +388,12 @@ impl Walk {
             tally.live = tally.live.saturating_sub(1);
             tally.asked = tally.asked.saturating_sub(usize::from(unasked));
         }
-        if unasked && let Some(asked) = self.addresses.get_mut(&contact.addr) {
-            *asked = asked.saturating_sub(1);
+        if let Some(address) = self.addresses.get_mut(&contact.addr) {
+            address.live = false;
+            address.asked = address.asked.saturating_sub(u8::from(unasked));
         }
     }
 }
-
-/// Bits that a node is told beyond those that it shares. With none it would answer with any of half its nodes; each makes the
-/// answer of a node that knows its half well one bit nearer, and gives a chain of liars one bit more.
-pub(super) const BLIND_STEP: usize = 3;
-/// Bits by which a node may be nearer than the closest 8 and be believed.
-const LUCK: usize = 4;
-/// Most bits of a target that are ever true before the closest are found: nodes of the DHT share 24 with what is nearest to
-/// them, if there are 2^24 of them.
-const MAX_TRUE_BITS: usize = 28;
 
 impl Known {
     /// Our own limits refused the query: not again so soon.
