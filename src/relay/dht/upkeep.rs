@@ -1,4 +1,8 @@
 //! Keeps the relay's node warm: it finds nodes at the start, looks up what its tables ask for, and notices who is gone.
+//!
+//! A table has 128 parts, each of which is looked up when nobody of it answered for a quarter of an hour. In the simulation of
+//! 10,000 nodes the first hour of a table that nobody else uses takes 8,600 queries for each family, 143 a minute; from then on
+//! there are at most 128 lookups of 16 queries in a quarter of an hour, 137 a minute, and fewer the more is looked up for others.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,7 +15,7 @@ use tracing::debug;
 
 use super::node::DhtNode;
 use super::walk::Walk;
-use crate::krpc::{Event, Family, Goal, Id};
+use crate::krpc::{Event, Family, Goal, Id, Settings};
 
 /// How often queries that stayed unanswered are looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -19,6 +23,10 @@ const TICK: Duration = Duration::from_secs(1);
 const TIDY_TICKS: u32 = 10;
 /// A table with fewer nodes, the closest of a lookup, is filled from the names to begin from.
 const FEW: usize = 8;
+/// With this many the table is full enough: what is looked up then is who still lives, and who takes the place of who does not.
+const WARM: usize = 512;
+/// Queries of such a lookup: those of one part of the table, and as many of the others they name.
+const WARM_QUERIES: usize = 16;
 /// How long a name to begin from may take to be resolved.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(15);
 /// Addresses of one name that are used.
@@ -90,7 +98,18 @@ async fn keep(node: &Arc<DhtNode>, family: Family) {
 
 /// Finds the nodes around a target; nobody is told of anything that somebody looks for.
 async fn look_up(node: &Arc<DhtNode>, family: Family, target: Id) {
-    let Some(mut walk) = Walk::begin(node, family, target, Goal::Nodes) else {
+    let settings = if node.known(family) < WARM {
+        node.settings().clone()
+    } else {
+        Settings {
+            queries: WARM_QUERIES,
+            // Nobody is told anything, so nothing is kept for that.
+            told: 0,
+            ..node.settings().clone()
+        }
+    };
+    let walk = Walk::begin_within(node, &settings, family, target, Goal::Nodes);
+    let Some(mut walk) = walk else {
         return;
     };
     loop {

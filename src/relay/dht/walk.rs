@@ -10,7 +10,7 @@ use super::limits::PutOff;
 use super::node::{Answer, Asked, DhtNode};
 use super::pending::Transaction;
 use crate::bencode::Value;
-use crate::krpc::{Event, Family, Goal, Id, Lookup, Start, To};
+use crate::krpc::{Event, Family, Goal, Id, Lookup, Settings, Start, To};
 
 /// Queries put off in one go before a walk waits a little: it may have more nodes to ask than the limits allow.
 const MANY_PUT_OFF: usize = 16;
@@ -43,6 +43,17 @@ impl Walk {
         target: Id,
         goal: Goal,
     ) -> Option<Self> {
+        Self::begin_within(node, node.settings(), family, target, goal)
+    }
+
+    /// The same, within other bounds than lookups for others have.
+    pub(super) fn begin_within(
+        node: &Arc<DhtNode>,
+        settings: &Settings,
+        family: Family,
+        target: Id,
+        goal: Goal,
+    ) -> Option<Self> {
         if !node.has(family) {
             return None;
         }
@@ -56,7 +67,7 @@ impl Walk {
         };
         let seed = rand::random();
         let now = Instant::now();
-        let lookup = Lookup::new(now, node.settings(), family, target, goal, start, seed);
+        let lookup = Lookup::new(now, settings, family, target, goal, start, seed);
         let (number, inbox) = node.enter();
         Some(Self {
             node: Arc::clone(node),
