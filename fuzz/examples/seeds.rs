@@ -5,9 +5,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use hushswarm::bencode;
 use hushswarm::config::{NetworkFile, ROUTES_EXAMPLE, RelayConfig};
 use hushswarm::onion::OnionKey;
-use hushswarm::bencode;
 use hushswarm::torrent::extension::{self, MetadataMessage};
 use hushswarm::torrent::gossip::{OnionPeer, Onions};
 use hushswarm::torrent::infohash::InfoHash;
@@ -96,7 +96,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("onion_gossip", gossip()),
         ("origin", answers()),
         ("peer", vec![("messages", [&[3][..], &messages()].concat())]),
-        ("relay_config", vec![("relay", relay_config().into_bytes())]),
+        ("relay_config", relay_configs()),
         ("relay_list", vec![("signed", list), ("unsigned", unsigned)]),
         (
             "routes_file",
@@ -112,6 +112,12 @@ fn all() -> Vec<(&'static str, Seeds)> {
             vec![("messages", [&[15][..], &messages()].concat())],
         ),
     ]
+}
+
+fn relay_configs() -> Seeds {
+    let dht = "nickname = 'r'\nlisten = ['127.0.0.1:1']\nexit = true\n[dht]\n\
+        bootstrap = ['a.example:6881', '[2001:db8::1]:1']\n[dht.limits]\nlookups = 5\n";
+    vec![("dht", dht.into()), ("relay", relay_config().into_bytes())]
 }
 
 fn dht_item() -> dht::Item {
