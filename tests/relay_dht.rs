@@ -16,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use data_encoding::{HEXLOWER, HEXUPPER};
@@ -45,10 +46,12 @@ use world::{PROGRAM, Recipe, World, key, until};
 const LONG: Duration = Duration::from_secs(60);
 const INFOHASH: [u8; 20] = *b"infohash of the test";
 
-/// Loopback addresses of one process, each in a network (/16) of its own.
+/// Loopback addresses that nobody else has, each in a network (/16) of its own.
 fn addrs(nets: std::ops::Range<u8>, port: u16) -> Vec<SocketAddr> {
+    static CALLS: AtomicU8 = AtomicU8::new(1);
     let process = (std::process::id() % 250) as u8 + 1;
-    let addr = |net| SocketAddr::from(([127, net, process, 199], port));
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    let addr = |net| SocketAddr::from(([127, net, process, call], port));
     nets.map(addr).collect()
 }
 
