@@ -36,6 +36,7 @@ fn descriptor(number: u8, expires: u64) -> Descriptor {
             guard: true,
             exit: true,
             list: true,
+            dht: true,
         },
         bandwidth: 1000,
         nickname: format!("relay-{number}"),

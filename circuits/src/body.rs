@@ -89,6 +89,8 @@ wire_enum! {
         Resolve = 4,
         /// The name of an address (§5.7), as a byte stream.
         ResolvePtr = 5,
+        /// A lookup in the DHT (§5.8), as a byte stream.
+        Dht = 6,
     }
 }
 
@@ -360,7 +362,7 @@ impl OpenRequest {
         };
         match self.kind {
             OpenKind::Tcp => self.target.is_some(),
-            OpenKind::Datagrams | OpenKind::RelayList => self.target.is_none(),
+            OpenKind::Datagrams | OpenKind::RelayList | OpenKind::Dht => self.target.is_none(),
             OpenKind::Resolve => is_lookup_of(true),
             OpenKind::ResolvePtr => is_lookup_of(false),
         }

@@ -10,6 +10,7 @@
 
 pub mod body;
 pub mod circuit;
+pub mod dht;
 pub mod frame;
 pub mod handshake;
 pub mod isolation;

@@ -1,4 +1,4 @@
-//! Test vectors for other implementations, and against changes of the wire by accident (PROTOCOL.md §2 to §4).
+//! Test vectors for other implementations, and against changes of the wire by accident (PROTOCOL.md §2 to §4, §5.8).
 //!
 //! Every file is made anew from fixed secrets and compared, and everything in it is opened by the other end on the
 //! way. After an intended change: `HUSHSWARM_WRITE_VECTORS=1 cargo test -p hushswarm-circuits --test vectors`.
@@ -13,6 +13,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
+use hushswarm_circuits::dht::{Family, Item, Op, Reader, Record, Request, Summary};
 use hushswarm_circuits::frame::{CELL_OFFSET, Class, FrameType, Header, SLOTS_LEN};
 use hushswarm_circuits::handshake::{HopInitiator, HopKeys, HopPeer, hop_respond};
 use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, Suite};
@@ -356,4 +357,77 @@ fn put_cell(out: &mut Vectors, direction: &str, number: u64, hop: usize, cell: &
             blake3::hash(&cell[SLOTS_LEN..]).as_bytes(),
         );
     }
+}
+
+#[test]
+fn dht_vectors_are_unchanged() {
+    let mut out = Vectors::new(
+        "Lookups in the DHT (PROTOCOL.md 5.8). Values are hexadecimal.\n\
+         target is 00 to 13, key 20 to 3f, signature 40 to 7f, salt \"salt\", value the bencoded \"12:Hello World!\";\n\
+         seq is 4 and cas 3. The signature is none: who carries an item does not look at it.\n\
+         answer is three records in a row: peers, an item, the end.",
+    );
+    let run = |first: u8| std::array::from_fn(|n| first + n as u8);
+    let target = std::array::from_fn(|n| n as u8);
+    let salt = b"salt".to_vec();
+    let immutable = Item::Immutable {
+        value: b"12:Hello World!".to_vec(),
+    };
+    let mutable = Item::Mutable {
+        key: run(0x20),
+        salt: salt.clone(),
+        seq: 4,
+        signature: std::array::from_fn(|n| 0x40 + n as u8),
+        value: b"12:Hello World!".to_vec(),
+    };
+    let put = |item: &Item, cas| Op::Put {
+        item: item.clone(),
+        cas,
+    };
+    let unsalted = Vec::new();
+    let requests = [
+        ("peers_v4", Family::V4, Op::Peers { target }),
+        ("peers_v6", Family::V6, Op::Peers { target }),
+        (
+            "get",
+            Family::V4,
+            Op::Get {
+                target,
+                salt: unsalted,
+            },
+        ),
+        ("get_salted", Family::V4, Op::Get { target, salt }),
+        ("put_immutable", Family::V4, put(&immutable, None)),
+        ("put_mutable", Family::V6, put(&mutable, None)),
+        ("put_mutable_cas", Family::V4, put(&mutable, Some(3))),
+    ];
+    out.case("requests");
+    for (name, family, op) in requests {
+        let request = Request { family, op };
+        let bytes = request.encode().unwrap();
+        assert_eq!(Request::decode(&bytes), Ok(request));
+        out.put(name, &bytes);
+    }
+    let peers = ["192.0.2.1:6881", "[2001:db8::1]:51413"];
+    let records = [
+        Record::Peers(peers.map(|peer| peer.parse().unwrap()).to_vec()),
+        Record::Item(mutable),
+        Record::End(Summary {
+            asked: 40,
+            answered: 31,
+            stored: 8,
+        }),
+    ];
+    out.case("records");
+    let (mut reader, mut answer) = (Reader::default(), Vec::new());
+    for record in &records {
+        answer.extend_from_slice(&record.encode().unwrap());
+    }
+    out.put("answer", &answer);
+    reader.push(&answer);
+    for record in records {
+        assert_eq!(reader.next(), Ok(Some(record)));
+    }
+    assert!(reader.is_ended());
+    out.compare("dht.txt");
 }

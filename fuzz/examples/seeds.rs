@@ -16,6 +16,7 @@ use hushswarm::torrent::wire::{BlockRef, Handshake, MessageRef};
 use hushswarm_circuits::body::{
     ExtendRequest, ExtendStatus, Extended, OpenKind, OpenRequest, put_record,
 };
+use hushswarm_circuits::dht;
 use hushswarm_circuits::frame::{Class, FrameType, Header};
 use hushswarm_circuits::keys::{IdentityKey, Suite};
 use hushswarm_circuits::lookup::Answer;
@@ -66,6 +67,8 @@ fn all() -> Vec<(&'static str, Seeds)> {
     vec![
         ("bencode", bencodes()),
         ("descriptor", vec![("relay", descriptor.bytes().to_vec())]),
+        ("dht_records", dht_answers()),
+        ("dht_request", dht_requests()),
         ("dns_reply", dns_replies()),
         (
             "exit_policy",
@@ -99,7 +102,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("onion_gossip", gossip()),
         ("origin", answers()),
         ("peer", vec![("messages", [&[3][..], &messages()].concat())]),
-        ("relay_config", vec![("relay", relay_config().into_bytes())]),
+        ("relay_config", relay_configs()),
         ("relay_list", vec![("signed", list), ("unsigned", unsigned)]),
         (
             "routes_file",
@@ -114,6 +117,61 @@ fn all() -> Vec<(&'static str, Seeds)> {
             "wire",
             vec![("messages", [&[15][..], &messages()].concat())],
         ),
+    ]
+}
+
+fn relay_configs() -> Seeds {
+    let dht = "nickname = 'r'\nlisten = ['127.0.0.1:1']\nexit = true\n[dht]\n\
+        bootstrap = ['a.example:6881', '[2001:db8::1]:1']\n[dht.limits]\nlookups = 5\n";
+    vec![("dht", dht.into()), ("relay", relay_config().into_bytes())]
+}
+
+fn dht_item() -> dht::Item {
+    dht::Item::Mutable {
+        key: [1; 32],
+        salt: b"salt".to_vec(),
+        seq: 4,
+        signature: [2; 64],
+        value: b"3:abc".to_vec(),
+    }
+}
+
+fn dht_requests() -> Seeds {
+    let target = [7; 20];
+    let salt = b"salt".to_vec();
+    let item = dht::Item::Immutable {
+        value: b"3:abc".to_vec(),
+    };
+    let put = |item, cas| dht::Op::Put { item, cas };
+    let ops = [
+        ("peers", dht::Op::Peers { target }),
+        ("get", dht::Op::Get { target, salt }),
+        ("put", put(item, None)),
+        ("swap", put(dht_item(), Some(3))),
+    ];
+    let request = |(name, op)| {
+        let family = dht::Family::V4;
+        let bytes = dht::Request { family, op }.encode();
+        (name, bytes.expect("in bounds"))
+    };
+    ops.into_iter().map(request).collect()
+}
+
+fn dht_answers() -> Seeds {
+    let peers = ["192.0.2.1:6881", "[2001:db8::1]:6881"];
+    let peers = peers.map(|peer| peer.parse().expect("an address"));
+    let records = [
+        dht::Record::Peers(peers.to_vec()),
+        dht::Record::Item(dht_item()),
+        dht::Record::End(dht::Summary::default()),
+    ];
+    let records = records.iter().map(|record| record.encode());
+    let whole: Vec<u8> = records
+        .flat_map(|bytes| bytes.expect("in bounds"))
+        .collect();
+    vec![
+        ("small", [&[3][..], &whole].concat()),
+        ("whole", [&[255][..], &whole].concat()),
     ]
 }
 
@@ -175,6 +233,7 @@ fn relay(identity: &IdentityKey) -> Descriptor {
             guard: true,
             exit: true,
             list: true,
+            dht: true,
         },
         bandwidth: 1000,
         nickname: "relay-1".to_owned(),

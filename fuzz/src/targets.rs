@@ -51,7 +51,7 @@ pub use local::{
     client_files, jail_query, leaktest_classify, leaktest_dht, leaktest_dns, leaktest_peek,
     leaktest_udp_tracker, onion_address, routes_file, tor_file,
 };
-pub use lookups::{dns_reply, lookup_answer};
+pub use lookups::{dht_records, dht_request, dns_reply, lookup_answer};
 pub use proxy::{http_proxy, socks_datagram, socks_request};
 
 /// A target: it panics where its input breaks something.
@@ -62,6 +62,8 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("bencode", bencode),
     ("client_files", client_files),
     ("descriptor", descriptor),
+    ("dht_records", dht_records),
+    ("dht_request", dht_request),
     ("dns_reply", dns_reply),
     ("exit_policy", exit_policy),
     ("extension", extension),

@@ -99,6 +99,7 @@ pub async fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<(), Error> 
         listeners,
         exit_source: args.source,
         limits: limits(&config),
+        dht: config.dht.clone(),
     };
     // Listened for before anybody is told that the relay is there: a signal must not kill it from then on.
     let mut signals = Signals::new()?;

@@ -1,6 +1,7 @@
 //! Configuration files: which network to trust, and how a relay runs. Strict: an unknown or wrong entry is an error
 //! that says where it is, because a setting that is silently ignored is a setting that does not protect.
 
+mod dht;
 mod network;
 mod relay;
 mod routes;
@@ -17,6 +18,7 @@ use hushswarm_circuits::keys::RelayId;
 
 use crate::error::{Error, Exit};
 
+pub use dht::{DhtLimits, MAX_BOOTSTRAPS, RelayDht, USUAL_BOOTSTRAPS, bootstrap};
 pub use network::NetworkFile;
 pub use relay::{
     DEFAULT_DESCRIPTOR_DAYS, LINK_SERVICE_PORT, MAX_RELAY_FILE_LEN, RELAY_CONFIG_FILE, RelayConfig,

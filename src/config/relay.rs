@@ -11,6 +11,7 @@ use hushswarm_circuits::relay_list::{
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use super::dht::{self, RelayDht};
 use super::{ConfigError, Source};
 use crate::error::Error;
 use crate::onion::OnionKey;
@@ -40,7 +41,7 @@ pub struct RelayConfig {
     pub addresses: Vec<SocketAddr>,
     /// The onion service at which it takes links too; `hushswarm network relay-keys --onion` makes its key.
     pub onion: Option<OnionKey>,
-    /// What it offers.
+    /// What it offers, but for lookups in the DHT: see `dht`.
     pub roles: Roles,
     /// What it lets out, if it is an exit.
     pub policy: ExitPolicy,
@@ -52,6 +53,8 @@ pub struct RelayConfig {
     pub days: u32,
     /// What it takes on.
     pub limits: RelayLimits,
+    /// How it looks up in the DHT for others, where it does. An exit alone does.
+    pub dht: Option<RelayDht>,
 }
 
 impl std::fmt::Debug for RelayConfig {
@@ -114,6 +117,8 @@ struct Read {
     days: u32,
     #[serde(default)]
     limits: RelayLimits,
+    #[serde(default)]
+    dht: Option<Spanned<dht::Read>>,
 }
 
 #[derive(Serialize)]
@@ -131,6 +136,8 @@ struct Written<'a> {
     family: &'a str,
     days: u32,
     limits: RelayLimits,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dht: Option<dht::Written>,
 }
 
 fn yes() -> bool {
@@ -157,12 +164,14 @@ impl RelayConfig {
                 guard: false,
                 exit: false,
                 list: true,
+                dht: false,
             },
             policy: ExitPolicy::reject_all(),
             bandwidth: DEFAULT_BANDWIDTH,
             family: String::new(),
             days: DEFAULT_DESCRIPTOR_DAYS,
             limits: RelayLimits::default(),
+            dht: None,
         }
     }
 
@@ -196,6 +205,14 @@ impl RelayConfig {
             .collect();
         let policy =
             ExitPolicy::from_texts(&rules).map_err(|error| source.error(error.to_string()))?;
+        let dht = match read.dht {
+            Some(section) if !read.exit => {
+                let what = "only an exit looks up in the DHT: exit = true, or no section [dht]";
+                return Err(source.error_at(&section, what));
+            }
+            Some(section) => Some(RelayDht::read(&source, section.into_inner())?),
+            None => None,
+        };
         Ok(Self {
             nickname: read.nickname,
             listen: read.listen.into_inner(),
@@ -205,12 +222,14 @@ impl RelayConfig {
                 guard: read.guard,
                 exit: read.exit,
                 list: read.serve_list,
+                dht: dht.is_some(),
             },
             policy,
             bandwidth: read.bandwidth,
             family: read.family,
             days: read.days,
             limits: read.limits,
+            dht,
         })
     }
 
@@ -232,6 +251,7 @@ impl RelayConfig {
             family: &self.family,
             days: self.days,
             limits: self.limits,
+            dht: self.dht.as_ref().map(RelayDht::written),
         };
         toml::to_string(&written).map_err(|error| {
             Error::new(
@@ -267,7 +287,10 @@ impl RelayConfig {
             onion,
             link,
             suite: Suite::preferred(),
-            roles: self.roles,
+            roles: Roles {
+                dht: self.roles.exit && self.dht.is_some(),
+                ..self.roles
+            },
             bandwidth: self.bandwidth,
             nickname: self.nickname.clone(),
             family: self.family.clone(),

@@ -168,6 +168,27 @@ fn a_relays_configuration_is_read_and_written_back() {
 }
 
 #[test]
+fn a_relay_looks_up_in_the_dht_where_its_file_has_a_section_for_it() {
+    let base = "nickname = 'r'\nlisten = ['127.0.0.1:1']\nexit = true\n";
+    let read = |more: &str| relay(&format!("{base}{more}"));
+    assert!(!info(&read("").unwrap(), 0).unwrap().roles.dht);
+    let usual = read("[dht]\n").unwrap();
+    assert_eq!(usual.dht, Some(RelayDht::default()));
+    assert!(usual.roles.dht && info(&usual, 0).unwrap().roles.dht);
+    let own = "[dht]\nbootstrap = ['192.0.2.1:1', 'a.example:2', '[2001:db8::1]:3']\n[dht.limits]\nlookups = 7\n";
+    let own = read(own).unwrap();
+    assert_eq!(relay(&own.to_toml().unwrap()), Ok(own.clone()));
+    let dht = own.dht.clone().unwrap();
+    assert_eq!((dht.bootstrap.len(), dht.limits.lookups.get()), (3, 7));
+    assert!(!format!("{dht:?} {own:?}").contains("example"));
+    let not_an_exit = RelayConfig {
+        roles: Default::default(),
+        ..own
+    };
+    assert!(!info(&not_an_exit, 0).unwrap().roles.dht);
+}
+
+#[test]
 fn debug_output_shows_no_address() {
     let config = relay("nickname = 'r'\nlisten = ['198.51.100.77:4443']\n").unwrap();
     let shown = format!("{config:?}");
@@ -193,6 +214,23 @@ fn wrong_relay_configurations_say_where_and_what() {
         ("nick = 'r'\n", "line 3", "unknown field `nick`"),
         ("addresses = ['localhost:1']\n", "line 3", "socket address"),
         ("bandwidth = -1\n", "line 3", "u32"),
+        ("[dht]\n", "line 3", "only an exit looks up"),
+        (
+            "exit = true\n[dht]\nbootstrap = []\n",
+            "relay.toml",
+            "from 1 to 16 nodes",
+        ),
+        (
+            "exit = true\n[dht]\nbootstrap = [\n'192.0.2.1:1',\n'here']\n",
+            "line 7",
+            "\"host:port\"",
+        ),
+        (
+            "exit = true\n[dht.limits]\nlookups = 0\n",
+            "line 5",
+            "nonzero",
+        ),
+        ("exit = true\n[dht]\nboot = 1\n", "line 5", "unknown field"),
     ];
     for (more, place, what) in table {
         let shown = relay(&format!("{base}{more}")).unwrap_err();

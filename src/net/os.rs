@@ -298,6 +298,11 @@ pub struct ExitDatagrams {
 }
 
 impl ExitDatagrams {
+    /// Whether there is a socket for IPv4, or for IPv6.
+    pub fn has(&self, ipv4: bool) -> bool {
+        if ipv4 { &self.v4 } else { &self.v6 }.is_some()
+    }
+
     /// Sends one datagram.
     ///
     /// # Errors

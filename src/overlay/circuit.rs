@@ -395,6 +395,15 @@ impl Circuit {
             .unwrap_or(Err(StreamFailure::TimedOut))
     }
 
+    /// Opens a stream in which the last hop is asked to look something up in the DHT (PROTOCOL.md §5.8).
+    ///
+    /// # Errors
+    /// As the failure says: another circuit may do.
+    pub async fn dht(self: &Arc<Self>, limit: Duration) -> Result<CircuitStream, StreamFailure> {
+        let id = self.open_stream(OpenKind::Dht, None, limit).await?;
+        Ok(CircuitStream::new(Arc::clone(self), id))
+    }
+
     /// Opens the last hop's copy of the signed relay list.
     ///
     /// # Errors

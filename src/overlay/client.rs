@@ -445,7 +445,8 @@ impl Inner {
         let is_special = match failure {
             // No exit lets this target out, or nobody has so many hops. That says nothing about other requests.
             BuildError::NoPath(PathError::NoExit | PathError::Hops(_)) => true,
-            BuildError::NoPath(_) => hops != self.config.hops,
+            // Those who look up in the DHT may be few, and all too near to a guard.
+            BuildError::NoPath(_) => hops != self.config.hops || exit == ExitNeed::Dht,
             BuildError::GuardUnreachable
             | BuildError::NoWay(_)
             | BuildError::Failed

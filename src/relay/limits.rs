@@ -86,7 +86,7 @@ impl Default for Limits {
 
 /// Whose share a place counts against.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Owner {
+pub(super) enum Owner {
     Source(IpAddr),
     /// Everybody who comes through the onion service.
     Onion,
@@ -97,16 +97,16 @@ enum Owner {
 /// A place among a bounded number; given back when dropped.
 pub struct Place {
     total: Arc<AtomicUsize>,
-    share: Option<(Arc<Shares>, Owner)>,
+    shares: Vec<(Arc<Shares>, Owner)>,
 }
 
 impl Place {
     /// Counts the place against its owner's share too, where that has room.
-    fn within(mut self, shares: &Arc<Shares>, owner: Owner, max: usize) -> Option<Self> {
+    pub(super) fn within(mut self, shares: &Arc<Shares>, owner: Owner, max: usize) -> Option<Self> {
         if !shares.claim(owner, max) {
             return None;
         }
-        self.share = Some((Arc::clone(shares), owner));
+        self.shares.push((Arc::clone(shares), owner));
         Some(self)
     }
 }
@@ -114,7 +114,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.total.fetch_sub(1, Ordering::AcqRel);
-        if let Some((shares, owner)) = self.share.take() {
+        for (shares, owner) in self.shares.drain(..) {
             shares.release(owner);
         }
     }
@@ -122,7 +122,7 @@ impl Drop for Place {
 
 /// Places held by each owner.
 #[derive(Default)]
-struct Shares(Mutex<HashMap<Owner, usize>>);
+pub(super) struct Shares(Mutex<HashMap<Owner, usize>>);
 
 impl Shares {
     fn claim(&self, key: Owner, max: usize) -> bool {
@@ -149,7 +149,7 @@ impl Shares {
 }
 
 /// The address that stands for a source: a whole /64 counts as one, since one customer has at least that.
-fn source(ip: IpAddr) -> IpAddr {
+pub(super) fn source(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => {
             let [a, b, c, d, ..] = ip.segments();
@@ -316,10 +316,10 @@ impl Gatekeeper {
     }
 }
 
-fn claim(count: &Arc<AtomicUsize>, max: usize) -> Option<Place> {
+pub(super) fn claim(count: &Arc<AtomicUsize>, max: usize) -> Option<Place> {
     let place = Place {
         total: Arc::clone(count),
-        share: None,
+        shares: Vec::new(),
     };
     // Counted first and looked at then, so that two at once can't both take the last place; dropping gives it back.
     (count.fetch_add(1, Ordering::AcqRel) < max).then_some(place)

@@ -4,6 +4,7 @@
 //! or a clock, it asks of `node::Node`.
 
 mod datagrams;
+mod dht;
 mod exit;
 pub mod limits;
 mod lookup;
@@ -21,9 +22,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
+use crate::config::RelayDht;
 use crate::net::os::{ExitPermit, Incoming, LinkListener};
 use crate::net::{RelayDialer, Transport};
 use crate::overlay::link::{HANDSHAKE_TIMEOUT, TOR_HANDSHAKE_TIMEOUT, answer};
+pub use dht::DhtCounters;
+use dht::DhtNode;
 use limits::{Gatekeeper, Limits, Place};
 use node::Node;
 use own::Own;
@@ -58,6 +62,8 @@ pub struct Options {
     pub exit_source: Option<IpAddr>,
     /// Limits.
     pub limits: Limits,
+    /// How it looks up in the DHT for others; only where its descriptor has the role for it.
+    pub dht: Option<RelayDht>,
 }
 
 /// What a relay can tell of itself: counts, never addresses.
@@ -69,8 +75,10 @@ pub struct Counters {
     pub circuits: usize,
     /// Streams and datagram flows that end here.
     pub streams: usize,
-    /// Requests refused by a limit since the start.
+    /// Requests refused by a limit since the start, but for those of lookups in the DHT.
     pub refused: usize,
+    /// Lookups in the DHT.
+    pub dht: DhtCounters,
 }
 
 /// A running relay.
@@ -112,6 +120,7 @@ impl Relay {
         let permit = ExitPermit::for_relay(options.exit_source);
         let own = Own::new(&options.descriptor, &addrs, options.exit_source);
         let gatekeeper = Arc::new(Gatekeeper::new(options.limits));
+        let dht = open_dht(&options.descriptor, options.dht, permit, &own);
         let node = Node::new(
             options.descriptor,
             options.keys,
@@ -120,6 +129,7 @@ impl Relay {
             permit,
             own,
             Arc::clone(&gatekeeper),
+            dht.clone(),
         );
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
@@ -127,6 +137,9 @@ impl Relay {
         for listener in listeners {
             let (node, threads) = (Arc::clone(&node), Arc::clone(&threads));
             tasks.spawn(listen(listener, node, threads, stopped.clone()));
+        }
+        if let Some(dht) = dht {
+            tasks.spawn(dht::run(dht));
         }
         tasks.spawn(tick(Arc::clone(&node), stopped));
         Self {
@@ -169,6 +182,32 @@ impl Relay {
         self.tasks.abort_all();
         while self.tasks.join_next().await.is_some() {}
     }
+}
+
+/// The node that looks up for others, where the descriptor offers it and the operator wants it.
+fn open_dht(
+    descriptor: &Descriptor,
+    config: Option<RelayDht>,
+    permit: ExitPermit,
+    own: &Own,
+) -> Option<Arc<DhtNode>> {
+    let offered = descriptor.roles.dht && descriptor.roles.exit;
+    let config = match (config, offered) {
+        (Some(config), true) => config,
+        (None, false) => return None,
+        (Some(_), false) | (None, true) => {
+            warn!(
+                "the descriptor and relay.toml disagree on lookups in the DHT, so there are none: make the descriptor anew with \"hushswarm network relay-keys\""
+            );
+            return None;
+        }
+    };
+    let opened = DhtNode::new(config, permit, descriptor.policy.clone(), own.clone());
+    opened
+        .inspect_err(
+            |error| warn!(kind = %error.kind(), "no lookups in the DHT: no socket for them"),
+        )
+        .ok()
 }
 
 async fn listen(
@@ -232,7 +271,23 @@ async fn tick(node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
             circuits,
             streams,
             refused,
+            dht,
         } = node.counters();
         info!(links, circuits, streams, refused, "relay");
+        if node.dht().is_some() {
+            let DhtCounters {
+                lookups,
+                begun,
+                refused,
+                queries,
+                answered,
+                put_off,
+                nodes,
+            } = dht;
+            info!(
+                lookups,
+                begun, refused, queries, answered, put_off, nodes, "lookups in the DHT"
+            );
+        }
     }
 }

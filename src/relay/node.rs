@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tracing::debug;
 
+use super::dht::{self, DhtNode};
 use super::limits::Gatekeeper;
 use super::own::Own;
 use super::{Counters, Keys, datagrams, exit, lookup};
@@ -69,6 +70,7 @@ pub(super) struct Node {
     permit: ExitPermit,
     own: Own,
     gatekeeper: Arc<Gatekeeper>,
+    dht: Option<Arc<DhtNode>>,
     config: LinkConfig,
     table: Mutex<Table>,
     draining: std::sync::atomic::AtomicBool,
@@ -77,6 +79,10 @@ pub(super) struct Node {
 struct Proxy(Weak<Node>);
 
 impl Node {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts of a relay, put together in one place"
+    )]
     pub(super) fn new(
         descriptor: Descriptor,
         keys: Keys,
@@ -85,6 +91,7 @@ impl Node {
         permit: ExitPermit,
         own: Own,
         gatekeeper: Arc<Gatekeeper>,
+        dht: Option<Arc<DhtNode>>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|this: &Weak<Self>| {
             let config = LinkConfig {
@@ -105,6 +112,7 @@ impl Node {
                 permit,
                 own,
                 gatekeeper,
+                dht,
                 config,
                 table: Mutex::default(),
                 draining: false.into(),
@@ -130,6 +138,11 @@ impl Node {
 
     pub(super) fn permit(&self) -> ExitPermit {
         self.permit
+    }
+
+    /// What looks up in the DHT for others, if it does.
+    pub(super) fn dht(&self) -> Option<&Arc<DhtNode>> {
+        self.dht.as_ref()
     }
 
     pub(super) fn policy(&self) -> &ExitPolicy {
@@ -167,6 +180,11 @@ impl Node {
             circuits: table.circuits.len(),
             streams: table.circuits.values().map(HashMap::len).sum(),
             refused: self.gatekeeper.refused(),
+            dht: self
+                .dht
+                .as_ref()
+                .map(|dht| dht.counters())
+                .unwrap_or_default(),
         }
     }
 
@@ -187,7 +205,7 @@ impl Node {
     }
 
     /// Whether the neighbour is a relay of the list, and proved it. Anybody can prove to be *some* identity.
-    fn is_listed(&self, link: &Link) -> bool {
+    pub(super) fn is_listed(&self, link: &Link) -> bool {
         link.relay()
             .is_some_and(|relay| self.list().get(&relay).is_some())
     }
@@ -282,8 +300,11 @@ impl Node {
                 (OpenKind::Resolve | OpenKind::ResolvePtr, Some(target)) => {
                     lookup::run(&node, &circuit_, stream, &target.host, &signals_).await
                 }
+                (OpenKind::Dht, None) => {
+                    dht::service::run(&node, &circuit_, stream, &signals_).await
+                }
                 (OpenKind::Tcp | OpenKind::Resolve | OpenKind::ResolvePtr, None)
-                | (OpenKind::Datagrams | OpenKind::RelayList, Some(_)) => {
+                | (OpenKind::Datagrams | OpenKind::RelayList | OpenKind::Dht, Some(_)) => {
                     Err(exit::Ended::Refused(OpenStatus::Failed))
                 }
             };

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use hushswarm_circuits::relay_list::{Descriptor, is_global};
 
 /// Where the relay itself can be reached.
+#[derive(Clone)]
 pub(super) struct Own {
     places: Vec<SocketAddr>,
     source: Option<IpAddr>,

@@ -7,13 +7,13 @@ use hushswarm_circuits::body::OpenStatus;
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::keys::RelayId;
 use hushswarm_circuits::lookup::Answer;
-use hushswarm_circuits::path::ExitNeed;
+use hushswarm_circuits::path::{ExitNeed, PathError};
 use hushswarm_circuits::relay_list::{ExitPolicy, Proto, is_global};
 use hushswarm_circuits::target::{Host, HostName, Target};
 
 use super::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
 use crate::overlay::circuit::StreamFailure;
-use crate::overlay::client::{Client, Wanted};
+use crate::overlay::client::{BuildError, Client, Wanted};
 
 /// How long an exit may take to open a stream: its own limit is 15 s, and the way is long.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(25);
@@ -78,6 +78,40 @@ impl CircuitRoute {
             };
             // The resolver of another exit may do better.
             avoid.extend(exit.map(|exit| exit.identity));
+        }
+        Err(last)
+    }
+
+    /// Opens a lookup at one exit after another that offers them.
+    async fn open_dht(&self, isolation: Isolation) -> Result<BoxStream, RouteError> {
+        let mut avoid: Vec<RelayId> = Vec::new();
+        let mut last = RouteError::CircuitLost;
+        for _ in 0..ATTEMPTS {
+            let wanted = self.wanted(ExitNeed::Dht, &avoid);
+            let circuit = match self.client.circuit_for(isolation, wanted).await {
+                Ok(circuit) => circuit,
+                // An exit has refused, and there is no other: its refusal is what happened.
+                Err(_) if !avoid.is_empty() => return Err(last),
+                // Nobody in the list offers it, or nobody who can be in one circuit with our guards.
+                Err(BuildError::NoPath(
+                    PathError::NoExit | PathError::GuardTooClose | PathError::NoMiddle,
+                )) => return Err(RouteError::Refused),
+                Err(error) => return Err(RouteError::NoCircuit(error.to_string())),
+            };
+            let failure = match circuit.dht(OPEN_TIMEOUT).await {
+                Ok(stream) => return Ok(Box::new(stream) as BoxStream),
+                Err(failure) => failure,
+            };
+            last = match failure {
+                StreamFailure::Status(OpenStatus::Limit) => RouteError::Busy,
+                StreamFailure::Status(_) => route_error(failure),
+                StreamFailure::TimedOut | StreamFailure::CircuitLost => {
+                    last = route_error(failure);
+                    circuit.retire();
+                    continue;
+                }
+            };
+            avoid.extend(circuit.path().last().map(|exit| exit.identity));
         }
         Err(last)
     }
@@ -188,6 +222,10 @@ impl Outside for CircuitRoute {
             };
             self.look_up(&host, isolation, read).await
         })
+    }
+
+    fn dht(&self, isolation: Isolation) -> BoxFuture<'_, Result<BoxStream, RouteError>> {
+        Box::pin(self.open_dht(isolation))
     }
 
     fn resolve_ptr(

@@ -151,6 +151,13 @@ impl Outside for Gate {
         })
     }
 
+    fn dht(&self, isolation: Isolation) -> BoxFuture<'_, Result<BoxStream, RouteError>> {
+        let way = self
+            .shared
+            .way(self.shared.policy().decide_datagrams_to_anybody());
+        Box::pin(async move { way?.dht(isolation).await })
+    }
+
     fn resolve_ptr(
         &self,
         ip: IpAddr,

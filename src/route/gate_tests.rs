@@ -119,6 +119,11 @@ impl Outside for Way {
         Box::pin(async { Ok(answers) })
     }
 
+    fn dht(&self, _: Isolation) -> BoxFuture<'_, Result<BoxStream, RouteError>> {
+        self.saw("dht", String::new());
+        Box::pin(async { Ok(Box::new(tokio::io::duplex(64).0) as BoxStream) })
+    }
+
     fn resolve_ptr(&self, ip: IpAddr, _: Isolation) -> BoxFuture<'_, Result<HostName, RouteError>> {
         self.saw("ptr", ip.to_string());
         Box::pin(async { Ok(HostName::new("host.example").unwrap()) })
@@ -227,6 +232,50 @@ async fn where_everything_goes_by_tor_no_datagram_flow_is_opened() {
         "default = 'tor'\n[[rule]]\nproto = 'tcp'\nhost = '*'\naction = 'circuit'\n",
     ));
     assert!(!gate.carries_datagrams());
+}
+
+#[tokio::test]
+async fn a_dht_lookup_goes_where_datagrams_to_anybody_go() {
+    let world = World::new();
+    let gate = world.gate(RULES);
+    let seen = |hops| vec![(hops, "dht", String::new())];
+    gate.dht(key()).await.unwrap();
+    assert_eq!(world.take(), seen(None), "rules for some do not count");
+    for (rules, hops) in [
+        (
+            "[[rule]]\nhost = '*'\naction = 'circuit'\nhops = 2\n",
+            Some(2),
+        ),
+        (
+            "[[rule]]\nhost = '*'\nproto = 'tcp'\naction = 'refuse'\n",
+            None,
+        ),
+        (
+            "[[rule]]\nhost = '*'\nport = 53\nproto = 'udp'\naction = 'refuse'\n",
+            None,
+        ),
+    ] {
+        gate.set_policy(policy(rules));
+        gate.dht(key()).await.unwrap();
+        assert_eq!(world.take(), seen(hops), "{rules}");
+    }
+    for (rules, reason) in [
+        ("default = 'tor'\n", Reason::TorHasNoUdp),
+        (
+            "[[rule]]\nhost = '*'\naction = 'tor'\n",
+            Reason::TorHasNoUdp,
+        ),
+        ("default = 'refuse'\n", Reason::Default),
+        (
+            "[[rule]]\nhost = '*'\nproto = 'udp'\naction = 'refuse'\n",
+            Reason::Rule { line: 1 },
+        ),
+    ] {
+        gate.set_policy(policy(rules));
+        let refused = gate.dht(key()).await.err();
+        assert_eq!(refused, Some(RouteError::Forbidden(reason)), "{rules}");
+    }
+    assert_eq!(world.take(), []);
 }
 
 #[tokio::test]

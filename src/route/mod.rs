@@ -42,6 +42,9 @@ pub enum RouteError {
     /// No answer in time: try again later.
     #[error("timed out")]
     TimedOut,
+    /// The exits that could do it have too much to do: try again later.
+    #[error("the exits have too much to do")]
+    Busy,
     /// The circuit broke: try again, another circuit will be used.
     #[error("the circuit was lost")]
     CircuitLost,
@@ -74,6 +77,14 @@ pub trait Outside: Send + Sync + 'static {
         isolation: Isolation,
     ) -> BoxFuture<'a, Result<Vec<IpAddr>, RouteError>> {
         let _ = (name, isolation);
+        Box::pin(async { Err(RouteError::Refused) })
+    }
+
+    /// Opens a stream to somebody far away who looks up in the DHT: one request goes in and the write side is shut down, then
+    /// records come ([`hushswarm_circuits::dht`]). [`RouteError::Refused`] where nobody offers it: walk by datagrams instead.
+    /// What comes is believed no more than any DHT node.
+    fn dht(&self, isolation: Isolation) -> BoxFuture<'_, Result<BoxStream, RouteError>> {
+        let _ = isolation;
         Box::pin(async { Err(RouteError::Refused) })
     }
 

@@ -191,6 +191,24 @@ impl Policy {
         self.judge(&Host::Ip(ip), None).0
     }
 
+    /// Where a lookup goes that somebody far away makes by datagrams, to whoever is to be asked: what no rule for some hosts or
+    /// ports decides. A rule that lets datagrams out to some hosts alone lets no lookup out.
+    pub fn decide_datagrams_to_anybody(&self) -> Verdict {
+        let rule = self.routes.rules.iter().find(|rule| {
+            rule.ports.is_empty()
+                && rule.protocols.covers(Proto::Udp)
+                && rule.hosts.contains(&HostPattern::Any)
+        });
+        match rule.map_or(self.routes.default, |rule| rule.action) {
+            RouteAction::Circuit { hops } => Verdict::Circuit { hops },
+            RouteAction::Tor => Verdict::Refuse(Reason::TorHasNoUdp),
+            RouteAction::Refuse => Verdict::Refuse(match rule {
+                Some(rule) => Reason::Rule { line: rule.line },
+                None => Reason::Default,
+            }),
+        }
+    }
+
     /// Whether an address that an exit gives as an answer may be told to a program here: one that is not public would
     /// lead a program that does not ask us again into the user's own network.
     pub fn may_be_answer(&self, ip: IpAddr) -> bool {

@@ -326,6 +326,10 @@ pub fn not_reached(error: &RouteError) -> Vec<u8> {
             "The host refused the connection: nothing listens at this port.",
         ),
         RouteError::Unreachable => ("502 Bad Gateway", "The exit can't reach this host."),
+        RouteError::Busy => (
+            "503 Service Unavailable",
+            "The exits have too much to do. Try again later.",
+        ),
         RouteError::TimedOut => ("504 Gateway Timeout", "No answer in time. Try again later."),
         RouteError::CircuitLost => (
             "502 Bad Gateway",

@@ -39,7 +39,7 @@ impl From<&RouteError> for Code {
             RouteError::NameNotFound | RouteError::Unreachable => Self::HostUnreachable,
             RouteError::ConnectionRefused => Self::Refused,
             RouteError::TimedOut => Self::TimedOut,
-            RouteError::CircuitLost => Self::Failed,
+            RouteError::Busy | RouteError::CircuitLost => Self::Failed,
         }
     }
 }
@@ -140,6 +140,7 @@ mod tests {
             (RouteError::ConnectionRefused, 5),
             (RouteError::TimedOut, 6),
             (RouteError::CircuitLost, 1),
+            (RouteError::Busy, 1),
         ];
         for (error, code) in table {
             let reply = socks5(Code::from(&error));

@@ -32,7 +32,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "relay",
         &[
-            "overlay", "net", "circuits", "state", "config", "error", "onion", "redact",
+            "overlay", "net", "krpc", "bencode", "circuits", "state", "config", "error", "onion",
+            "redact",
         ],
     ),
     (

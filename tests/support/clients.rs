@@ -438,7 +438,7 @@ fn try_rpc(
         .then(|| serde_json::from_slice(&output.stdout).unwrap())
 }
 
-fn addr_of(ip: &Value, port: &Value) -> SocketAddr {
+pub(super) fn addr_of(ip: &Value, port: &Value) -> SocketAddr {
     let port = port
         .as_u64()
         .or_else(|| port.as_str()?.parse().ok())

@@ -8,6 +8,7 @@
 
 pub mod capture;
 pub mod clients;
+pub mod dht;
 pub mod inside;
 pub mod loopback;
 pub mod network;

@@ -1,6 +1,7 @@
 //! Programs under test: started with their output in files, awaited by a line of it, ended with the fixture.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -24,10 +25,19 @@ pub struct Process {
 
 impl Process {
     /// Starts `command`; `name` is for messages.
-    pub fn spawn(name: &str, mut command: Command) -> Self {
+    pub fn spawn(name: &str, command: Command) -> Self {
+        Self::spawn_with(name, command, Stdio::null())
+    }
+
+    /// The same for a program that can be told something: see [`Process::tell`].
+    pub fn spawn_listening(name: &str, command: Command) -> Self {
+        Self::spawn_with(name, command, Stdio::piped())
+    }
+
+    fn spawn_with(name: &str, mut command: Command, input: Stdio) -> Self {
         let logs = TempDir::new().unwrap();
         let child = command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(File::create(logs.path().join("out")).unwrap())
             .stderr(File::create(logs.path().join("err")).unwrap())
             .spawn()
@@ -37,6 +47,12 @@ impl Process {
             child,
             logs,
         }
+    }
+
+    /// Writes a line to its input. It must have been started by [`Process::spawn_listening`].
+    pub fn tell(&mut self, line: &str) {
+        let input = self.child.stdin.as_mut().unwrap();
+        writeln!(input, "{line}").unwrap_or_else(|e| panic!("{}: {e}", self.name));
     }
 
     /// Id of the process.

@@ -113,6 +113,7 @@ impl World {
                 guard: n < recipe.guards,
                 exit,
                 list: true,
+                dht: false,
             };
             config.bandwidth = 100_000;
             if exit {

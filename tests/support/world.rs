@@ -1,6 +1,6 @@
 //! A small internet of network namespaces on one Ethernet: hosts that could all reach each other, and a gateway.
 //!
-//! Each host has `10.77.0.N` and `fd77::N`, a default route over the gateway (`.1`, which knows no further way and
+//! Each host has `10.77.0.N` (of `10.77.0.0/16`) and `fd77::N`, a default route over the gateway (`.1`, which knows no further way and
 //! says so), a resolver in `/etc/resolv.conf` (the gateway, which does not answer), and its own `lo` and `/sys`. So a
 //! program that tries to reach the world directly finds every door open, and a [`capture`](super::capture) sees it.
 //!
@@ -36,7 +36,7 @@ exec cat >/dev/null
 const SWITCH: &str = r"
 ip link add br0 type bridge stp_state 0 mcast_snooping 0
 echo 0 > /proc/sys/net/ipv6/conf/br0/accept_dad
-ip addr add 10.77.0.1/24 dev br0
+ip addr add 10.77.0.1/16 dev br0
 ip addr add fd77::1/64 dev br0 nodad
 ip link set br0 up
 echo 1 > /proc/sys/net/ipv4/ip_forward
@@ -49,7 +49,7 @@ const PLUG: &str = r"
 cd /proc/sys/net/ipv6/conf/eth0
 echo 0 > accept_dad; echo 0 > accept_ra; echo 0 > router_solicitations
 echo 1 > mldv2_unsolicited_report_interval; echo 1 > mldv1_unsolicited_report_interval
-ip addr add 10.77.0.$1/24 dev eth0
+ip addr add 10.77.0.$1/16 dev eth0
 ip addr add fd77::$1/64 dev eth0 nodad
 ip link set eth0 up
 ip route add default via 10.77.0.1
@@ -167,6 +167,21 @@ impl Host {
     /// Whether an address is one of this host's.
     pub fn owns(&self, ip: IpAddr) -> bool {
         ip == IpAddr::V4(self.ip4) || ip == IpAddr::V6(self.ip6)
+    }
+
+    /// Gives it more IPv4 addresses, `10.77.n.number` for each `n`: each in a network (/24) of its own, as the nodes of a DHT
+    /// are elsewhere, and yet on the one cable.
+    pub fn add_networks(&self, networks: std::ops::RangeInclusive<u8>) -> Vec<Ipv4Addr> {
+        let last = self.ip4.octets()[3];
+        let added: Vec<_> = networks.map(|n| Ipv4Addr::new(10, 77, n, last)).collect();
+        let words: Vec<_> = added.iter().map(Ipv4Addr::to_string).collect();
+        let mut script = self.command("sh");
+        let add = "for ip in $1; do ip addr add $ip/32 dev eth0; done";
+        run({
+            script.args(["-ec", add, "script", &words.join(" ")]);
+            script
+        });
+        added
     }
 
     /// Pulls the cable out, or plugs it in again.

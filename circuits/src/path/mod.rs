@@ -41,6 +41,8 @@ pub enum ExitNeed {
     Datagrams,
     /// An exit that lets something out, and so looks names up (PROTOCOL.md §5.7).
     Lookup,
+    /// An exit that looks up in the DHT for others (PROTOCOL.md §5.8).
+    Dht,
     /// A relay that serves the relay list.
     List,
     /// Any relay: nothing leaves the network there.
@@ -59,6 +61,7 @@ impl std::fmt::Debug for ExitNeed {
             } => "Target(udp)",
             Self::Datagrams => "Datagrams",
             Self::Lookup => "Lookup",
+            Self::Dht => "Dht",
             Self::List => "List",
             Self::Any => "Any",
         })
@@ -90,6 +93,7 @@ impl ExitNeed {
                 let lets_out = |proto| relay.policy.may_allow(proto);
                 relay.roles.exit && (lets_out(Proto::Tcp) || lets_out(Proto::Udp))
             }
+            Self::Dht => relay.roles.dht && relay.roles.exit && relay.policy.may_allow(Proto::Udp),
             Self::List => relay.roles.list,
             Self::Any => true,
         }

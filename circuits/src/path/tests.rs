@@ -38,6 +38,7 @@ const NO_ROLES: Roles = Roles {
     guard: false,
     exit: false,
     list: false,
+    dht: false,
 };
 
 #[test]
@@ -178,6 +179,22 @@ fn the_exit_follows_policy_and_role() {
 }
 
 #[test]
+fn who_looks_up_in_the_dht_is_an_exit_that_says_so_and_lets_datagrams_out() {
+    let tcp_alone = ExitPolicy::from_texts(&["accept tcp 8.0.0.0/8:80"]).unwrap();
+    let relays = (1..=5).map(|n| {
+        signed(n, |info| match n {
+            1 => {}
+            2 => info.roles.dht = false,
+            3 => info.roles.exit = false,
+            _ => info.policy = tcp_alone.clone(),
+        })
+    });
+    let relays: Vec<_> = relays.collect();
+    let met = relays.iter().map(|relay| ExitNeed::Dht.is_met_by(relay));
+    assert_eq!(met.collect::<Vec<_>>(), [true, false, false, false, false]);
+}
+
+#[test]
 fn the_first_guard_stays_whatever_the_exit() {
     // Guard 1 shares a family with all exits but relay 9.
     let relays = (1..=9).map(|n| {
@@ -310,6 +327,7 @@ fn build((n, shape): (u16, &Shape)) -> Descriptor {
             guard: roles & 1 != 0,
             exit: roles & 2 != 0,
             list: roles & 4 != 0,
+            dht: roles & 8 != 0,
         };
         info.policy = match policy % 3 {
             0 => ExitPolicy::public(),

@@ -48,11 +48,16 @@ pub struct Roles {
     pub exit: bool,
     /// Serves the relay list.
     pub list: bool,
+    /// Looks up in the DHT for others (§5.8). It needs the exit role.
+    pub dht: bool,
 }
 
 impl Roles {
     fn bits(self) -> u16 {
-        u16::from(self.guard) | u16::from(self.exit) << 1 | u16::from(self.list) << 2
+        u16::from(self.guard)
+            | u16::from(self.exit) << 1
+            | u16::from(self.list) << 2
+            | u16::from(self.dht) << 3
     }
 
     fn from_bits(bits: u16) -> Option<Self> {
@@ -60,6 +65,7 @@ impl Roles {
             guard: bits & 1 != 0,
             exit: bits & 2 != 0,
             list: bits & 4 != 0,
+            dht: bits & 8 != 0,
         };
         (roles.bits() == bits).then_some(roles)
     }

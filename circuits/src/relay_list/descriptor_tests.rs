@@ -213,13 +213,34 @@ fn unknown_versions_suites_and_roles_are_refused() {
         (0, 2, DescriptorError::Version(2)),
         (SUITE_AT, 3, DescriptorError::Suite(3)),
         (ROLES_AT, 1, DescriptorError::Roles),
-        (ROLES_AT + 1, 8, DescriptorError::Roles),
+        (ROLES_AT + 1, 16, DescriptorError::Roles),
     ];
     for (at, value, error) in table {
         let mut bytes = unchecked(|_| {});
         bytes[at] = value;
         assert_eq!(Descriptor::decode(&bytes), Err(error));
     }
+}
+
+#[test]
+fn each_role_has_a_bit_of_its_own() {
+    let roles = |bits: u16| {
+        let mut bytes = unchecked(|_| {});
+        bytes[ROLES_AT..ROLES_AT + 2].copy_from_slice(&bits.to_be_bytes());
+        Descriptor::decode(&bytes).unwrap().roles
+    };
+    let none = Roles::default();
+    assert_eq!(roles(0), none);
+    assert_eq!(
+        roles(1),
+        Roles {
+            guard: true,
+            ..none
+        }
+    );
+    assert_eq!(roles(2), Roles { exit: true, ..none });
+    assert_eq!(roles(4), Roles { list: true, ..none });
+    assert_eq!(roles(8), Roles { dht: true, ..none });
 }
 
 #[test]
@@ -283,7 +304,7 @@ fn any_info() -> impl Strategy<Value = RelayInfo> {
         SocketAddr::new(ip, port)
     });
     (
-        any::<([u8; 32], [u8; 32], bool, bool, bool, u32)>(),
+        any::<([u8; 32], [u8; 32], [bool; 4], u32)>(),
         ("[A-Za-z0-9-]{1,19}", "[A-Za-z0-9._-]{0,32}"),
         prop::collection::vec(address.prop_filter("unusable", is_listening_address), 1..=4),
         (any_policy(), any::<Option<(u16, u16)>>()),
@@ -291,7 +312,7 @@ fn any_info() -> impl Strategy<Value = RelayInfo> {
     )
         .prop_map(
             |(fixed, (nickname, family), addresses, (policy, service), (published, life))| {
-                let (onion, link, guard, exit, list, bandwidth) = fixed;
+                let (onion, link, [guard, exit, list, dht], bandwidth) = fixed;
                 RelayInfo {
                     identity: key(1).public(),
                     onion,
@@ -301,7 +322,12 @@ fn any_info() -> impl Strategy<Value = RelayInfo> {
                     } else {
                         Suite::ChaCha20Poly1305
                     },
-                    roles: Roles { guard, exit, list },
+                    roles: Roles {
+                        guard,
+                        exit,
+                        list,
+                        dht,
+                    },
                     bandwidth,
                     nickname,
                     family,

@@ -29,6 +29,7 @@ pub(crate) fn relay(number: u16) -> RelayInfo {
             guard: true,
             exit: true,
             list: true,
+            dht: true,
         },
         bandwidth: 1000,
         nickname: format!("relay-{number}"),

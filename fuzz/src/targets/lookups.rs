@@ -1,6 +1,7 @@
-//! Targets of lookups at the exit: what nameservers reply, and what relays answer.
+//! Targets of lookups at the exit: what nameservers reply, what relays answer, what origins ask of the DHT.
 
 use hushswarm::net::dns;
+use hushswarm_circuits::dht::{MAX_RECORD, MAX_REQUEST, Reader, Request};
 use hushswarm_circuits::lookup::{Answer, MAX_ANSWER};
 use hushswarm_circuits::target::HostName;
 
@@ -24,4 +25,38 @@ pub fn lookup_answer(input: &[u8]) {
         assert!(input.len() <= MAX_ANSWER);
         assert_eq!(answer.encode(), input);
     }
+}
+
+/// Requests of DHT lookups (§5.8), whole.
+pub fn dht_request(input: &[u8]) {
+    if let Ok(request) = Request::decode(input) {
+        assert!(input.len() <= MAX_REQUEST);
+        assert_eq!(request.encode().as_deref(), Ok(input));
+    }
+}
+
+/// Answers of DHT lookups (§5.8), in pieces: the first byte says how long they are.
+pub fn dht_records(input: &[u8]) {
+    let Some((&piece, answer)) = input.split_first() else {
+        return;
+    };
+    let (mut reader, mut again) = (Reader::default(), Vec::new());
+    for piece in answer.chunks(usize::from(piece) + 1) {
+        reader.push(piece);
+        loop {
+            match reader.next() {
+                Ok(Some(record)) => {
+                    let bytes = record.encode().expect("what was read is in bounds");
+                    assert!(bytes.len() <= MAX_RECORD + 3);
+                    again.extend_from_slice(&bytes);
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    assert!(answer.starts_with(&again));
+                    return;
+                }
+            }
+        }
+    }
+    assert!(answer.starts_with(&again));
 }

@@ -76,6 +76,7 @@ impl PrivateNetwork {
                 guard: n < guards,
                 exit,
                 list: true,
+                dht: false,
             };
             config.bandwidth = 100_000;
             if exit {
@@ -212,6 +213,7 @@ pub fn serve(network: PrivateNetwork, listeners: Vec<LinkListener>) -> Running {
                 listeners: vec![listener],
                 exit_source: Some(addr.ip()),
                 limits: Limits::default(),
+                dht: plan.config.dht,
             };
             Relay::start(options, Arc::new(OsDialer::new(Some(addr.ip()))))
         })

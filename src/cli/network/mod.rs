@@ -87,6 +87,9 @@ pub struct RelayInitArgs {
     /// Exit rule, in order: "public", or like "accept tcp 127.0.0.0/8:*"; may be given several times [default: public]
     #[arg(long, value_name = "RULE", requires = "exit")]
     policy: Vec<String>,
+    /// Look up in the DHT for others, from the usual nodes or those that the section [dht] of relay.toml names
+    #[arg(long, requires = "exit")]
+    dht: bool,
     /// What the relay may carry, in KiB/s, or like 10M or 1G
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     bandwidth: Option<u32>,

@@ -9,7 +9,9 @@ use super::{RelayInitArgs, say, usage};
 use crate::cli::relay::LINK_SERVICE;
 use crate::cli::table::{rate, until};
 use crate::cli::tor::service_key;
-use crate::config::{MAX_RELAY_FILE_LEN, RELAY_CONFIG_FILE, RelayConfig, id_to_hex, unix_now};
+use crate::config::{
+    MAX_RELAY_FILE_LEN, RELAY_CONFIG_FILE, RelayConfig, RelayDht, id_to_hex, unix_now,
+};
 use crate::error::{Error, Exit};
 use crate::state::{RelayKeys, StateDir};
 
@@ -97,6 +99,9 @@ fn configure(stored: Option<RelayConfig>, args: RelayInitArgs) -> Result<RelayCo
         config.policy = ExitPolicy::from_texts(&args.policy)
             .map_err(|error| usage("the policy can't be used").with_source(error))?;
     }
+    if args.dht && config.dht.is_none() {
+        config.dht = Some(RelayDht::default());
+    }
     config.bandwidth = args.bandwidth.unwrap_or(config.bandwidth);
     config.family = args.family.unwrap_or(config.family);
     config.days = args.days.unwrap_or(config.days);
@@ -141,6 +146,13 @@ fn summary(
     }
     if descriptor.roles.exit && descriptor.policy.rejects_everything() {
         text.push_str("warning: the relay is an exit, but its policy accepts nothing\n");
+    }
+    if descriptor.roles.dht {
+        text.push_str(if descriptor.policy.may_allow(Proto::Udp) {
+            "  DHT        looks up for others; limits and nodes to begin from: section [dht] of relay.toml\n"
+        } else {
+            "warning: the relay offers lookups in the DHT, but its policy lets no UDP out, so nobody asks it for any\n"
+        });
     }
     if reaches_inside(&descriptor.policy) {
         text.push_str(

@@ -49,8 +49,12 @@ pub(super) fn header(file: &NetworkFile, list: &RelayList, now: u64) -> String {
         0 => String::new(),
         skipped => format!(" ({skipped} more are over)"),
     };
+    let dht = match count(|roles| roles.exit && roles.dht) {
+        0 => String::new(),
+        some => format!(", {some} of them with DHT lookups"),
+    };
     format!(
-        "network {}: {} relays{skipped}, {} guards, {} exits\n\
+        "network {}: {} relays{skipped}, {} guards, {} exits{dht}\n\
          valid until {} (for {}), signed by {} of {} authorities, {} needed\n",
         list.network(),
         relays.len(),
@@ -163,6 +167,7 @@ fn role_names(roles: Roles) -> Vec<&'static str> {
         (roles.guard, "guard"),
         (roles.exit, "exit"),
         (roles.list, "list"),
+        (roles.dht, "dht"),
     ]
     .into_iter()
     .filter_map(|(has, name)| has.then_some(name))
@@ -178,10 +183,15 @@ pub(super) fn roles_in_words(roles: Roles) -> String {
 }
 
 fn roles_as_letters(roles: Roles) -> String {
-    [(roles.guard, 'G'), (roles.exit, 'E'), (roles.list, 'L')]
-        .map(|(has, letter)| if has { letter } else { '-' })
-        .iter()
-        .collect()
+    [
+        (roles.guard, 'G'),
+        (roles.exit, 'E'),
+        (roles.list, 'L'),
+        (roles.dht, 'D'),
+    ]
+    .map(|(has, letter)| if has { letter } else { '-' })
+    .iter()
+    .collect()
 }
 
 fn as_json(file: &NetworkFile, list: &RelayList) -> Result<String, Error> {
