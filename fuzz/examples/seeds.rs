@@ -8,10 +8,11 @@ use std::path::Path;
 use hushswarm::config::{NetworkFile, ROUTES_EXAMPLE, RelayConfig};
 use hushswarm::onion::OnionKey;
 use hushswarm::torrent::bencode;
-use hushswarm::torrent::extension::{self, MetadataMessage};
+use hushswarm::torrent::extension::{self, Exchange, MetadataMessage};
 use hushswarm::torrent::gossip::{OnionPeer, Onions};
 use hushswarm::torrent::infohash::InfoHash;
 use hushswarm::torrent::metainfo::Builder;
+use hushswarm::torrent::pex::PeerExchange;
 use hushswarm::torrent::wire::{BlockRef, Handshake, MessageRef};
 use hushswarm_circuits::body::{
     ExtendRequest, ExtendStatus, Extended, OpenKind, OpenRequest, put_record,
@@ -92,7 +93,14 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ),
         ("onion_gossip", gossip()),
         ("origin", answers()),
-        ("peer", vec![("messages", [&[3][..], &messages()].concat())]),
+        (
+            "peer",
+            vec![
+                ("messages", [&[3][..], &messages()].concat()),
+                ("pex", [&[11][..], &messages()].concat()),
+            ],
+        ),
+        ("peer_exchange", exchange()),
         ("relay_config", vec![("relay", relay_config().into_bytes())]),
         ("relay_list", vec![("signed", list), ("unsigned", unsigned)]),
         (
@@ -361,12 +369,16 @@ fn messages() -> Vec<u8> {
         begin: 0,
         len: 16384,
     };
-    let handshake = extension::handshake(Some(20_000), false);
+    let handshake = extension::handshake(Some(20_000), Exchange::Public);
     for message in [
         MessageRef::Bitfield(&[0xf0]),
         MessageRef::Extended {
             id: 0,
             payload: &handshake,
+        },
+        MessageRef::Extended {
+            id: extension::UT_PEX,
+            payload: &some_peers().encode(),
         },
         MessageRef::Unchoke,
         MessageRef::Interested,
@@ -398,12 +410,30 @@ fn gossip() -> Seeds {
     ]
 }
 
+fn some_peers() -> PeerExchange {
+    let peers = ["11.0.0.1:6881", "11.0.0.2:1", "[2a00::1]:51413"];
+    PeerExchange {
+        added: peers.iter().filter_map(|peer| peer.parse().ok()).collect(),
+    }
+}
+
+fn exchange() -> Seeds {
+    vec![
+        ("peers", some_peers().encode()),
+        ("nobody", PeerExchange::default().encode()),
+        ("old", b"d5:added6:\x0b\0\0\x01\x1a\xe1e".to_vec()),
+    ]
+}
+
 fn extensions() -> Seeds {
     let mut entries = Vec::new();
     bencode::put_dict(&mut entries, |dict| bencode::put_int(dict.key("piece"), 1));
     vec![
-        ("handshake", extension::handshake(Some(20_000), false)),
-        ("onions", extension::handshake(None, true)),
+        (
+            "handshake",
+            extension::handshake(Some(20_000), Exchange::Public),
+        ),
+        ("onions", extension::handshake(None, Exchange::Onions)),
         ("request", MetadataMessage::Request(1).encode()),
         (
             "data",

@@ -87,6 +87,7 @@ const CODECS: &[&str] = &[
     "wire",
     "extension",
     "gossip",
+    "pex",
     "picker",
     "infohash",
 ];
