@@ -8,15 +8,16 @@ use std::path::Path;
 use hushswarm::bencode;
 use hushswarm::config::{NetworkFile, ROUTES_EXAMPLE, RelayConfig};
 use hushswarm::onion::OnionKey;
-use hushswarm::torrent::extension::{self, MetadataMessage};
+use hushswarm::torrent::extension::{self, Exchange, MetadataMessage};
 use hushswarm::torrent::gossip::{OnionPeer, Onions};
 use hushswarm::torrent::infohash::InfoHash;
 use hushswarm::torrent::metainfo::Builder;
+use hushswarm::torrent::pex::PeerExchange;
 use hushswarm::torrent::wire::{BlockRef, Handshake, MessageRef};
 use hushswarm_circuits::body::{
     ExtendRequest, ExtendStatus, Extended, OpenKind, OpenRequest, put_record,
 };
-use hushswarm_circuits::dht;
+use hushswarm_circuits::dht as lookups;
 use hushswarm_circuits::frame::{Class, FrameType, Header};
 use hushswarm_circuits::keys::{IdentityKey, Suite};
 use hushswarm_circuits::lookup::Answer;
@@ -27,8 +28,8 @@ use hushswarm_circuits::relay_list::{
 use hushswarm_circuits::target::{HostName, Target};
 use hushswarm_fuzz::targets::{HASH, NOW, authority};
 
-#[path = "seeds/dht.rs"]
-mod dht;
+#[path = "seeds/krpc.rs"]
+mod krpc;
 
 const DAY: u64 = 86_400;
 
@@ -80,9 +81,9 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("http_proxy", http_requests()),
         ("http_tracker", announces()),
         ("jail_query", questions()),
-        ("krpc_item", dht::items()),
-        ("krpc_lookup", dht::lookups()),
-        ("krpc_message", dht::messages()),
+        ("krpc_item", krpc::items()),
+        ("krpc_lookup", krpc::lookups()),
+        ("krpc_message", krpc::messages()),
         ("layers", disturbances()),
         ("leaktest_classify", captured()),
         ("leaktest_dht", krpc()),
@@ -101,7 +102,14 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ),
         ("onion_gossip", gossip()),
         ("origin", answers()),
-        ("peer", vec![("messages", [&[3][..], &messages()].concat())]),
+        (
+            "peer",
+            vec![
+                ("messages", [&[3][..], &messages()].concat()),
+                ("pex", [&[11][..], &messages()].concat()),
+            ],
+        ),
+        ("peer_exchange", exchange()),
         ("relay_config", relay_configs()),
         ("relay_list", vec![("signed", list), ("unsigned", unsigned)]),
         (
@@ -126,8 +134,8 @@ fn relay_configs() -> Seeds {
     vec![("dht", dht.into()), ("relay", relay_config().into_bytes())]
 }
 
-fn dht_item() -> dht::Item {
-    dht::Item::Mutable {
+fn dht_item() -> lookups::Item {
+    lookups::Item::Mutable {
         key: [1; 32],
         salt: b"salt".to_vec(),
         seq: 4,
@@ -139,19 +147,19 @@ fn dht_item() -> dht::Item {
 fn dht_requests() -> Seeds {
     let target = [7; 20];
     let salt = b"salt".to_vec();
-    let item = dht::Item::Immutable {
+    let item = lookups::Item::Immutable {
         value: b"3:abc".to_vec(),
     };
-    let put = |item, cas| dht::Op::Put { item, cas };
+    let put = |item, cas| lookups::Op::Put { item, cas };
     let ops = [
-        ("peers", dht::Op::Peers { target }),
-        ("get", dht::Op::Get { target, salt }),
+        ("peers", lookups::Op::Peers { target }),
+        ("get", lookups::Op::Get { target, salt }),
         ("put", put(item, None)),
         ("swap", put(dht_item(), Some(3))),
     ];
     let request = |(name, op)| {
-        let family = dht::Family::V4;
-        let bytes = dht::Request { family, op }.encode();
+        let family = lookups::Family::V4;
+        let bytes = lookups::Request { family, op }.encode();
         (name, bytes.expect("in bounds"))
     };
     ops.into_iter().map(request).collect()
@@ -161,9 +169,9 @@ fn dht_answers() -> Seeds {
     let peers = ["192.0.2.1:6881", "[2001:db8::1]:6881"];
     let peers = peers.map(|peer| peer.parse().expect("an address"));
     let records = [
-        dht::Record::Peers(peers.to_vec()),
-        dht::Record::Item(dht_item()),
-        dht::Record::End(dht::Summary::default()),
+        lookups::Record::Peers(peers.to_vec()),
+        lookups::Record::Item(dht_item()),
+        lookups::Record::End(lookups::Summary::default()),
     ];
     let records = records.iter().map(|record| record.encode());
     let whole: Vec<u8> = records
@@ -426,12 +434,16 @@ fn messages() -> Vec<u8> {
         begin: 0,
         len: 16384,
     };
-    let handshake = extension::handshake(Some(20_000), false);
+    let handshake = extension::handshake(Some(20_000), Exchange::Public);
     for message in [
         MessageRef::Bitfield(&[0xf0]),
         MessageRef::Extended {
             id: 0,
             payload: &handshake,
+        },
+        MessageRef::Extended {
+            id: extension::UT_PEX,
+            payload: &some_peers().encode(),
         },
         MessageRef::Unchoke,
         MessageRef::Interested,
@@ -463,12 +475,30 @@ fn gossip() -> Seeds {
     ]
 }
 
+fn some_peers() -> PeerExchange {
+    let peers = ["11.0.0.1:6881", "11.0.0.2:1", "[2a00::1]:51413"];
+    PeerExchange {
+        added: peers.iter().filter_map(|peer| peer.parse().ok()).collect(),
+    }
+}
+
+fn exchange() -> Seeds {
+    vec![
+        ("peers", some_peers().encode()),
+        ("nobody", PeerExchange::default().encode()),
+        ("old", b"d5:added6:\x0b\0\0\x01\x1a\xe1e".to_vec()),
+    ]
+}
+
 fn extensions() -> Seeds {
     let mut entries = Vec::new();
     bencode::put_dict(&mut entries, |dict| bencode::put_int(dict.key("piece"), 1));
     vec![
-        ("handshake", extension::handshake(Some(20_000), false)),
-        ("onions", extension::handshake(None, true)),
+        (
+            "handshake",
+            extension::handshake(Some(20_000), Exchange::Public),
+        ),
+        ("onions", extension::handshake(None, Exchange::Onions)),
         ("request", MetadataMessage::Request(1).encode()),
         (
             "data",

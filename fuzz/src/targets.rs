@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hushswarm::config::{NetworkFile, RelayConfig};
-use hushswarm::torrent::extension::{MetadataMessage, PeerExtensions};
+use hushswarm::torrent::extension::{Exchange as Tells, MetadataMessage, PeerExtensions};
 use hushswarm::torrent::gossip::{MAX_ADDED, OnionPeer, Onions};
 use hushswarm::torrent::infohash::InfoHash;
 use hushswarm::torrent::magnet::Magnet;
@@ -37,6 +37,8 @@ use hushswarm_circuits::target::Target;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+#[path = "targets/exchange.rs"]
+mod exchange;
 #[path = "targets/krpc.rs"]
 pub mod krpc;
 #[path = "targets/local.rs"]
@@ -46,6 +48,7 @@ mod lookups;
 #[path = "targets/proxy.rs"]
 mod proxy;
 
+pub use exchange::peer_exchange;
 pub use krpc::{bencode, krpc_item, krpc_lookup, krpc_message};
 pub use local::{
     client_files, jail_query, leaktest_classify, leaktest_dht, leaktest_dns, leaktest_peek,
@@ -92,6 +95,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("onion_gossip", onion_gossip),
     ("origin", origin),
     ("peer", peer),
+    ("peer_exchange", peer_exchange),
     ("relay_config", relay_config),
     ("relay_list", relay_list),
     ("routes_file", routes_file),
@@ -660,13 +664,15 @@ pub fn onion_gossip(input: &[u8]) {
     }
 }
 
-/// A whole connection (BEP 3, 9, 10): after a good handshake, anything.
+/// A whole connection (BEP 3, 9, 10, 11): after a good handshake, anything.
 pub fn peer(input: &[u8]) {
     let (which, input) = first(input);
     let now = Instant::now();
     let mut peer = Peer::new(now, InfoHash(HASH), [1; 20], which & 1 == 0, rng());
-    if which & 4 != 0 {
-        peer.offer_gossip();
+    match which & 12 {
+        0 => {}
+        4 => peer.offer(Tells::Onions),
+        _ => peer.offer(Tells::Public),
     }
     peer.feed(now, &wire::Handshake::new(InfoHash(HASH), [2; 20]).encode());
     if which & 2 != 0 {

@@ -5,8 +5,8 @@
 
 use rand::CryptoRng;
 
-use super::gossip;
 use super::metainfo::MAX_TORRENT;
+use super::{gossip, pex};
 use crate::bencode::{self, BencodeError, Value};
 
 /// Extended message id of the handshake (BEP 10).
@@ -15,6 +15,8 @@ pub const HANDSHAKE: u8 = 0;
 pub const UT_METADATA: u8 = 1;
 /// Extended message id under which peers send us [`gossip::Onions`], where we offered to take them.
 pub const HS_ONIONS: u8 = 2;
+/// Extended message id under which peers send us [`pex::PeerExchange`], where we offered to take them.
+pub const UT_PEX: u8 = 3;
 /// Requests that we let a peer have outstanding. 250 is the common value.
 pub const REQQ: u32 = 250;
 /// Length of each metadata piece but the last, bytes (BEP 9).
@@ -44,16 +46,31 @@ pub enum ExtensionError {
     Trailing,
 }
 
+/// Of whom else two ends of a connection may tell each other. Hidden and public peers are never told of together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Exchange {
+    /// Of nobody: peers of private torrents are the tracker's to name (BEP 27).
+    #[default]
+    Nobody,
+    /// Of peers of the public swarm (BEP 11): on connections with it.
+    Public,
+    /// Of onion peers (docs/onion-gossip.md): on connections through onion services.
+    Onions,
+}
+
 /// Makes the payload of our handshake. `metadata_size` is the length of the info dictionary where we have it and may
-/// give it away; `gossips` offers to tell of onion peers, on connections through onion services alone.
-pub fn handshake(metadata_size: Option<u32>, gossips: bool) -> Vec<u8> {
+/// give it away.
+pub fn handshake(metadata_size: Option<u32>, exchange: Exchange) -> Vec<u8> {
     let mut out = Vec::new();
     bencode::put_dict(&mut out, |dict| {
         bencode::put_dict(dict.key("m"), |m| {
-            if gossips {
+            if exchange == Exchange::Onions {
                 bencode::put_int(m.key(gossip::NAME), HS_ONIONS);
             }
             bencode::put_int(m.key("ut_metadata"), UT_METADATA);
+            if exchange == Exchange::Public {
+                bencode::put_int(m.key(pex::NAME), UT_PEX);
+            }
         });
         if let Some(size) = metadata_size {
             bencode::put_int(dict.key("metadata_size"), size);
@@ -70,6 +87,8 @@ pub struct PeerExtensions {
     pub ut_metadata: Option<u8>,
     /// Extended message id under which the peer takes [`gossip::Onions`].
     pub hs_onions: Option<u8>,
+    /// Extended message id under which the peer takes [`pex::PeerExchange`].
+    pub ut_pex: Option<u8>,
     /// Length of the info dictionary, bytes, 1 to [`MAX_METADATA`]. Its hash decides whether that is true.
     pub metadata_size: Option<u32>,
     /// Requests that the peer lets us have outstanding.
@@ -85,9 +104,9 @@ impl PeerExtensions {
         // Some clients append bytes; BEP 10 does not forbid it.
         let (value, _) = Value::parse_prefix(payload)?;
         let [m, size, reqq] = value.fields(["m", "metadata_size", "reqq"])?;
-        let [ut_metadata, hs_onions] = match m.filter(|m| m.as_dict().is_some()) {
-            Some(m) => m.fields(["ut_metadata", gossip::NAME])?,
-            None => [None; 2],
+        let [ut_metadata, hs_onions, ut_pex] = match m.filter(|m| m.as_dict().is_some()) {
+            Some(m) => m.fields(["ut_metadata", gossip::NAME, pex::NAME])?,
+            None => [None; 3],
         };
         let number = |value: Option<Value<'_>>, max: u32| {
             let value = value
@@ -99,6 +118,7 @@ impl PeerExtensions {
         Ok(Self {
             ut_metadata: id(ut_metadata),
             hs_onions: id(hs_onions),
+            ut_pex: id(ut_pex),
             metadata_size: number(size, MAX_METADATA),
             reqq: number(reqq, u32::MAX).map(|n| n.min(MAX_REQQ)),
         })
@@ -231,22 +251,26 @@ mod tests {
     #[test]
     fn our_handshake_is_the_one_everybody_sends() {
         assert_eq!(
-            handshake(None, false),
+            handshake(None, Exchange::Public),
+            b"d1:md11:ut_metadatai1e6:ut_pexi3ee4:reqqi250ee"
+        );
+        assert_eq!(
+            handshake(None, Exchange::Nobody),
             b"d1:md11:ut_metadatai1ee4:reqqi250ee"
         );
         assert_eq!(
-            handshake(Some(31235), false),
-            b"d1:md11:ut_metadatai1ee13:metadata_sizei31235e4:reqqi250ee"
+            handshake(Some(31235), Exchange::Public),
+            b"d1:md11:ut_metadatai1e6:ut_pexi3ee13:metadata_sizei31235e4:reqqi250ee"
         );
     }
 
     #[test]
     fn what_onion_peers_offer_each_other_is_read() {
-        let ours = handshake(None, true);
+        let ours = handshake(None, Exchange::Onions);
         assert_eq!(ours, b"d1:md9:hs_onionsi2e11:ut_metadatai1ee4:reqqi250ee");
         let read = PeerExtensions::parse(&ours).unwrap();
         assert_eq!(read.hs_onions, Some(HS_ONIONS));
-        let plain = PeerExtensions::parse(&handshake(None, false)).unwrap();
+        let plain = PeerExtensions::parse(&handshake(None, Exchange::Nobody)).unwrap();
         assert_eq!(plain.hs_onions, None);
     }
 
@@ -260,6 +284,7 @@ mod tests {
         let expected = PeerExtensions {
             ut_metadata: Some(2),
             hs_onions: None,
+            ut_pex: Some(1),
             metadata_size: Some(132),
             reqq: Some(500),
         };
@@ -374,7 +399,7 @@ mod tests {
             edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
         ) {
             let metadata = MetadataMessage::Data { piece: 1, total_size: 16386, data: b"xy" }.encode();
-            for mut bytes in [handshake(Some(99), true), metadata] {
+            for mut bytes in [handshake(Some(99), Exchange::Public), metadata] {
                 for (at, byte) in &edits {
                     let at = at.index(bytes.len());
                     bytes[at] = *byte;

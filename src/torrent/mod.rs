@@ -7,6 +7,7 @@ pub mod infohash;
 pub mod magnet;
 pub mod metainfo;
 pub mod peer;
+pub mod pex;
 pub mod picker;
 pub mod resume;
 pub mod storage;

@@ -91,6 +91,7 @@ const CODECS: &[&str] = &[
     "wire",
     "extension",
     "gossip",
+    "pex",
     "picker",
     "infohash",
 ];

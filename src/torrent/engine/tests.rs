@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 mod onions;
+mod pex;
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -2,6 +2,7 @@
 
 use crate::torrent::extension::ExtensionError;
 use crate::torrent::gossip::Onions;
+use crate::torrent::pex::PeerExchange;
 use crate::torrent::wire::{BlockRef, WireError};
 
 /// Why a connection was or is to be closed.
@@ -100,6 +101,8 @@ pub enum Event<'a> {
     },
     /// The peer tells of onion peers. Comes only where that was offered.
     Onions(Onions),
+    /// The peer tells of public peers. Comes only where that was offered.
+    Peers(PeerExchange),
     /// The peer does not give this piece of the metadata.
     MetadataRejected,
     /// The peer wants a piece of the metadata: [`super::Peer::give_metadata`].

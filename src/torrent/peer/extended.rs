@@ -1,16 +1,21 @@
-//! The half of a connection that speaks extension messages (BEP 9, 10; docs/onion-gossip.md).
+//! The half of a connection that speaks extension messages (BEP 9, 10, 11; docs/onion-gossip.md).
 
 use std::time::{Duration, Instant};
 
 use super::{CloseReason, Core, Event, MAX_OUTPUT};
-use crate::torrent::extension::{self, MetadataMessage, PeerExtensions};
+use crate::torrent::extension::{self, Exchange, MetadataMessage, PeerExtensions};
 use crate::torrent::gossip::Onions;
+use crate::torrent::pex::PeerExchange;
 use crate::torrent::wire::MessageRef;
 
 /// Messages about onion peers that may come within [`GOSSIP_WINDOW`]. We send one a minute; some may wait in a circuit and
 /// come together.
 const MAX_GOSSIP: usize = 4;
 const GOSSIP_WINDOW: Duration = Duration::from_secs(60);
+
+/// A message about public peers that comes sooner after the last is passed over unread. BEP 11 allows one a minute; one that waited
+/// in a circuit shortens the time to the next.
+const PEX_TIME: Duration = Duration::from_secs(45);
 
 impl Core {
     pub(super) fn handle_extended<'a>(
@@ -24,7 +29,7 @@ impl Core {
         }
         match id {
             // Who did not offer it is not listened to either.
-            extension::HS_ONIONS if self.gossips && self.extensions.hs_onions.is_some() => {
+            extension::HS_ONIONS if self.gossip_id().is_some() => {
                 if self.gossip.len() == MAX_GOSSIP
                     && let Some(first) = self.gossip.pop_front()
                     && now < first + GOSSIP_WINDOW
@@ -33,6 +38,13 @@ impl Core {
                 }
                 self.gossip.push_back(now);
                 Ok(Event::Onions(Onions::parse(payload)?))
+            }
+            extension::UT_PEX if self.pex_id().is_some() => {
+                if self.heard_pex.is_some_and(|last| now < last + PEX_TIME) {
+                    return Ok(Event::Nothing);
+                }
+                self.heard_pex = Some(now);
+                Ok(Event::Peers(PeerExchange::parse(payload)?))
             }
             extension::HANDSHAKE => {
                 self.extensions = PeerExtensions::parse(payload)?;
@@ -59,8 +71,30 @@ impl Core {
         }
     }
 
+    /// Under which id the peer is told of onion peers, where both sides offered that.
+    pub(super) fn gossip_id(&self) -> Option<u8> {
+        let offered = self.exchange == Exchange::Onions;
+        self.extensions.hs_onions.filter(|_| offered)
+    }
+
+    /// Under which id the peer is told of public peers, where both sides offered that.
+    pub(super) fn pex_id(&self) -> Option<u8> {
+        let offered = self.exchange == Exchange::Public;
+        self.extensions.ut_pex.filter(|_| offered)
+    }
+
+    pub(super) fn send_pex(&mut self, peers: &PeerExchange) {
+        if let Some(id) = self.pex_id() {
+            MessageRef::Extended {
+                id,
+                payload: &peers.encode(),
+            }
+            .encode(&mut self.out);
+        }
+    }
+
     pub(super) fn send_onions(&mut self, onions: &Onions) {
-        if let Some(id) = self.extensions.hs_onions.filter(|_| self.gossips) {
+        if let Some(id) = self.gossip_id() {
             MessageRef::Extended {
                 id,
                 payload: &onions.encode(),

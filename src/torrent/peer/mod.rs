@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use super::extension::{self, MetadataMessage, PeerExtensions};
+use super::extension::{self, Exchange, MetadataMessage, PeerExtensions};
 use super::gossip::Onions;
 use super::infohash::InfoHash;
 use super::metainfo::MAX_PIECES;
+use super::pex::PeerExchange;
 use super::picker::{Bits, Geometry};
 use super::wire::{BlockRef, Decoder, HANDSHAKE_LEN, Handshake, MAX_BLOCK, MessageRef};
 pub use event::{CloseReason, Event};
@@ -107,10 +108,12 @@ struct Core {
     late: Vec<u32>,
     extended: bool,
     extensions: PeerExtensions,
-    /// We offer to tell of onion peers.
-    gossips: bool,
-    /// When the last messages about them came.
+    /// Of whom we offer to tell.
+    exchange: Exchange,
+    /// When the last messages about onion peers came.
     gossip: VecDeque<Instant>,
+    /// When the last message about public peers came that was read.
+    heard_pex: Option<Instant>,
     chokes_us: bool,
     interested_in_us: bool,
     we_choke: bool,
@@ -157,8 +160,9 @@ impl Peer {
             late: Vec::new(),
             extended: false,
             extensions: PeerExtensions::default(),
-            gossips: false,
+            exchange: Exchange::Nobody,
             gossip: VecDeque::new(),
+            heard_pex: None,
             chokes_us: true,
             interested_in_us: false,
             we_choke: true,
@@ -189,9 +193,19 @@ impl Peer {
         }
     }
 
-    /// Offers to tell of onion peers, and to be told. Before the handshakes, and on connections through onion services alone.
-    pub fn offer_gossip(&mut self) {
-        self.core.gossips = true;
+    /// Offers to tell of others, and to be told. Before the handshakes.
+    pub fn offer(&mut self, exchange: Exchange) {
+        self.core.exchange = exchange;
+    }
+
+    /// Tells of public peers, where both sides offered that.
+    pub fn send_pex(&mut self, peers: &PeerExchange) {
+        self.core.send_pex(peers);
+    }
+
+    /// Tells whether both sides offer to tell of others, of the kind that we offered.
+    pub fn exchanges(&self) -> bool {
+        self.core.pex_id().is_some() || self.gossips()
     }
 
     /// Tells of onion peers, where both sides offered that.
@@ -207,7 +221,7 @@ impl Peer {
 
     /// Tells whether both sides offer to tell of onion peers.
     pub fn gossips(&self) -> bool {
-        self.core.gossips && self.core.extensions.hs_onions.is_some()
+        self.core.gossip_id().is_some()
     }
 
     /// Where to read into; never empty.
@@ -473,7 +487,7 @@ impl Core {
             MessageRef::Bitfield(&self.ours.to_bytes()).encode(&mut self.out);
         }
         if self.extended {
-            let payload = extension::handshake(self.metadata_size, self.gossips);
+            let payload = extension::handshake(self.metadata_size, self.exchange);
             MessageRef::Extended {
                 id: extension::HANDSHAKE,
                 payload: &payload,
@@ -539,7 +553,7 @@ impl Core {
 
     /// Those who gossip may still have something to say.
     fn check_complete(&self) -> Result<(), CloseReason> {
-        if self.both_complete() && !self.gossips {
+        if self.both_complete() && self.exchange != Exchange::Onions {
             Err(CloseReason::BothComplete)
         } else {
             Ok(())

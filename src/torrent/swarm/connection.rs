@@ -17,9 +17,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::metadata::Outcome;
 use super::{Order, Seat, Shared, Torrent};
 use crate::route::BoxStream;
-use crate::torrent::extension::{MAX_METADATA, random_peer_id};
+use crate::torrent::extension::{Exchange, MAX_METADATA, random_peer_id};
 use crate::torrent::gossip::Onions;
 use crate::torrent::peer::{CloseReason, Event, Peer};
+use crate::torrent::pex::PeerExchange;
 use crate::torrent::picker::{PeerKey, Received};
 use crate::torrent::storage::{StorageError, lock};
 use crate::torrent::wire::{BlockRef, piece_header};
@@ -51,8 +52,10 @@ pub(super) enum News {
     Metadata(Vec<u8>),
     /// This peer lied.
     Liar(PeerKey),
-    /// The peer's extension handshake came, on a connection on which we offer to gossip; whether the peer does too.
-    Extensions(PeerKey, bool),
+    /// The peer's extension handshake came, on a connection on which we offer to tell of others; whether the peer does too.
+    Extensions(PeerKey, Exchange, bool),
+    /// The peer tells of public peers.
+    Peers(PeerKey, PeerExchange),
     /// The peer tells of onion peers.
     Onions(PeerKey, Onions),
 }
@@ -65,8 +68,8 @@ pub(super) struct Connection {
     key: PeerKey,
     seat: Arc<Seat>,
     peer: Peer,
-    /// We offer to tell of onion peers.
-    gossips: bool,
+    /// Of whom we offer to tell.
+    exchange: Exchange,
     /// Since when neither side needs anything, where we offer that.
     complete_since: Option<Instant>,
     news: mpsc::Sender<News>,
@@ -118,7 +121,7 @@ impl Connection {
             key,
             seat,
             peer,
-            gossips: false,
+            exchange: Exchange::Nobody,
             complete_since: None,
             news,
             torrent: None,
@@ -137,12 +140,10 @@ impl Connection {
         }
     }
 
-    /// Whether it offers to tell of onion peers: on connections through onion services alone.
-    pub(super) fn gossip(mut self, offers: bool) -> Self {
-        if offers {
-            self.peer.offer_gossip();
-        }
-        self.gossips = offers;
+    /// Of whom it offers to tell.
+    pub(super) fn offer(mut self, exchange: Exchange) -> Self {
+        self.peer.offer(exchange);
+        self.exchange = exchange;
         self
     }
 
@@ -296,11 +297,13 @@ impl Connection {
                 Event::Unchoked => self.dry = false,
                 Event::Extensions => {
                     self.dry = false;
-                    if self.gossips {
-                        news = Some(News::Extensions(self.key, self.peer.gossips()));
+                    if self.exchange != Exchange::Nobody {
+                        let both = self.peer.exchanges();
+                        news = Some(News::Extensions(self.key, self.exchange, both));
                     }
                 }
                 Event::Onions(onions) => news = Some(News::Onions(self.key, onions)),
+                Event::Peers(peers) => news = Some(News::Peers(self.key, peers)),
                 Event::Metadata { piece, total, data } => {
                     let mut work = lock(&self.shared.work);
                     let outcome = work
@@ -379,6 +382,7 @@ impl Connection {
                     }
                 }
                 Order::Onions(onions) => self.peer.send_onions(&onions),
+                Order::Peers(peers) => self.peer.send_pex(&peers),
                 Order::Close(reason) => return Err(reason),
             }
         }

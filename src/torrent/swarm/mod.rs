@@ -10,6 +10,7 @@ mod connection;
 mod driver;
 mod gossip;
 mod metadata;
+mod pex;
 mod prepare;
 mod progress;
 mod table;
@@ -28,6 +29,7 @@ use super::gossip::Onions;
 use super::infohash::InfoHash;
 use super::metainfo::Info;
 use super::peer::CloseReason;
+use super::pex::PeerExchange;
 use super::picker::{PeerKey, Picker};
 use super::storage::{Storage, lock};
 use super::wire::BlockRef;
@@ -90,6 +92,8 @@ enum Order {
     Pause,
     /// Tell of onion peers.
     Onions(Onions),
+    /// Tell of public peers.
+    Peers(PeerExchange),
     /// End, for this reason.
     Close(CloseReason),
 }

@@ -35,6 +35,10 @@ pub(super) const MAX_HEARSAY: usize = 400;
 /// they are.
 pub(super) const MAX_HEARSAY_EACH: usize = 50;
 
+/// Most of them at one IPv4 address or in one IPv6 /64: several users of one network may be there, and no more ports of one who
+/// is to be bothered are called.
+const MAX_HEARSAY_BLOCK: usize = 4;
+
 /// Most calls to such peers at once, of the forty that a swarm has.
 const MAX_HEARSAY_CALLS: usize = 10;
 
@@ -174,15 +178,19 @@ impl PeerTable {
         }
     }
 
-    /// Learns of an onion service from somebody who may lie.
+    /// Learns of a peer, by its address or onion service, from somebody who may lie.
     pub(super) fn add_hearsay(&mut self, now: Instant, target: Target, teller: Teller) {
-        if self.banned_hosts.contains(&target.host)
-            || self.is_known_host(&target)
-            || !self.has_hearsay_room(teller)
+        if self.banned_hosts.contains(&target.host) || self.is_known_host(&target) {
+            return;
+        }
+        let way = match target.socket_addr() {
+            Some(addr) => Way::Named(PeerName::Public(addr)),
+            None => Way::Host(target),
+        };
+        if self.by_way.contains_key(&way) || self.is_crowded(&way) || !self.has_hearsay_room(teller)
         {
             return;
         }
-        let way = Way::Host(target);
         if self.add(now, way.clone())
             && let Some(known) = self
                 .by_way
@@ -191,6 +199,17 @@ impl PeerTable {
         {
             known.hearsay = Some(teller);
         }
+    }
+
+    /// Whether as many are remembered at this address as may be, of whom only others told: nobody is called at many ports
+    /// because somebody says so.
+    fn is_crowded(&self, way: &Way) -> bool {
+        let Some(block) = ip_of(way).map(block_of) else {
+            return false;
+        };
+        let near = |known: &&Known| ip_of(&known.way).map(block_of) == Some(block);
+        let hearsay = self.known.values().filter(|k| k.hearsay.is_some());
+        hearsay.filter(near).count() >= MAX_HEARSAY_BLOCK
     }
 
     /// Whether a service is known, with any port: it is one peer. Where only others told of it, and it did not answer there,
@@ -634,6 +653,22 @@ mod tests {
         let call = table.next(now).unwrap();
         table.ban(call.key);
         assert!(table.next(now).is_none());
+    }
+
+    #[test]
+    fn nobody_is_called_at_many_ports_because_somebody_says_so() {
+        let (mut table, now) = (PeerTable::new(4), Instant::now());
+        for n in 1..=50 {
+            for addr in [format!("1.2.3.4:{n}"), format!("[2a00::{n}]:5")] {
+                table.add_hearsay(now, Target::ip(addr.parse().unwrap()), Some(PeerKey(n)));
+            }
+        }
+        assert_eq!(table.len(), 2 * MAX_HEARSAY_BLOCK);
+        // A tracker may, and what it named is not said again.
+        assert!(table.add(now, named("1.2.3.4:99")));
+        let known = Target::ip("1.2.3.4:99".parse().unwrap());
+        table.add_hearsay(now, known, Some(PeerKey(99)));
+        assert_eq!(table.len(), 2 * MAX_HEARSAY_BLOCK + 1);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::bencode;
-use crate::torrent::extension::{self, HS_ONIONS};
+use crate::torrent::extension::{self, Exchange, HS_ONIONS};
 use crate::torrent::gossip::Onions;
 use crate::torrent::wire::{Decoder, HANDSHAKE_LEN, Handshake, MessageRef};
 
@@ -83,10 +83,26 @@ impl Bench {
 
     /// A peer that says what it is told to say, and remembers what it heard.
     fn talker(&self, offers: bool, says: &[(Duration, Onions)]) -> Arc<Talker> {
+        let offers = if offers {
+            Exchange::Onions
+        } else {
+            Exchange::Nobody
+        };
+        let says = says.iter();
+        let says = says.map(|(at, onions)| (*at, HS_ONIONS, onions.encode()));
+        self.talker_of(offers, says.collect())
+    }
+
+    /// The same, of whatever it tells: extension messages, each with its time and id.
+    pub(super) fn talker_of(
+        &self,
+        offers: Exchange,
+        says: Vec<(Duration, u8, Vec<u8>)>,
+    ) -> Arc<Talker> {
         Arc::new(Talker {
             hash: self.metainfo.info.hash,
             offers,
-            says: says.to_vec(),
+            says,
             heard: Mutex::default(),
             ended: AtomicUsize::new(0),
             hang_up: Notify::new(),
@@ -94,20 +110,20 @@ impl Bench {
     }
 }
 
-struct Talker {
+pub(super) struct Talker {
     hash: InfoHash,
-    offers: bool,
-    says: Vec<(Duration, Onions)>,
+    offers: Exchange,
+    says: Vec<(Duration, u8, Vec<u8>)>,
     /// Extension messages: id, payload.
     heard: Mutex<Vec<(u8, Vec<u8>)>>,
     /// Connections that the other side ended.
-    ended: AtomicUsize,
+    pub(super) ended: AtomicUsize,
     /// Ends its connections.
     hang_up: Notify,
 }
 
 impl Talker {
-    fn listen(self: &Arc<Self>) -> impl Fn(BoxStream) + Send + Sync + 'static {
+    pub(super) fn listen(self: &Arc<Self>) -> impl Fn(BoxStream) + Send + Sync + 'static {
         let talker = Arc::clone(self);
         move |stream| {
             tokio::spawn(Arc::clone(&talker).talk(stream));
@@ -115,9 +131,16 @@ impl Talker {
     }
 
     /// Comes to the onion service behind this door.
-    fn visit(self: &Arc<Self>, handle: &Handle) {
+    pub(super) fn visit(self: &Arc<Self>, handle: &Handle) {
         let (near, far) = tokio::io::duplex(64 << 10);
         handle.onion_door().accept(Box::new(far));
+        tokio::spawn(Arc::clone(self).talk(Box::new(near)));
+    }
+
+    /// Comes to an address that the public swarm knows.
+    pub(super) fn visit_publicly(self: &Arc<Self>, handle: &Handle) {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        handle.accept(Box::new(far));
         tokio::spawn(Arc::clone(self).talk(Box::new(near)));
     }
 
@@ -138,7 +161,7 @@ impl Talker {
         let mut decoder = Decoder::new();
         let mut buf = vec![0; 4096];
         loop {
-            let due = next.map_or(MINUTE, |(at, _)| {
+            let due = next.map_or(MINUTE, |(at, ..)| {
                 (start + *at).saturating_duration_since(tokio::time::Instant::now())
             });
             tokio::select! {
@@ -154,11 +177,9 @@ impl Talker {
                 () = tokio::time::sleep(due) => {
                     let mut out = Vec::new();
                     match next {
-                        Some((_, onions)) => MessageRef::Extended {
-                            id: HS_ONIONS,
-                            payload: &onions.encode(),
+                        Some((_, id, payload)) => {
+                            MessageRef::Extended { id: *id, payload }.encode(&mut out);
                         }
-                        .encode(&mut out),
                         None => MessageRef::KeepAlive.encode(&mut out),
                     }
                     let _ = stream.write_all(&out).await;
@@ -174,18 +195,22 @@ impl Talker {
     }
 
     /// The extension handshakes that came.
-    fn handshakes(&self) -> Vec<Vec<u8>> {
+    pub(super) fn handshakes(&self) -> Vec<Vec<u8>> {
+        self.heard_of(extension::HANDSHAKE)
+    }
+
+    /// The extension messages with this id that came.
+    pub(super) fn heard_of(&self, id: u8) -> Vec<Vec<u8>> {
         let heard = self.heard.lock().unwrap();
-        let handshakes = heard.iter().filter(|(id, _)| *id == extension::HANDSHAKE);
-        handshakes.map(|(_, payload)| payload.clone()).collect()
+        let messages = heard.iter().filter(|(other, _)| *other == id);
+        messages.map(|(_, payload)| payload.clone()).collect()
     }
 
     /// The messages about onion peers that came.
     fn onions(&self) -> Vec<Onions> {
-        let heard = self.heard.lock().unwrap();
-        let onions = heard.iter().filter(|(id, _)| *id == HS_ONIONS);
-        onions
-            .map(|(_, payload)| Onions::parse(payload).unwrap())
+        let heard = self.heard_of(HS_ONIONS).into_iter();
+        heard
+            .map(|payload| Onions::parse(&payload).unwrap())
             .collect()
     }
 }
@@ -507,7 +532,7 @@ async fn private_torrents_stay_silent() {
     let get = bench.onion_engine("out").download(job);
     bench.world.listen_onion(onion(3), &get);
     tokio::time::sleep(MINUTE).await;
-    let offer = extension::handshake(None, true);
+    let offer = extension::handshake(None, Exchange::Onions);
     let offers = known.handshakes();
     assert_eq!(offers.iter().filter(|said| **said == offer).count(), 1);
     assert_eq!(offers.len(), STREAMS);
@@ -520,7 +545,7 @@ async fn private_torrents_stay_silent() {
     for talker in [&early, &known, &visitor] {
         assert_eq!(talker.onions(), []);
     }
-    let plain = extension::handshake(None, false);
+    let plain = extension::handshake(None, Exchange::Nobody);
     for talker in [&early, &visitor] {
         assert_eq!(talker.handshakes(), std::slice::from_ref(&plain));
     }
@@ -541,13 +566,14 @@ async fn peers_of_the_public_swarm_see_no_difference() {
     };
     let get = bench.onion_engine("out").download(job);
     bench.world.listen_onion(onion(1), &get);
-    let (near, far) = tokio::io::duplex(64 << 10);
-    get.accept(Box::new(far));
-    tokio::spawn(Arc::clone(&visitor).talk(Box::new(near)));
+    visitor.visit_publicly(&get);
     tokio::time::sleep(5 * MINUTE).await;
     for talker in [&talker, &visitor] {
         let heard = talker.heard.lock().unwrap();
-        let plain = (extension::HANDSHAKE, extension::handshake(None, false));
+        let plain = (
+            extension::HANDSHAKE,
+            extension::handshake(None, Exchange::Public),
+        );
         assert_eq!(*heard, [plain]);
     }
     assert!(bench.world.onion_calls.lock().unwrap().is_empty());

@@ -34,6 +34,7 @@ impl Driver {
             self.share_streams();
         }
         self.tell_onions();
+        self.tell_peers();
         if self.unrecorded && self.seconds >= self.recorded_at + RECORD_EVERY {
             self.record();
         }

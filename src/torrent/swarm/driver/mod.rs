@@ -2,6 +2,7 @@
 
 mod clock;
 mod onions;
+mod pex;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -23,11 +24,13 @@ use super::choker::Choker;
 use super::connection::{Connection, News};
 use super::gossip::Gossip;
 use super::metadata::Fetch;
+use super::pex::Pex;
 use super::progress::{Failure, Progress, Rate, State};
 use super::table::{Call, Ended, PeerTable, Way};
 use super::{Order, Shared, Torrent, prepare};
 use crate::route::special::Place;
 use crate::route::{BoxStream, Outside, RouteError};
+use crate::torrent::extension::Exchange;
 use crate::torrent::gossip::OnionPeer;
 use crate::torrent::infohash::{InfoHash, PeerName};
 use crate::torrent::metainfo::Info;
@@ -147,6 +150,9 @@ pub(crate) struct Driver {
     onions: BTreeMap<PeerKey, OnionPeer>,
     /// Of whom others told before the torrent was known, and who did.
     early: Vec<(PeerKey, OnionPeer)>,
+    pex: Pex,
+    /// Of whom public peers told before the torrent was known, and who did.
+    told: Vec<(PeerKey, SocketAddr)>,
     choker: Choker,
     unchoked: BTreeSet<PeerKey>,
     /// Counters of the last round, by peer.
@@ -243,6 +249,8 @@ impl Driver {
             gossip: Gossip::default(),
             onions: BTreeMap::new(),
             early: Vec::new(),
+            pex: Pex::default(),
+            told: Vec::new(),
             choker: Choker::default(),
             unchoked: BTreeSet::new(),
             merits: BTreeMap::new(),
@@ -436,8 +444,10 @@ impl Driver {
             if onion && !self.may_call(now, &call) {
                 continue;
             }
-            // The further streams to a service would say everything again.
-            let gossips = onion && call.first && self.gossips();
+            let exchange = self.exchange(onion, !call.first);
+            if let Some(addr) = call.target.socket_addr() {
+                self.pex.calls(call.key, addr);
+            }
             let Call {
                 key, target, lane, ..
             } = call;
@@ -455,7 +465,7 @@ impl Driver {
                     Ok(Err(RouteError::Forbidden(_))) => return (key, Ended::Useless, None),
                     Ok(Err(_)) | Err(_) => return (key, Ended::Unreached, None),
                 };
-                let connection = Connection::new(shared, key, true, news).gossip(gossips);
+                let connection = Connection::new(shared, key, true, news).offer(exchange);
                 let reason = connection.run(stream).await;
                 (key, how_ended(reason), Some(reason))
             });
@@ -477,9 +487,9 @@ impl Driver {
             return;
         }
         let key = self.table.add_incoming();
-        let gossips = visitor.via == Via::Onion && self.gossips();
+        let exchange = self.exchange(visitor.via == Via::Onion, false);
         let (shared, news) = (Arc::clone(&self.shared), self.news_sender.clone());
-        let mut connection = Connection::new(shared, key, false, news).gossip(gossips);
+        let mut connection = Connection::new(shared, key, false, news).offer(exchange);
         connection.feed(&visitor.said);
         self.calls.spawn(async move {
             let reason = connection.run(visitor.stream).await;
@@ -507,6 +517,7 @@ impl Driver {
         let now = Instant::now().into_std();
         self.table.ended(now, key, how, &mut self.rng);
         self.onion_ended(now, key);
+        self.pex.closed(key);
     }
 
     fn hear(&mut self, news: News) {
@@ -514,6 +525,7 @@ impl Driver {
             News::Ready(key) => {
                 self.no_network = false;
                 self.table.worked(Instant::now().into_std(), key);
+                self.pex.ready(key);
             }
             News::Interested(key) => {
                 if self.unchoked.len() < MAX_UNCHOKED && !self.unchoked.contains(&key) {
@@ -525,7 +537,12 @@ impl Driver {
                 }
             }
             News::Liar(key) => self.ban(key),
-            News::Extensions(key, gossips) => self.extensions_came(key, gossips),
+            News::Extensions(key, Exchange::Public, true) => {
+                self.pex.opened(Instant::now().into_std(), key);
+            }
+            News::Extensions(key, Exchange::Onions, both) => self.extensions_came(key, both),
+            News::Extensions(..) => {}
+            News::Peers(key, peers) => self.peers_came(key, peers),
             News::Onions(key, onions) => self.onions_came(key, onions),
             News::Metadata(bytes) => {
                 if self.info.is_some() {

@@ -28,7 +28,7 @@ impl Driver {
         self.setup.gossip && !self.is_private()
     }
 
-    fn is_private(&self) -> bool {
+    pub(super) fn is_private(&self) -> bool {
         self.info.as_ref().is_some_and(|info| info.private)
     }
 
