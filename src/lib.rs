@@ -12,6 +12,7 @@
 pub mod bencode;
 pub mod cli;
 pub mod config;
+pub mod dht;
 pub mod error;
 pub mod jail;
 pub mod krpc;

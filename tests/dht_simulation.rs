@@ -108,6 +108,9 @@ fn announced_infohashes_are_found_among_dead_and_hostile_nodes() {
     show("queries", &queries);
     show("told", &told);
     show("bits that others read", &bits);
+    // The nearest of 10,000 nodes share 13 bits with a target; some more are told, and some are right by chance.
+    let much = bits.iter().filter(|bits| **bits > 28).count();
+    assert!(much * 50 <= targets.len(), "{much} learned more");
     seconds.sort_by(f64::total_cmp);
     println!(
         "first peer: median {:.2} s, 95 % {:.2} s",

@@ -10,12 +10,17 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
+use hushswarm::config::RelayDht;
+use hushswarm_circuits::target::Target;
 use serde_json::json;
-use support::capture::Captured;
-use support::clients::Libtorrent;
-use support::dht::{Learned, PrivateDht, Record, learned};
+use support::PATIENCE;
+use support::capture::{Capture, Captured};
+use support::clients::{Aria2, Libtorrent, Transmission, installed};
+use support::dht::{Learned, NETWORKS, PORT, PrivateDht, Record, learned};
 use support::scene::Scene;
 use support::world::Host;
 use tempfile::TempDir;
@@ -31,8 +36,23 @@ struct DhtScene {
 }
 
 impl DhtScene {
-    fn new() -> Option<Self> {
-        let mut scene = Scene::new(SIZE, "none")?;
+    /// `lookups`: the exits look up in the DHT for others.
+    fn new(lookups: bool) -> Option<Self> {
+        // It begins at the third node, as others do.
+        let known = SocketAddr::from(([10, 77, *NETWORKS.start() + 2, DHT], PORT));
+        let mut scene = Scene::edited(
+            SIZE,
+            "none",
+            |_| Vec::new(),
+            |config| {
+                if lookups && config.roles.exit {
+                    config.dht = Some(RelayDht {
+                        bootstrap: vec![Target::ip(known)],
+                        ..RelayDht::default()
+                    });
+                }
+            },
+        )?;
         let host = scene.host("dht", DHT);
         let dht = PrivateDht::start_on(&scene.python, &host);
         Some(Self { scene, dht, host })
@@ -49,14 +69,38 @@ impl DhtScene {
     }
 
     /// A libtorrent that has the content and says so in the DHT alone.
-    fn seed(&self) -> Libtorrent {
+    fn seed(&mut self) -> Libtorrent {
         let known = self.dht.nodes[50].to_string();
-        self.scene.seed(None, &["--dht", &known])
+        let seed = self.scene.seed(None, &["--dht", &known]);
+        let infohash = self.scene.torrent.infohash.clone();
+        self.dht.wait_for_announce(&infohash, &self.scene.seeder);
+        seed
+    }
+
+    /// Downloads with ours. Where no exit looks up, it must know some nodes.
+    fn get(&self, out: &Path, knows_nodes: bool) {
+        let mut more = Vec::new();
+        for node in self.known().iter().filter(|_| knows_nodes) {
+            more.extend(["--dht-bootstrap".to_owned(), node.to_string()]);
+        }
+        let mut get = self.scene.get(&self.magnet(), out, &more);
+        let status = get.wait(4 * PATIENCE);
+        assert!(status.success(), "{}", get.tails());
+        self.scene.assert_arrived(out);
     }
 
     fn learned(&self, records: &[Record], who: impl Fn(IpAddr) -> bool) -> Learned {
         learned(records, &self.scene.torrent.infohash, who)
     }
+}
+
+/// Flows between this host and the one whose cable was captured, but who is where, which is asked of every cable.
+fn meetings(captured: &Captured, host: &Host) -> usize {
+    let met = captured.flows.iter().filter(|flow| {
+        let owned = |ip: &str| ip.parse().is_ok_and(|ip: IpAddr| host.owns(ip));
+        !matches!(flow.class.as_str(), "arp" | "nd") && (owned(&flow.src) || owned(&flow.dst))
+    });
+    met.count()
 }
 
 /// One line of the comparison, which `--nocapture` shows.
@@ -71,11 +115,11 @@ fn report(who: &str, learned: &Learned, asker: usize, captured: &Captured) {
 
 #[test]
 fn a_plain_client_finds_a_seeder_by_bare_magnet_and_shows_itself_to_all_whom_it_asks() {
-    let Some(mut world) = DhtScene::new() else {
+    let Some(mut world) = DhtScene::new(false) else {
         return;
     };
     let _seed = world.seed();
-    let capture = world.scene.capture();
+    let (capture, nodes) = (world.scene.capture(), Capture::start(&world.host, &[]));
     let out = TempDir::new().unwrap();
     let mut more = Vec::new();
     let known: Vec<_> = world.known().iter().map(SocketAddr::to_string).collect();
@@ -86,7 +130,8 @@ fn a_plain_client_finds_a_seeder_by_bare_magnet_and_shows_itself_to_all_whom_it_
     get.wait_done();
     world.scene.assert_arrived(out.path());
     drop(get);
-    let captured = capture.stop();
+    let (captured, nodes) = (capture.stop(), nodes.stop());
+    assert!(meetings(&nodes, &world.scene.client) >= 8);
 
     let records = world.dht.records();
     let client = world.learned(&records, |ip| world.scene.client.owns(ip));
@@ -104,5 +149,104 @@ fn a_plain_client_finds_a_seeder_by_bare_magnet_and_shows_itself_to_all_whom_it_
         "the cable and the nodes' records tell the same"
     );
     assert!(!captured.found(0).is_empty(), "the infohash in the clear");
-    let _ = &world.host;
+}
+
+/// Downloads with ours and checks what everybody saw; gives what the nodes learned through exits.
+fn hushswarm_get_shows_no_node_who_asks(lookups: bool) {
+    let Some(mut world) = DhtScene::new(lookups) else {
+        return;
+    };
+    let seed = world.seed();
+    let (capture, nodes) = (world.scene.capture(), Capture::start(&world.host, &[]));
+    let out = TempDir::new().unwrap();
+    world.get(out.path(), !lookups);
+    let (captured, nodes) = (capture.stop(), nodes.stop());
+
+    // To the guard, and nothing else; and the other ends never saw the client.
+    world.scene.assert_silent(&captured);
+    world.scene.assert_only_exits_came(&seed);
+    let client = &world.scene.client;
+    assert_eq!(
+        meetings(&nodes, client),
+        0,
+        "the nodes' host met the client"
+    );
+    let records = world.dht.records();
+    assert!(records.iter().all(|record| !client.owns(record.from.ip())));
+
+    let learned = world.learned(&records, |ip| world.scene.is_exit(ip));
+    let way = if lookups {
+        "by the exit's service"
+    } else {
+        "by datagrams"
+    };
+    report(&format!("hushswarm get, {way}"), &learned, 0, &captured);
+    assert!((1..=16).contains(&learned.told.len()), "{learned:?}");
+    assert_queries_tell_nothing(&world, &records);
+}
+
+/// What exits asked names no user, client or session, and announces nobody.
+fn assert_queries_tell_nothing(world: &DhtScene, records: &[Record]) {
+    let asked = records
+        .iter()
+        .filter(|r| world.scene.is_exit(r.from.ip()) && r.said.kind == "q");
+    let infohash = world.scene.torrent.infohash_bytes();
+    let (mut ids, mut walked) = (BTreeSet::new(), 0);
+    for record in asked {
+        let said = &record.said;
+        assert!(said.ro, "not read-only: {said:?}");
+        assert_eq!(said.v, "", "it names its program: {said:?}");
+        assert_eq!(said.announced, None, "it announces");
+        assert_eq!(said.keys[0], ["a", "q", "ro", "t", "y"]);
+        let target = data_encoding::HEXLOWER
+            .decode(said.target.as_bytes())
+            .unwrap();
+        match said.query.as_str() {
+            "find_node" => {
+                assert_ne!(target, infohash, "the walk names it to all");
+                walked += 1;
+            }
+            "get_peers" => assert_eq!(target, infohash),
+            "ping" => {}
+            other => panic!("an exit asks {other}"),
+        }
+        if said.target == world.scene.torrent.infohash {
+            ids.insert(said.id.clone());
+        }
+    }
+    assert_eq!(ids.len(), 1, "one id for one lookup");
+    assert!(walked > 0, "it did not walk");
+}
+
+#[test]
+fn hushswarm_get_finds_a_seeder_by_bare_magnet_through_datagrams_and_no_node_learns_who_asks() {
+    hushswarm_get_shows_no_node_who_asks(false);
+}
+
+#[test]
+fn hushswarm_get_finds_a_seeder_by_bare_magnet_through_an_exits_lookups_and_no_node_learns_who_asks()
+ {
+    hushswarm_get_shows_no_node_who_asks(true);
+}
+
+#[test]
+fn what_aria2_and_transmission_announce_is_found_too() {
+    if !installed("aria2c") || !installed("transmission-daemon") {
+        return;
+    }
+    let Some(mut world) = DhtScene::new(true) else {
+        return;
+    };
+    let other = world.scene.host("other", 22);
+    let infohash = world.scene.torrent.infohash.clone();
+    let (torrent, content) = (&world.scene.torrent, world.scene.content.path());
+    let (known, capture) = (Some(world.dht.nodes[20]), world.scene.capture());
+    let aria2 = Aria2::seed_known_to(Some(&world.scene.seeder), torrent, content, known);
+    world.dht.wait_for_announce(&infohash, &world.scene.seeder);
+    world.get(TempDir::new().unwrap().path(), false);
+    drop(aria2);
+    let _transmission = Transmission::seed_known_to(Some(&other), torrent, content, known);
+    world.dht.wait_for_announce(&infohash, &other);
+    world.get(TempDir::new().unwrap().path(), false);
+    world.scene.assert_silent(&capture.stop());
 }

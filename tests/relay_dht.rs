@@ -145,7 +145,7 @@ async fn answer(stream: &mut BoxStream) -> (Vec<Record>, Summary) {
 /// Asks by a circuit that nobody else has.
 async fn look_up(client: &Client, owner: &str, op: Op) -> (Vec<Record>, Summary) {
     let route = CircuitRoute::new(client.clone());
-    let mut stream = route.dht(key(owner)).await.unwrap();
+    let mut stream = route.dht(&[], key(owner)).await.unwrap();
     ask(&mut stream, op).await;
     answer(&mut stream).await
 }
@@ -321,7 +321,7 @@ async fn an_item_that_one_origin_puts_is_got_by_another() {
         signature: [7; 64],
     };
     let route = CircuitRoute::new(one);
-    let mut stream = route.dht(key("forged")).await.unwrap();
+    let mut stream = route.dht(&[], key("forged")).await.unwrap();
     ask(&mut stream, put(&forged, None)).await;
     let read = timeout(LONG, stream.read(&mut [0; 16])).await.unwrap();
     assert!(read.is_err(), "{read:?}");
@@ -340,7 +340,7 @@ async fn an_exit_that_refuses_is_left_for_another_and_without_any_the_origin_is_
     let route = CircuitRoute::new(client.clone());
     // With several keys both exits are drawn, and each lookup opens in the end.
     for n in 0..8 {
-        route.dht(key(&format!("owner {n}"))).await.unwrap();
+        route.dht(&[], key(&format!("owner {n}"))).await.unwrap();
     }
     // Once the other is gone, the refusal is what the origin hears.
     world.kill(3);
@@ -352,14 +352,20 @@ async fn an_exit_that_refuses_is_left_for_another_and_without_any_the_origin_is_
     };
     let circuit = client.circuit_for(key("b"), wanted).await.unwrap();
     let refused = StreamFailure::Status(OpenStatus::Refused);
-    assert_eq!(circuit.dht(LONG).await.err(), Some(refused));
+    assert_eq!(circuit.dht(&[], LONG).await.err(), Some(refused));
     let route = CircuitRoute::new(client);
-    assert_eq!(route.dht(key("b")).await.err(), Some(RouteError::Refused));
+    assert_eq!(
+        route.dht(&[], key("b")).await.err(),
+        Some(RouteError::Refused)
+    );
 
     // In a network where nobody offers it, no circuit is built for it.
     let plain = Recipe::new(3).build();
     let route = CircuitRoute::new(plain.client(3));
-    assert_eq!(route.dht(key("c")).await.err(), Some(RouteError::Refused));
+    assert_eq!(
+        route.dht(&[], key("c")).await.err(),
+        Some(RouteError::Refused)
+    );
 }
 
 /// One exit inside this process, whose lookups begin from a socket of the test's, and a client one hop away.
@@ -392,14 +398,18 @@ async fn limits_refuse_clearly_and_are_counted() {
         avoid: &[],
     };
     let circuit = client.circuit_for(key("a"), wanted).await.unwrap();
-    let first = circuit.dht(LONG).await.unwrap();
+    let first = circuit.dht(&[], LONG).await.unwrap();
     let full = Some(StreamFailure::Status(OpenStatus::Limit));
-    assert_eq!(circuit.dht(LONG).await.err(), full, "one for each circuit");
-    let route = CircuitRoute::new(client.clone());
-    assert_eq!(route.dht(key("a")).await.err(), Some(RouteError::Busy));
-    let second = route.dht(key("b")).await.unwrap();
     assert_eq!(
-        route.dht(key("c")).await.err(),
+        circuit.dht(&[], LONG).await.err(),
+        full,
+        "one for each circuit"
+    );
+    let route = CircuitRoute::new(client.clone());
+    assert_eq!(route.dht(&[], key("a")).await.err(), Some(RouteError::Busy));
+    let second = route.dht(&[], key("b")).await.unwrap();
+    assert_eq!(
+        route.dht(&[], key("c")).await.err(),
         Some(RouteError::Busy),
         "two in all"
     );
@@ -409,7 +419,7 @@ async fn limits_refuse_clearly_and_are_counted() {
     until("a place is free", || relay.counters().dht.lookups == 1).await;
     drop(second);
     until("both are", || relay.counters().dht.lookups == 0).await;
-    route.dht(key("c")).await.unwrap();
+    route.dht(&[], key("c")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -435,7 +445,7 @@ async fn queries_over_a_limit_leave_later_and_are_counted() {
         }
     });
     let route = CircuitRoute::new(client);
-    let mut stream = route.dht(key("a")).await.unwrap();
+    let mut stream = route.dht(&[], key("a")).await.unwrap();
     ask(&mut stream, PEERS).await;
     for other in &others {
         heard(other).await;
@@ -482,10 +492,10 @@ async fn a_stream_that_ends_early_ends_its_lookup_and_a_closed_circuit_all_of_th
     let other = UdpSocket::bind(addrs(111..112, 0)[0]).await.unwrap();
     let route = CircuitRoute::new(client.clone());
     let running = || relay.counters().dht.lookups;
-    let mut first = route.dht(key("a")).await.unwrap();
+    let mut first = route.dht(&[], key("a")).await.unwrap();
     ask(&mut first, PEERS).await;
     heard(&socket).await;
-    let mut second = route.dht(key("a")).await.unwrap();
+    let mut second = route.dht(&[], key("a")).await.unwrap();
     ask(&mut second, PEERS).await;
     let (query, exit) = heard(&socket).await;
     assert_eq!(running(), 2);
@@ -506,7 +516,7 @@ async fn a_request_that_is_none_resets_its_stream_and_an_endless_one_is_not_gath
     let (_world, relay, client, _socket) = silent_dht(|_| {}).await;
     let route = CircuitRoute::new(client);
     for (n, request) in [vec![], vec![9; 22], vec![1; 200_000]].iter().enumerate() {
-        let mut stream = route.dht(key(&n.to_string())).await.unwrap();
+        let mut stream = route.dht(&[], key(&n.to_string())).await.unwrap();
         // The relay may end it while we still write.
         let _ = stream.write_all(request).await;
         let _ = stream.shutdown().await;
@@ -520,7 +530,7 @@ async fn a_request_that_is_none_resets_its_stream_and_an_endless_one_is_not_gath
 async fn answers_count_only_from_who_was_asked_and_a_flood_of_others_does_no_harm() {
     let (_world, relay, client, socket) = silent_dht(|_| {}).await;
     let route = CircuitRoute::new(client);
-    let mut stream = route.dht(key("a")).await.unwrap();
+    let mut stream = route.dht(&[], key("a")).await.unwrap();
     ask(&mut stream, PEERS).await;
     let mut bytes = [0; 2048];
     let (n, exit) = timeout(LONG, socket.recv_from(&mut bytes))
@@ -575,7 +585,7 @@ async fn the_two_families_are_two_networks_and_each_is_walked_alone() {
         assert_eq!(from.is_ipv6(), socket.local_addr().unwrap().is_ipv6());
     }
     let route = CircuitRoute::new(world.client(1));
-    let mut stream = route.dht(key("a")).await.unwrap();
+    let mut stream = route.dht(&[], key("a")).await.unwrap();
     ask_in(&mut stream, Family::V6, PEERS).await;
     timeout(LONG, v6.recv_from(&mut bytes))
         .await
@@ -590,7 +600,7 @@ async fn the_two_families_are_two_networks_and_each_is_walked_alone() {
     begin_from(&world, 0, &both[..1]);
     let _relay = start_inside(&world, 0);
     let route = CircuitRoute::new(world.client(1));
-    let mut stream = route.dht(key("a")).await.unwrap();
+    let mut stream = route.dht(&[], key("a")).await.unwrap();
     ask_in(&mut stream, Family::V6, PEERS).await;
     assert_eq!(answer(&mut stream).await, (Vec::new(), Summary::default()));
 }

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hushswarm_circuits::target::Host;
+use hushswarm_circuits::target::{Host, Target};
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
 use super::connect::{Connected, OverlayArgs, Without};
+use super::dht::{DhtArgs, is_hidden};
 use super::progress::{Progress as Display, duration, json_line};
 use super::routes::{Loaded, RoutesArgs};
 use super::tor::{HAS_TOR, ONION_PORT, OnionOptions, OurTor, has_visitor_key, service_of_url};
@@ -16,6 +17,7 @@ use crate::config::RouteAction;
 use crate::error::{Error, Exit, Kind};
 use crate::onion::{Chosen, OnionKey, Visitors};
 use crate::overlay::client::Client;
+use crate::route::Outside;
 use crate::route::special::Place;
 use crate::state::StateDir;
 use crate::torrent::engine::{Engine, Job, OnionDoor, Options, Source, State};
@@ -50,6 +52,8 @@ pub struct Args {
     overlay: OverlayArgs,
     #[command(flatten)]
     routes: RoutesArgs,
+    #[command(flatten)]
+    dht: DhtArgs,
 }
 
 /// Runs the download.
@@ -78,6 +82,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         share: !args.no_share,
         overwrite: args.overwrite,
         routes,
+        dht: Some(args.dht),
     };
     let done = download(work, &client, &state, &mut display).await?;
     if args.json {
@@ -106,13 +111,16 @@ fn trackers(source: &Source) -> Box<dyn Iterator<Item = &str> + '_> {
     }
 }
 
+fn peers(source: &Source) -> &[Target] {
+    match source {
+        Source::Magnet(magnet) => &magnet.peers,
+        Source::Metainfo(_) => &[],
+    }
+}
+
 /// The onion services that this names: whoever takes it has chosen them.
 fn chosen(source: &Source) -> Chosen {
-    let peers = match source {
-        Source::Magnet(magnet) => magnet.peers.as_slice(),
-        Source::Metainfo(_) => &[],
-    };
-    let peers = peers.iter().filter_map(|peer| match &peer.host {
+    let peers = peers(source).iter().filter_map(|peer| match &peer.host {
         Host::Name(name) => OnionKey::of_host(name.as_str()),
         Host::Ip(_) => None,
     });
@@ -135,6 +143,8 @@ pub struct Work {
     pub overwrite: bool,
     /// Which trackers and peers may be asked, and through what.
     pub routes: Loaded,
+    /// Whether and where peers are looked for in the DHT; `None`: not.
+    pub dht: Option<DhtArgs>,
 }
 
 /// A download that is complete; what `--json` says at the end.
@@ -178,6 +188,7 @@ pub async fn download(
     let tor = work.routes.tor(state);
     let onions = onions(&work, state)?;
     let chosen = chosen(&work.source);
+    let hidden = is_hidden(peers(&work.source), trackers(&work.source));
     match onions {
         Onions::None | Onions::Taken => {}
         Onions::Shared => display
@@ -196,7 +207,17 @@ pub async fn download(
     options.allow_private = work.routes.policy.allows_private();
     options.gossip = matches!(onions, Onions::Shared | Onions::Taken);
     let gate = work.routes.gate(client, &tor, chosen);
-    let handle = Engine::new(gate, options).download(job);
+    // Who looks a torrent up in public tells the public swarm of a hidden one.
+    let dht = work.dht.filter(|_| onions == Onions::None && !hidden);
+    // By Tor alone, no datagrams and no lookups leave.
+    let dht = dht.filter(|_| !client.list().is_none());
+    let outside: Arc<dyn Outside> = gate;
+    let finder = dht.and_then(|dht| dht.finder(&work.routes, Arc::clone(&outside)));
+    let mut engine = Engine::new(outside, options);
+    if let Some(finder) = finder {
+        engine = engine.with_finder(finder);
+    }
+    let handle = engine.download(job);
     let door = handle.onion_door();
     let seeding = work.seed;
     let followed = follow(handle, client, &tor, display, |progress| {

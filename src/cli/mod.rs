@@ -3,6 +3,7 @@
 pub mod check;
 pub mod connect;
 pub mod demo;
+pub mod dht;
 pub mod doctor;
 pub mod get;
 pub mod leaktest;

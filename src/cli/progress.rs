@@ -27,6 +27,9 @@ pub struct View {
     pub down: u64,
     /// Bytes a second.
     pub up: u64,
+    /// How the last lookup in the DHT goes or went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dht: Option<String>,
     /// Peers connected.
     pub peers: usize,
     /// Peers known.

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::connect::Without;
 use super::tor::{OurTor, TorArgs};
-use crate::config::{FirstLink, RouteAction, Routes, TorFile};
+use crate::config::{FirstLink, LookupConfig, RouteAction, Routes, TorFile};
 use crate::error::Error;
 use crate::onion::Chosen;
 use crate::overlay::client::Client;
@@ -52,6 +52,8 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// How the first relay is reached, where the command line does not say.
     pub first_link: FirstLink,
+    /// How peers are looked for in the DHT.
+    pub dht: LookupConfig,
     /// How Tor is reached.
     pub tor: TorFile,
     /// The one Tor of this process, once somebody asked for it.
@@ -72,11 +74,13 @@ impl RoutesArgs {
         }
         let tor = TorFile::load(self.tor.tor.as_deref())?;
         let first_link = routes.first_link;
+        let dht = routes.dht.clone();
         let policy = Policy::new(routes).with_private(self.allow_private);
         Ok(Loaded {
             policy,
             file,
             first_link,
+            dht,
             tor,
             ours: Arc::default(),
         })

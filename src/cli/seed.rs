@@ -9,6 +9,7 @@ use hushswarm_circuits::target::Target;
 use tokio::task::JoinSet;
 
 use super::connect::{Connected, OverlayArgs};
+use super::dht::{DhtArgs, is_hidden};
 use super::progress::{Progress as Display, json_line};
 use super::relay::Signals;
 use super::routes::{RoutesArgs, Way};
@@ -19,7 +20,7 @@ use super::transfer::{Seed, follow_all};
 use crate::config::Vanguards;
 use crate::error::{Error, Exit, Kind};
 use crate::onion::Visitors;
-use crate::route::BoxStream;
+use crate::route::{BoxStream, Outside};
 use crate::torrent::engine::{Created, Engine, OnionDoor, Options, Sorter, create};
 use crate::torrent::gossip::OnionPeer;
 use crate::torrent::infohash::InfoHash;
@@ -55,8 +56,9 @@ pub struct Args {
     /// it is not held to the introduction points and the pace of one
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=4))]
     services: u8,
-    /// Tracker to announce to, where downloaders are found; may be given several times
-    #[arg(long, value_name = "URL", required_if_eq("over", "circuits"))]
+    /// Tracker to announce to, where downloaders are found; may be given several times. Without one, those are found who say in
+    /// the DHT that they are downloading
+    #[arg(long, value_name = "URL")]
     tracker: Vec<String>,
     /// Write the torrent file here too
     #[arg(long, value_name = "FILE")]
@@ -68,6 +70,8 @@ pub struct Args {
     overlay: OverlayArgs,
     #[command(flatten)]
     routes: RoutesArgs,
+    #[command(flatten)]
+    dht: DhtArgs,
 }
 
 /// How downloaders come.
@@ -98,6 +102,11 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
     }
     check(&args)?;
     let mut loaded = args.routes.load()?;
+    if args.over == Over::Circuits && args.tracker.is_empty() && args.dht.is_off(&loaded) {
+        let what =
+            "nobody would be found: name a --tracker, or look in the DHT, or seed --over tor";
+        return Err(Error::new(Kind::Local, what).with_exit(Exit::Usage));
+    }
     if args.over == Over::Tor && !args.ephemeral {
         // A service that is up for long is worth the patience of whoever wants to find it.
         loaded.tor.vanguards.get_or_insert(Vanguards::Full);
@@ -135,7 +144,16 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         .map(String::as_str)
         .filter_map(service_of_url);
     let gate = loaded.gate(&client, &tor, chosen.collect());
-    let engine = Engine::new(gate, options);
+    let outside: Arc<dyn Outside> = gate;
+    let mut engine = Engine::new(Arc::clone(&outside), options);
+    // Who looks a torrent up in public tells the public swarm of a hidden one.
+    let hidden = is_hidden(&[], args.tracker.iter().map(String::as_str));
+    if args.over == Over::Circuits
+        && !hidden
+        && let Some(finder) = args.dht.finder(&loaded, outside)
+    {
+        engine = engine.with_finder(finder);
+    }
     let (mut seeds, mut doors) = (Vec::new(), Vec::new());
     for (number, torrent) in torrents.into_iter().enumerate() {
         let info = &torrent.metainfo.info;

@@ -38,8 +38,8 @@ pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status, tor: 
         ),
         (Status::Connecting | Status::Ready | Status::Unreachable(_), _) => (state, reason),
     };
-    let reason = match (state, &progress.tracker) {
-        ("waiting" | "metadata", Some(tracker)) if reason.is_none() => Some(tracker.clone()),
+    let reason = match state {
+        "waiting" | "metadata" if reason.is_none() => asked(progress),
         _ => reason,
     };
     // What is to come through Tor waits for that first.
@@ -64,6 +64,7 @@ pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status, tor: 
         total: progress.total,
         down: progress.down_rate,
         up: progress.up_rate,
+        dht: progress.dht.clone(),
         peers: progress.connected,
         known: progress.known,
         hops: if client.list().is_none() {
@@ -74,6 +75,13 @@ pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status, tor: 
         circuits: client.circuits(),
         left: progress.eta.map(|eta| eta.as_secs()),
     }
+}
+
+/// What came of asking for peers.
+fn asked(progress: &Progress) -> Option<String> {
+    let dht = progress.dht.as_ref().map(|dht| format!("DHT: {dht}"));
+    let said: Vec<String> = progress.tracker.iter().cloned().chain(dht).collect();
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 /// What is wrong with the output folder, where a download could not begin and only the user can change that. One that

@@ -2,6 +2,7 @@
 //! that says where it is, because a setting that is silently ignored is a setting that does not protect.
 
 mod dht;
+mod lookups;
 mod network;
 mod relay;
 mod routes;
@@ -19,6 +20,7 @@ use hushswarm_circuits::keys::RelayId;
 use crate::error::{Error, Exit};
 
 pub use dht::{DhtLimits, MAX_BOOTSTRAPS, RelayDht, USUAL_BOOTSTRAPS, bootstrap};
+pub use lookups::{LookupConfig, LookupLimits};
 pub use network::NetworkFile;
 pub use relay::{
     DEFAULT_DESCRIPTOR_DAYS, LINK_SERVICE_PORT, MAX_RELAY_FILE_LEN, RELAY_CONFIG_FILE, RelayConfig,

@@ -10,6 +10,7 @@ use hushswarm_circuits::target::HostName;
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
+use super::lookups::{self, LookupConfig};
 use super::{ConfigError, Source, config_folder, read_text};
 use crate::error::Error;
 
@@ -95,6 +96,8 @@ pub struct Routes {
     pub default: RouteAction,
     /// How the first relay is reached, where the command line does not say.
     pub first_link: FirstLink,
+    /// How peers are looked for in the DHT.
+    pub dht: LookupConfig,
 }
 
 impl Default for Routes {
@@ -104,6 +107,7 @@ impl Default for Routes {
             refuse_ports: USUAL_REFUSED_PORTS.to_vec(),
             default: RouteAction::Circuit { hops: None },
             first_link: FirstLink::default(),
+            dht: LookupConfig::default(),
         }
     }
 }
@@ -140,6 +144,7 @@ struct Read {
     default: Option<Spanned<String>>,
     first_link: Option<Spanned<String>>,
     refuse_ports: Option<Spanned<Value>>,
+    dht: Option<lookups::Read>,
     #[serde(default)]
     rule: Vec<Spanned<ReadRule>>,
 }
@@ -198,6 +203,9 @@ impl Routes {
         }
         if let Some(ports) = &read.refuse_ports {
             routes.refuse_ports = parse_ports(&source, ports)?;
+        }
+        if let Some(dht) = &read.dht {
+            routes.dht = LookupConfig::check(&source, dht)?;
         }
         if let Some(beyond) = read.rule.get(MAX_ROUTE_RULES) {
             let what = format!("more than {MAX_ROUTE_RULES} rules");

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use hushswarm_circuits::relay_list::{DescriptorError, Proto, RelayInfo};
+use hushswarm_circuits::target::Target;
 use proptest::prelude::*;
 
 use super::*;
@@ -337,6 +338,14 @@ fn wrong_routes_files_say_where_and_what() {
             "only circuits",
         ),
         ("[[rule]]\nport = 1\naction = 'bypass'", 3, "no way around"),
+        ("[dht]\nbootstrap = []", 2, "\"host:port\""),
+        ("[dht]\nbootstrap = ['a.example']", 2, "\"host:port\""),
+        ("[dht]\nbootstrap = ['a.example:0']", 2, "\"host:port\""),
+        ("[dht]\nbootstrap = 'a.example:1'", 2, "expected a sequence"),
+        ("[dht]\nat_once = 0", 2, "nonzero"),
+        ("[dht]\nat_once = 257", 2, "at most 256"),
+        ("[dht]\nwaiting = 1000001", 2, "at most 1000000"),
+        ("[dht]\nrate = 1", 2, "unknown field `rate`"),
     ];
     for (text, line, what) in table {
         let shown = routes(text).unwrap_err();
@@ -345,6 +354,32 @@ fn wrong_routes_files_say_where_and_what() {
         assert!(shown.contains(what), "{text}: {shown}");
         assert_eq!(shown.lines().count(), 1, "{shown}");
     }
+}
+
+#[test]
+fn what_a_routes_file_says_of_the_dht_holds() {
+    let usual = routes("").unwrap().dht;
+    assert_eq!(usual, LookupConfig::default());
+    assert!(!usual.off && usual.bootstrap.is_none());
+    let text = "[dht]\nlookups = false\nbootstrap = ['a.example:6881', '[2001:db8::1]:1', '192.0.2.1:65535']\n\
+        at_once = 2\nper_minute = 3\nqueries_per_second = 4\nwaiting = 5\n";
+    let read = routes(text).unwrap().dht;
+    assert!(read.off);
+    let limits = &read.limits;
+    let numbers = [
+        limits.at_once,
+        limits.per_minute,
+        limits.queries_per_second,
+        limits.waiting,
+    ];
+    assert_eq!(numbers.map(|number| number.get()), [2, 3, 4, 5]);
+    let nodes = read.bootstrap.as_ref().unwrap();
+    let named = ["a.example", "2001:db8::1", "192.0.2.1"];
+    for ((node, name), port) in nodes.iter().zip(named).zip([6881, 1, 65_535]) {
+        assert_eq!(*node, Target::parse(name, port).unwrap());
+    }
+    assert_eq!(nodes.len(), 3);
+    assert!(!format!("{read:?}").contains("example"));
 }
 
 /// Errors of a file that is read again go to a service's log.

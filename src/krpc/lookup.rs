@@ -11,7 +11,7 @@
 //! chains of hearsay, queries, time.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -415,13 +415,16 @@ impl Lookup {
         self.walk.answered().map(|known| known.contact).collect()
     }
 
-    /// The nodes that did not, or are slow where it has ended: for a relay's table.
+    /// The addresses from which nothing came, or nothing yet where it has ended: for a relay's table. One that answered under
+    /// another id than it was told of by is not among them.
     pub fn silent(&self) -> Vec<SocketAddr> {
+        let there: BTreeSet<SocketAddr> = self.walk.there().collect();
         let silent = self
             .walk
             .known()
             .filter(|known| known.stage == Stage::Silent);
-        silent.map(|known| known.contact.addr).collect()
+        let silent = silent.map(|known| known.contact.addr);
+        silent.filter(|addr| !there.contains(addr)).collect()
     }
 }
 

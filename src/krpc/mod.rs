@@ -7,6 +7,7 @@
 //!
 //! This side is read-only (BEP 43): it asks, answers nobody and stores nothing.
 
+mod carried;
 pub mod contact;
 pub mod id;
 pub mod item;

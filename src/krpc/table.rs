@@ -123,6 +123,12 @@ impl RoutingTable {
         }
     }
 
+    /// Whether a node at this address is in it.
+    pub fn has(&self, addr: SocketAddr) -> bool {
+        let mut entries = self.buckets.iter().flat_map(|bucket| &bucket.entries);
+        entries.any(|entry| entry.contact.addr == addr)
+    }
+
     /// A node at this address did not answer.
     pub fn silent(&mut self, _now: Instant, addr: SocketAddr) {
         for bucket in &mut self.buckets {

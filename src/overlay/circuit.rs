@@ -290,7 +290,17 @@ impl Circuit {
         target: Option<&Target>,
         limit: Duration,
     ) -> Result<u32, StreamFailure> {
-        let id = {
+        let id = self.begin_stream(kind, target)?;
+        self.await_opened(id, limit).await
+    }
+
+    /// Asks for a stream; what is sent in it now leaves with the question.
+    fn begin_stream(
+        self: &Arc<Self>,
+        kind: OpenKind,
+        target: Option<&Target>,
+    ) -> Result<u32, StreamFailure> {
+        {
             let opened = self.with(|origin| {
                 let id = origin.mux().open(kind, target.cloned());
                 if let Ok(id) = id {
@@ -301,8 +311,15 @@ impl Circuit {
                 }
                 id
             });
-            opened.map_err(|_| StreamFailure::CircuitLost)?
-        };
+            opened.map_err(|_| StreamFailure::CircuitLost)
+        }
+    }
+
+    async fn await_opened(
+        self: &Arc<Self>,
+        id: u32,
+        limit: Duration,
+    ) -> Result<u32, StreamFailure> {
         let answered = std::future::poll_fn(|cx| {
             let mut shared = self.events.lock();
             if matches!(shared.build, Build::Closed(_)) {
@@ -399,9 +416,19 @@ impl Circuit {
     ///
     /// # Errors
     /// As the failure says: another circuit may do.
-    pub async fn dht(self: &Arc<Self>, limit: Duration) -> Result<CircuitStream, StreamFailure> {
-        let id = self.open_stream(OpenKind::Dht, None, limit).await?;
-        Ok(CircuitStream::new(Arc::clone(self), id))
+    pub async fn dht(
+        self: &Arc<Self>,
+        request: &[u8],
+        limit: Duration,
+    ) -> Result<CircuitStream, StreamFailure> {
+        let id = self.begin_stream(OpenKind::Dht, None)?;
+        let mut stream = CircuitStream::new(Arc::clone(self), id);
+        // Without waiting for the answer to OPEN (§5.2): that would cost a whole round trip.
+        if !request.is_empty() && !stream.send_all(request) {
+            return Err(StreamFailure::CircuitLost);
+        }
+        self.await_opened(id, limit).await?;
+        Ok(stream)
     }
 
     /// Opens the last hop's copy of the signed relay list.

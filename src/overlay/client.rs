@@ -447,9 +447,9 @@ impl Inner {
             BuildError::NoPath(PathError::NoExit | PathError::Hops(_)) => true,
             // Those who look up in the DHT may be few, and all too near to a guard.
             BuildError::NoPath(_) => hops != self.config.hops || exit == ExitNeed::Dht,
+            BuildError::Failed => exit == ExitNeed::Dht,
             BuildError::GuardUnreachable
             | BuildError::NoWay(_)
-            | BuildError::Failed
             | BuildError::ListExpired
             | BuildError::NoRelays
             | BuildError::Closed => false,

@@ -44,6 +44,21 @@ impl CircuitStream {
         }
     }
 
+    /// Queues all that will ever be sent, at once. `false`: the first window does not hold it, or the stream is gone.
+    pub(super) fn send_all(&mut self, data: &[u8]) -> bool {
+        let sent = self.circuit.with(|origin| {
+            let pool = self.circuit.pool().clone();
+            let mux = origin.mux();
+            let sent = mux.send_bytes(&pool, self.id, data) == data.len();
+            if sent {
+                mux.finish(self.id);
+            }
+            sent
+        });
+        self.finished |= sent;
+        sent
+    }
+
     /// Fills `buf` from what has come; gives how much, and how it stands then.
     fn take(&mut self, buf: &mut ReadBuf<'_>) -> (usize, Recv) {
         let (id, rest) = (self.id, &mut self.rest);

@@ -83,7 +83,11 @@ impl CircuitRoute {
     }
 
     /// Opens a lookup at one exit after another that offers them.
-    async fn open_dht(&self, isolation: Isolation) -> Result<BoxStream, RouteError> {
+    async fn open_dht(
+        &self,
+        request: &[u8],
+        isolation: Isolation,
+    ) -> Result<BoxStream, RouteError> {
         let mut avoid: Vec<RelayId> = Vec::new();
         let mut last = RouteError::CircuitLost;
         for _ in 0..ATTEMPTS {
@@ -98,14 +102,19 @@ impl CircuitRoute {
                 )) => return Err(RouteError::Refused),
                 Err(error) => return Err(RouteError::NoCircuit(error.to_string())),
             };
-            let failure = match circuit.dht(OPEN_TIMEOUT).await {
+            let failure = match circuit.dht(request, OPEN_TIMEOUT).await {
                 Ok(stream) => return Ok(Box::new(stream) as BoxStream),
                 Err(failure) => failure,
             };
             last = match failure {
                 StreamFailure::Status(OpenStatus::Limit) => RouteError::Busy,
                 StreamFailure::Status(_) => route_error(failure),
-                StreamFailure::TimedOut | StreamFailure::CircuitLost => {
+                StreamFailure::TimedOut => {
+                    // It takes circuits and does nothing with them: another one may.
+                    circuit.retire();
+                    route_error(failure)
+                }
+                StreamFailure::CircuitLost => {
                     last = route_error(failure);
                     circuit.retire();
                     continue;
@@ -224,8 +233,12 @@ impl Outside for CircuitRoute {
         })
     }
 
-    fn dht(&self, isolation: Isolation) -> BoxFuture<'_, Result<BoxStream, RouteError>> {
-        Box::pin(self.open_dht(isolation))
+    fn dht<'a>(
+        &'a self,
+        request: &'a [u8],
+        isolation: Isolation,
+    ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
+        Box::pin(self.open_dht(request, isolation))
     }
 
     fn resolve_ptr(

@@ -151,11 +151,15 @@ impl Outside for Gate {
         })
     }
 
-    fn dht(&self, isolation: Isolation) -> BoxFuture<'_, Result<BoxStream, RouteError>> {
+    fn dht<'a>(
+        &'a self,
+        request: &'a [u8],
+        isolation: Isolation,
+    ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
         let way = self
             .shared
             .way(self.shared.policy().decide_datagrams_to_anybody());
-        Box::pin(async move { way?.dht(isolation).await })
+        Box::pin(async move { way?.dht(request, isolation).await })
     }
 
     fn resolve_ptr(

@@ -119,7 +119,11 @@ impl Outside for Way {
         Box::pin(async { Ok(answers) })
     }
 
-    fn dht(&self, _: Isolation) -> BoxFuture<'_, Result<BoxStream, RouteError>> {
+    fn dht<'a>(
+        &'a self,
+        _: &'a [u8],
+        _: Isolation,
+    ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
         self.saw("dht", String::new());
         Box::pin(async { Ok(Box::new(tokio::io::duplex(64).0) as BoxStream) })
     }
@@ -239,7 +243,7 @@ async fn a_dht_lookup_goes_where_datagrams_to_anybody_go() {
     let world = World::new();
     let gate = world.gate(RULES);
     let seen = |hops| vec![(hops, "dht", String::new())];
-    gate.dht(key()).await.unwrap();
+    gate.dht(&[], key()).await.unwrap();
     assert_eq!(world.take(), seen(None), "rules for some do not count");
     for (rules, hops) in [
         (
@@ -256,7 +260,7 @@ async fn a_dht_lookup_goes_where_datagrams_to_anybody_go() {
         ),
     ] {
         gate.set_policy(policy(rules));
-        gate.dht(key()).await.unwrap();
+        gate.dht(&[], key()).await.unwrap();
         assert_eq!(world.take(), seen(hops), "{rules}");
     }
     for (rules, reason) in [
@@ -272,7 +276,7 @@ async fn a_dht_lookup_goes_where_datagrams_to_anybody_go() {
         ),
     ] {
         gate.set_policy(policy(rules));
-        let refused = gate.dht(key()).await.err();
+        let refused = gate.dht(&[], key()).await.err();
         assert_eq!(refused, Some(RouteError::Forbidden(reason)), "{rules}");
     }
     assert_eq!(world.take(), []);

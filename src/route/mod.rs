@@ -80,11 +80,15 @@ pub trait Outside: Send + Sync + 'static {
         Box::pin(async { Err(RouteError::Refused) })
     }
 
-    /// Opens a stream to somebody far away who looks up in the DHT: one request goes in and the write side is shut down, then
-    /// records come ([`hushswarm_circuits::dht`]). [`RouteError::Refused`] where nobody offers it: walk by datagrams instead.
+    /// Opens a stream to somebody far away who looks up in the DHT: the request, which is sent at once and ends what is
+    /// sent (an empty one is left to the caller to send), then records come ([`hushswarm_circuits::dht`]). [`RouteError::Refused`] where nobody offers it: walk by datagrams instead.
     /// What comes is believed no more than any DHT node.
-    fn dht(&self, isolation: Isolation) -> BoxFuture<'_, Result<BoxStream, RouteError>> {
-        let _ = isolation;
+    fn dht<'a>(
+        &'a self,
+        request: &'a [u8],
+        isolation: Isolation,
+    ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
+        let _ = (request, isolation);
         Box::pin(async { Err(RouteError::Refused) })
     }
 

@@ -520,6 +520,7 @@ fn routes() -> impl Strategy<Value = Routes> {
             rules,
             refuse_ports,
             default,
+            dht: crate::config::LookupConfig::default(),
         })
 }
 

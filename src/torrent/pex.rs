@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::bencode::{self, Value};
 use super::extension::ExtensionError;
+use crate::bencode::{self, Value};
 
 /// Name of the message in the `m` dictionary of the extension handshake (BEP 10, 11).
 pub const NAME: &str = "ut_pex";

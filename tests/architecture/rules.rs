@@ -51,13 +51,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "torrent",
         &[
-            "route", "bencode", "circuits", "state", "config", "error", "onion", "redact",
+            "dht", "route", "bencode", "circuits", "state", "config", "error", "onion", "redact",
         ],
     ),
     (
         "dht",
         &[
-            "route", "circuits", "state", "config", "error", "onion", "redact",
+            "route", "krpc", "circuits", "state", "config", "error", "onion", "redact",
         ],
     ),
     // Both are given sockets that programs of this computer are served on; neither can dial.

@@ -252,9 +252,29 @@ pub struct Aria2 {
 impl Aria2 {
     /// Seeds the content that lies in `folder`. Call [`installed`] first.
     pub fn seed(host: Option<&Host>, torrent: &Torrent, folder: &Path) -> Self {
+        Self::seed_known_to(host, torrent, folder, None)
+    }
+
+    /// The same; where a node of a DHT is given, it takes part there and announces itself.
+    pub fn seed_known_to(
+        host: Option<&Host>,
+        torrent: &Torrent,
+        folder: &Path,
+        node: Option<SocketAddr>,
+    ) -> Self {
         let (ip, port, rpc) = (ip_on(host), port_on(host, 6881), port_on(host, 6800));
         let mut command = command_on(host, "aria2c");
-        command.args(["--no-conf", "--enable-dht=false", "--enable-dht6=false"]);
+        command.args(["--no-conf", "--enable-dht6=false"]);
+        command.arg(format!("--enable-dht={}", node.is_some()));
+        if let Some(node) = node {
+            command.args([
+                format!("--dht-entry-point={node}"),
+                format!("--dht-listen-port={port}"),
+                format!("--bt-external-ip={ip}"),
+                // Nothing is kept, of another test neither.
+                "--dht-file-path=/dev/null".to_owned(),
+            ]);
+        }
         command.args(["--bt-enable-lpd=false", "--enable-peer-exchange=false"]);
         command.args([
             "--check-integrity=true",
@@ -320,10 +340,24 @@ pub struct Transmission {
 impl Transmission {
     /// Seeds the content that lies in `folder`. Call [`installed`] first.
     pub fn seed(host: Option<&Host>, torrent: &Torrent, folder: &Path) -> Self {
+        Self::seed_known_to(host, torrent, folder, None)
+    }
+
+    /// The same; where a node of a DHT is given, it takes part there and announces itself.
+    pub fn seed_known_to(
+        host: Option<&Host>,
+        torrent: &Torrent,
+        folder: &Path,
+        node: Option<SocketAddr>,
+    ) -> Self {
         let (ip, port, rpc) = (ip_on(host), port_on(host, 51413), port_on(host, 9091));
         let config = TempDir::new().unwrap();
+        if let Some(node) = node {
+            let line = format!("{} {}\n", node.ip(), node.port());
+            std::fs::write(config.path().join("dht.bootstrap"), line).unwrap();
+        }
         let settings = json!({
-            "bind-address-ipv4": ip.to_string(), "bind-address-ipv6": "::1", "dht-enabled": false,
+            "bind-address-ipv4": ip.to_string(), "bind-address-ipv6": "::1", "dht-enabled": node.is_some(),
             "download-dir": folder, "encryption": 0, "lpd-enabled": false, "peer-port": port,
             "pex-enabled": false, "port-forwarding-enabled": false, "rpc-authentication-required": false,
             "rpc-bind-address": "127.0.0.1", "rpc-port": rpc, "rpc-host-whitelist-enabled": false,

@@ -89,7 +89,10 @@ impl PrivateDht {
     pub fn start_on(python: &Path, host: &Host) -> Self {
         host.add_networks(NETWORKS);
         let nodes = Self::addresses(host);
-        let mut command = host.command(python);
+        Self::start(host.command(python), nodes)
+    }
+
+    fn start(mut command: std::process::Command, nodes: Vec<SocketAddr>) -> Self {
         command
             .arg(fixture("dht_nodes.py"))
             .args(nodes.iter().map(SocketAddr::to_string));
@@ -103,20 +106,22 @@ impl PrivateDht {
         }
     }
 
+    /// Waits until this host has announced itself for an infohash (hexadecimal digits).
+    pub fn wait_for_announce(&mut self, infohash: &str, by: &Host) {
+        // Transmission takes a minute.
+        let deadline = std::time::Instant::now() + 3 * PATIENCE;
+        let announced = |record: &Record| {
+            let said = &record.said;
+            by.owns(record.from.ip()) && said.announced.is_some() && said.target == infohash
+        };
+        while !self.records().iter().any(announced) {
+            assert!(std::time::Instant::now() < deadline, "nobody announces");
+        }
+    }
+
     /// Starts one of these addresses, which this machine must have, and waits until it works.
     pub fn start_at(python: &Path, nodes: Vec<SocketAddr>) -> Self {
-        let mut command = std::process::Command::new(python);
-        command
-            .arg(fixture("dht_nodes.py"))
-            .args(nodes.iter().map(SocketAddr::to_string));
-        let mut process = Process::spawn_listening("dht", command);
-        let ready = process.wait_for_event(2 * PATIENCE, "ready");
-        assert_eq!(ready["nodes"], nodes.len(), "{ready}");
-        Self {
-            process,
-            nodes,
-            asked: 0,
-        }
+        Self::start(std::process::Command::new(python), nodes)
     }
 
     /// All that its nodes were sent since they were ready.

@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use hushswarm::cli::demo::network::{PrivateNetwork, relay_ip};
+use hushswarm::config::RelayConfig;
 use hushswarm_circuits::path::PathRules;
 use hushswarm_circuits::relay_list::RelayList;
 
@@ -69,7 +70,19 @@ impl Network {
         exits: usize,
         rules: PathRules,
     ) -> Self {
-        let network = PrivateNetwork::new(addrs, guards, exits, rules).unwrap();
+        Self::edited(dir, addrs, guards, exits, rules, |_| {})
+    }
+
+    /// The same, with a last change to each relay's configuration.
+    pub fn edited(
+        dir: &Path,
+        addrs: &[SocketAddr],
+        guards: usize,
+        exits: usize,
+        rules: PathRules,
+        edit: impl FnMut(&mut RelayConfig),
+    ) -> Self {
+        let network = PrivateNetwork::with(addrs, guards, exits, rules, edit).unwrap();
         let file = network.write_to(dir).unwrap();
         let relays = network
             .relays

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use hushswarm::config::RelayConfig;
 use hushswarm_circuits::path::PathRules;
 use tempfile::TempDir;
 
@@ -63,6 +64,16 @@ impl Scene {
         transport: &str,
         bait: impl FnOnce(&Host) -> Vec<SocketAddr>,
     ) -> Option<Self> {
+        Self::edited(size, transport, bait, |_| {})
+    }
+
+    /// The same, with a last change to each relay's configuration.
+    pub fn edited(
+        size: u64,
+        transport: &str,
+        bait: impl FnOnce(&Host) -> Vec<SocketAddr>,
+        edit: impl FnMut(&mut RelayConfig),
+    ) -> Option<Self> {
         let python = libtorrent_python()?;
         let mut world = World::build()?;
         let (client, seeder) = (world.host("client", 250), world.host("seeder", 21));
@@ -81,7 +92,7 @@ impl Scene {
             ipv4_prefix: 0,
             ipv6_prefix: 0,
         };
-        let network = Network::at(content.path(), &addrs, GUARDS, EXITS, rules);
+        let network = Network::edited(content.path(), &addrs, GUARDS, EXITS, rules, edit);
         let file = content.path().join(NAME);
         write_noise(&file, size, 7);
         let urls: &[&str] = match transport {
@@ -170,6 +181,17 @@ impl Scene {
         process
     }
 
+    /// Starts `hushswarm get` on the client's host.
+    pub fn get(&self, source: &str, out: &Path, more: &[String]) -> Process {
+        let mut command = self.client.command(PROGRAM);
+        command
+            .args(["get", source, "--json", "--log", "debug", "--output"])
+            .arg(out)
+            .args(self.overlay("get"))
+            .args(more);
+        Process::spawn("get", command)
+    }
+
     /// The inside of `hushswarm run` on the client's host. Every state has a name of its own, since only one process may hold
     /// one.
     pub fn jail(&self, state: &str, options: &[&str]) -> Place {
@@ -217,7 +239,13 @@ impl Scene {
 
     /// The seeder met only exits, and at least one of them.
     pub fn assert_only_exits_came(&self, seed: &Libtorrent) {
+        self.assert_only_exits_came_beside(seed, &self.seeder);
+    }
+
+    /// The same, but for somebody at this host.
+    pub fn assert_only_exits_came_beside(&self, seed: &Libtorrent, other: &Host) {
         let mut seen = seed.peers();
+        seen.retain(|peer| !other.owns(peer.addr.ip()));
         // By the DHT it finds itself too.
         seen.retain(|peer| !self.seeder.owns(peer.addr.ip()));
         assert!(!seen.is_empty(), "nobody came to the seeder");

@@ -107,6 +107,8 @@ pub async fn run(args: Args) -> Result<(), Error> {
             policy: Policy::default().with_private(true),
             ..Loaded::default()
         },
+        // Its swarm has a tracker, and nothing of it leaves this computer.
+        dht: None,
     };
     let done = download(work, &client, &state, &mut display).await?;
     let sightings = witness.map(Witness::stop);

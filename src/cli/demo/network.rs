@@ -67,6 +67,20 @@ impl PrivateNetwork {
         exits: usize,
         rules: PathRules,
     ) -> Result<Self, Error> {
+        Self::with(addrs, guards, exits, rules, |_| {})
+    }
+
+    /// The same, where `edit` has the last word on each relay's configuration.
+    ///
+    /// # Errors
+    /// None but by mistakes of this program, or of `edit`.
+    pub fn with(
+        addrs: &[SocketAddr],
+        guards: usize,
+        exits: usize,
+        rules: PathRules,
+        mut edit: impl FnMut(&mut RelayConfig),
+    ) -> Result<Self, Error> {
         let (now, rng) = (unix_now(), &mut rand::rng());
         let mut relays = Vec::new();
         for (n, addr) in addrs.iter().enumerate() {
@@ -83,6 +97,7 @@ impl PrivateNetwork {
                 config.policy = ExitPolicy::from_texts(&["accept * *:1-65535"])
                     .map_err(|error| bug("exit policy")(&error))?;
             }
+            edit(&mut config);
             let keys = RelayKeys::generate(rng);
             let descriptor = keys
                 .describe(&config, now - SLACK)

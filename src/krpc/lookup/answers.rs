@@ -1,6 +1,7 @@
 //! What an answer, or none, changes.
 
 use super::{Errand, Event, Goal, Lookup, Stage};
+use crate::krpc::contact::Contact;
 use crate::krpc::contact::is_usable;
 use crate::krpc::message::Response;
 
@@ -17,6 +18,13 @@ impl Lookup {
                 if response.id != contact.id =>
             {
                 self.failed(errand);
+                // But this is who is there: somebody may have told of an honest node under false ids, so that it is not asked
+                // under its own.
+                let there = Contact {
+                    id: response.id,
+                    addr: contact.addr,
+                };
+                self.walk.proven(contact, there);
                 return;
             }
             Errand::Walk(contact) => {

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use crate::krpc::contact::{Family, Network, is_usable};
 use crate::krpc::settings::Settings;
 
-/// Peers that are taken from one answer: more than fit into one of a node that keeps to BEP 5.
-const MAX_PER_ANSWER: usize = 128;
+/// Peers that are taken from one answer: as many as all that are told may give together before a swarm has enough, so that one
+/// who lies leaves room for the others.
+const MAX_PER_ANSWER: usize = 32;
 /// Peers of one lookup: more than a swarm dials.
 const MAX_PEERS: usize = 1024;
 
@@ -79,7 +80,7 @@ mod tests {
         );
         let spread = |a: u8| (0..=255).map(move |c| SocketAddr::from(([9, a, c, 1], 1)));
         assert_eq!(found.add(spread(0)).len(), MAX_PER_ANSWER);
-        (1..=20).for_each(|a| drop(found.add(spread(a))));
+        (1..=40).for_each(|a| drop(found.add(spread(a))));
         assert_eq!(found.len(), MAX_PEERS);
     }
 

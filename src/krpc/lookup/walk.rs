@@ -22,6 +22,8 @@ const MAX_PER_ANSWER: usize = 8;
 /// How often one address is asked under different ids: more than once, since one who lies about an honest node's id must not
 /// silence it.
 const MAX_PER_ADDRESS: u8 = 2;
+/// The same for an id that the address itself gave: one that gives another each time is left after a few.
+const MAX_PER_PROVEN: u8 = 4;
 /// Silent nodes of one network that are asked for each that may answer. Whoever is named by liars is not flooded.
 const SILENT_PER_NODE: usize = 3;
 /// Wait after our own limits refused a query, doubled each time up to [`MAX_REFUSALS`] times.
@@ -94,6 +96,8 @@ pub(super) struct Known {
     distance: Id,
     fits: bool,
     depth: u8,
+    /// Its address gave this id itself.
+    proven: bool,
     refusals: u8,
     not_before: Option<Instant>,
 }
@@ -166,6 +170,15 @@ impl Walk {
         }
     }
 
+    /// Somebody answered as another than he was told to be: `there`.
+    pub(super) fn proven(&mut self, told: &Contact, there: Contact) {
+        let depth = self.find(told).map_or(0, |known| known.depth);
+        self.add(there, depth.saturating_add(1));
+        if let Some(known) = self.find(&there) {
+            known.proven = true;
+        }
+    }
+
     fn add(&mut self, contact: Contact, depth: u8) {
         if depth > MAX_DEPTH {
             return;
@@ -181,6 +194,7 @@ impl Walk {
             distance,
             fits,
             depth,
+            proven: false,
             refusals: 0,
             not_before: None,
         };
@@ -223,6 +237,15 @@ impl Walk {
         self.known.iter().filter(|known| known.stage.has_answered())
     }
 
+    /// Addresses from which something came.
+    pub(super) fn there(&self) -> impl Iterator<Item = SocketAddr> {
+        let there = |known: &&Known| known.proven || known.stage.has_answered();
+        self.known
+            .iter()
+            .filter(there)
+            .map(|known| known.contact.addr)
+    }
+
     /// The closest that have answered or may yet: of all, or of those whose ids fit. `unasked`: also those that were not asked.
     fn top(&self, fitting: bool, unasked: bool) -> impl Iterator<Item = &Known> {
         let may = move |known: &&Known| match known.stage {
@@ -246,12 +269,17 @@ impl Walk {
             .get(&Network::of(addr.ip()))
             .copied()
             .unwrap_or_default();
+        let asked = if known.proven {
+            MAX_PER_PROVEN
+        } else {
+            MAX_PER_ADDRESS
+        };
         tally.live < self.per_network
             && tally.asked < self.per_network.saturating_mul(SILENT_PER_NODE)
             && self
                 .addresses
                 .get(&addr)
-                .is_none_or(|of| !of.live && of.asked < MAX_PER_ADDRESS)
+                .is_none_or(|of| !of.live && of.asked < asked)
             && (known.fits || self.unfit_left > 0)
     }
 

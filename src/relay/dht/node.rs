@@ -25,9 +25,11 @@ const MAX_MESSAGE: usize = 4096;
 /// Answers that wait for a walk: it asks a few nodes at a time. More are lost, as datagrams are.
 const INBOX: usize = 64;
 /// Datagrams a second that nobody waits for. Beyond it the socket rests, and the system drops what its buffer can't hold.
-const STRANGERS: u32 = 2000;
+const STRANGERS: u32 = 50_000;
 /// How long the socket rests.
-const STRANGERS_REST: Duration = Duration::from_millis(50);
+const STRANGERS_REST: Duration = Duration::from_millis(5);
+/// The port of many nodes.
+const USUAL_PORT: u16 = 6881;
 /// Nodes from which a walk begins.
 const START: usize = 16;
 
@@ -51,7 +53,7 @@ impl Rules {
         self.policy.allows(proto, ip, addr.port()) && !self.own.is_at(addr)
     }
 
-    /// Whether the policy lets strangers into private networks: a network of one's own, all of whose nodes may be
+    /// Whether the policy lets strangers' datagrams into private networks: a network of one's own, all of whose nodes may be
     /// neighbours.
     fn reach_inside(&self) -> bool {
         const INSIDE: [Ipv4Addr; 4] = [
@@ -61,7 +63,7 @@ impl Rules {
             Ipv4Addr::new(192, 168, 1, 1),
         ];
         let mut inside = INSIDE.into_iter();
-        inside.any(|ip| self.policy.may_allow_ip(ip.into()))
+        inside.any(|ip| self.policy.allows(Proto::Udp, ip.into(), USUAL_PORT))
     }
 }
 
@@ -291,7 +293,7 @@ impl DhtNode {
             state.inboxes.get(&walk).cloned()
         };
         self.answered.fetch_add(1, Ordering::Relaxed);
-        self.keeper.ended(true);
+        self.pace(from, true);
         if let Some(inbox) = inbox {
             // Full: a walk that does not read loses it.
             let _ = inbox.try_send((from, message.to_vec()));
@@ -302,7 +304,19 @@ impl DhtNode {
     /// Counts what stayed unanswered, and forgets who was not seen for long. Call it every second or so.
     pub(super) fn expire(&self) {
         let unanswered = self.state().pending.expire(Instant::now());
-        (0..unanswered).for_each(|_| self.keeper.ended(false));
+        unanswered.into_iter().for_each(|to| self.pace(to, false));
+    }
+
+    /// Says how a query ended, where it was to a node of the table: what strangers tell of can be made up, so that all of it stays
+    /// unanswered.
+    fn pace(&self, node: SocketAddr, answered: bool) {
+        let known = {
+            let state = self.state();
+            state.v4.table.has(node) || state.v6.table.has(node)
+        };
+        if known {
+            self.keeper.ended(answered);
+        }
     }
 
     // ---- tables ----

@@ -62,14 +62,14 @@ impl Pending {
         Some(query.walk)
     }
 
-    /// Forgets what was asked too long ago; gives how many of it stayed unanswered.
-    pub(super) fn expire(&mut self, now: Instant) -> usize {
-        let mut unanswered = 0;
+    /// Forgets what was asked too long ago; gives to whom, where that stayed unanswered.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<SocketAddr> {
+        let mut unanswered = Vec::new();
         while let Some(&(sent, to, transaction)) = self.order.front()
             && now.saturating_duration_since(sent) >= WAIT
         {
             self.order.pop_front();
-            unanswered += usize::from(self.take(to, transaction).is_some());
+            unanswered.extend(self.take(to, transaction).map(|_| to));
         }
         if self.order.is_empty() {
             // A table that was large once is not kept.
@@ -112,10 +112,13 @@ mod tests {
             assert!(pending.add(now + WAIT / 2 * u32::from(n), node(n), [0; 4], 1));
         }
         assert_eq!(pending.take(node(0), [0; 4]), Some(1));
-        assert_eq!(pending.expire(now + WAIT - Duration::from_millis(1)), 0);
-        assert_eq!(pending.expire(now + WAIT * 3 / 2), 1);
+        assert_eq!(
+            pending.expire(now + WAIT - Duration::from_millis(1)).len(),
+            0
+        );
+        assert_eq!(pending.expire(now + WAIT * 3 / 2).len(), 1);
         assert!(!pending.has(node(1)) && pending.has(node(2)));
-        assert_eq!(pending.expire(now + WAIT * 3), 2);
+        assert_eq!(pending.expire(now + WAIT * 3).len(), 2);
         assert!(pending.by_node.is_empty() && pending.order.is_empty());
     }
 
@@ -128,7 +131,7 @@ mod tests {
             assert_eq!(pending.take(node(1), transaction), Some(1));
         }
         assert!(!pending.add(now, node(1), [0; 4], 1));
-        assert_eq!(pending.expire(now + WAIT), 0);
+        assert_eq!(pending.expire(now + WAIT).len(), 0);
         assert!(pending.add(now + WAIT, node(1), [0; 4], 1));
     }
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use hushswarm_circuits::body::{EndReason, OpenStatus};
 use hushswarm_circuits::circuit::mux::Recv;
 use hushswarm_circuits::dht::{
-    Family as WireFamily, Item as WireItem, MAX_ANSWER, MAX_PEERS, MAX_REQUEST, Op, Record,
-    Request, Summary as WireSummary,
+    Family as WireFamily, MAX_ANSWER, MAX_PEERS, MAX_REQUEST, Op, Record, Request,
+    Summary as WireSummary,
 };
 use hushswarm_circuits::frame::Pool;
 use hushswarm_circuits::switch::HopCircuit;
@@ -104,40 +104,12 @@ fn goal(request: Request) -> Option<(Family, Id, Goal)> {
             (Id(target), Goal::Get(name))
         }
         Op::Put { item, cas } => {
-            let item = read_item(&item)?;
+            let item = Item::from_carried(&item).ok()?;
             let cas = cas.map(i64::try_from).transpose().ok()?;
             (item.target(), Goal::Put(item.with_cas(cas)))
         }
     };
     Some((family, target, goal))
-}
-
-fn read_item(item: &WireItem) -> Option<Item> {
-    match item {
-        WireItem::Immutable { value } => Item::immutable(value),
-        WireItem::Mutable {
-            key,
-            salt,
-            seq,
-            signature,
-            value,
-        } => Item::mutable(key, salt, i64::try_from(*seq).ok()?, value, signature),
-    }
-    .ok()
-}
-
-fn write_item(item: &Item) -> Option<WireItem> {
-    let value = item.value().to_vec();
-    let Some(signed) = item.signed() else {
-        return Some(WireItem::Immutable { value });
-    };
-    Some(WireItem::Mutable {
-        key: signed.key,
-        salt: signed.salt.clone(),
-        seq: u64::try_from(signed.seq).ok()?,
-        signature: signed.signature,
-        value,
-    })
 }
 
 fn write_summary(summary: &Summary) -> WireSummary {
@@ -203,9 +175,7 @@ impl Answering<'_> {
                 }
             }
             Event::Item(item) => {
-                if let Some(item) = write_item(&item) {
-                    self.put(&Record::Item(item));
-                }
+                self.put(&Record::Item(item.to_carried()));
             }
             // The end says it.
             Event::Stored(_) | Event::Finished(_) => {}

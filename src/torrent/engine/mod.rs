@@ -25,6 +25,7 @@ use super::storage::{DEFAULT_BUDGET, StorageOptions};
 use super::swarm::{Command, Driver, Setup, Via, Visitor};
 pub use super::swarm::{Failure, Progress, State};
 use super::tracker::TrackerClient;
+use crate::dht::PeerFinder;
 use crate::route::{BoxStream, Outside};
 
 /// Circuits over which a swarm's peers are spread.
@@ -90,6 +91,7 @@ pub struct Engine {
     outside: Arc<dyn Outside>,
     options: Options,
     tracker: TrackerClient,
+    finder: Option<Arc<dyn PeerFinder>>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -106,7 +108,15 @@ impl Engine {
             outside,
             options,
             tracker,
+            finder: None,
         }
+    }
+
+    /// The same, which looks for peers in the DHT too; never for private torrents (BEP 27).
+    #[must_use]
+    pub fn with_finder(mut self, finder: Arc<dyn PeerFinder>) -> Self {
+        self.finder = Some(finder);
+        self
     }
 
     /// Starts a download. Call within a tokio runtime; a torrent and folder that are in use already wait.
@@ -140,6 +150,7 @@ impl Engine {
             allow_private: self.options.allow_private,
             outside: Arc::clone(&self.outside),
             gossip: self.options.gossip,
+            finder: self.finder.clone(),
             own,
         })
     }
@@ -160,6 +171,7 @@ impl Engine {
             allow_private: self.options.allow_private,
             outside: Arc::clone(&self.outside),
             gossip: self.options.gossip,
+            finder: self.finder.clone(),
             own,
         })
     }

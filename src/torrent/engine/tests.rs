@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 mod onions;
 mod pex;
+mod sought;
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -271,6 +271,56 @@ fn metadata_is_given_until_the_share_is_used_up() {
 }
 
 #[test]
+fn public_peers_are_told_of_where_both_offer_it_and_listened_to_once_a_minute() {
+    let start = Instant::now();
+    let offers = [Exchange::Public, Exchange::Onions, Exchange::Nobody];
+    for (ours, theirs) in offers
+        .iter()
+        .flat_map(|o| offers.iter().map(move |t| (*o, *t)))
+    {
+        let (mut one, mut two) = (peer(start, true), peer(start, false));
+        one.offer(ours);
+        two.offer(theirs);
+        for _ in 0..3 {
+            carry(start, &mut one, &mut two);
+            carry(start, &mut two, &mut one);
+        }
+        let both = (ours, theirs) == (Exchange::Public, Exchange::Public);
+        assert_eq!(one.exchanges(), ours == theirs && ours != Exchange::Nobody);
+        let told = PeerExchange {
+            added: vec!["11.0.0.1:1".parse().unwrap()],
+        };
+        one.send_pex(&told);
+        let heard = carry(start, &mut one, &mut two);
+        assert_eq!(heard.len(), usize::from(both), "{ours:?} {theirs:?}");
+        // Who did not offer it may speak; nobody listens.
+        let mut later = start;
+        let mut heard = 0;
+        for _ in 0..180 {
+            later += Duration::from_secs(1);
+            let said = Message::Extended {
+                id: extension::UT_PEX,
+                payload: told.encode(),
+            };
+            heard += say(later, &mut two, said).unwrap().len();
+        }
+        assert_eq!(heard, if both { 4 } else { 0 }, "{ours:?} {theirs:?}");
+    }
+    let (mut one, mut two) = (peer(start, true), peer(start, false));
+    one.offer(Exchange::Public);
+    two.offer(Exchange::Public);
+    for _ in 0..3 {
+        carry(start, &mut one, &mut two);
+        carry(start, &mut two, &mut one);
+    }
+    let said = Message::Extended {
+        id: extension::UT_PEX,
+        payload: b"d5:added1:xe".to_vec(),
+    };
+    assert!(say(start, &mut two, said).unwrap_err().is_fault());
+}
+
+#[test]
 fn pieces_named_before_the_metadata_is_known_count_later() {
     let now = Instant::now();
     let mut leech = peer(now, true);

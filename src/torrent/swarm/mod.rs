@@ -13,6 +13,7 @@ mod metadata;
 mod pex;
 mod prepare;
 mod progress;
+mod seek;
 mod table;
 
 use std::collections::BTreeMap;

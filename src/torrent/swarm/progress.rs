@@ -73,6 +73,8 @@ pub struct Progress {
     pub name: Option<Redacted<String>>,
     /// How the last announce went, without names; `None` before the first.
     pub tracker: Option<String>,
+    /// How the last lookup in the DHT goes or went, without names; `None` before the first.
+    pub dht: Option<String>,
     /// Time left at the present rate.
     pub eta: Option<Duration>,
 }
@@ -94,6 +96,7 @@ impl Progress {
             known: 0,
             name: None,
             tracker: None,
+            dht: None,
             eta: None,
         }
     }

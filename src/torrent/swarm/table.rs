@@ -348,6 +348,14 @@ impl PeerTable {
         };
     }
 
+    /// Never again, though it did nothing wrong. Gives its connection, where there is one.
+    pub(super) fn leave(&mut self, way: &Way) -> Option<PeerKey> {
+        let key = *self.by_way.get(way)?;
+        let known = self.known.get_mut(&key)?;
+        let state = std::mem::replace(&mut known.state, State::Banned);
+        (state == State::Busy).then_some(key)
+    }
+
     /// Never again: it lied. Its address or host too, whatever the port (IPv6: its /64), unless that is private and so
     /// may stand for anybody.
     pub(super) fn ban(&mut self, key: PeerKey) {

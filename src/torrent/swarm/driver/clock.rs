@@ -173,6 +173,7 @@ impl Driver {
             let (pieces, bytes) = had.unwrap_or((0, 0));
             (pieces, bytes, work.seats.values().filter(ready).count())
         };
+        self.tell_need(connected);
         let total = self.info.as_ref().map_or(0, |info| info.total);
         let left = total.saturating_sub(done);
         let (down_rate, up_rate) = self.rates;
@@ -196,6 +197,7 @@ impl Driver {
                 .as_ref()
                 .map(|info| Redacted::new(info.name.clone())),
             tracker: self.tracker_status.clone(),
+            dht: self.dht_status.clone(),
             eta,
         };
         self.progress.send_if_modified(|progress| {

@@ -3,6 +3,7 @@
 mod clock;
 mod onions;
 mod pex;
+mod seeking;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -26,8 +27,10 @@ use super::gossip::Gossip;
 use super::metadata::Fetch;
 use super::pex::Pex;
 use super::progress::{Failure, Progress, Rate, State};
+use super::seek::{Need, Sighting};
 use super::table::{Call, Ended, PeerTable, Way};
 use super::{Order, Shared, Torrent, prepare};
+use crate::dht::PeerFinder;
 use crate::route::special::Place;
 use crate::route::{BoxStream, Outside, RouteError};
 use crate::torrent::extension::Exchange;
@@ -112,6 +115,8 @@ pub(crate) struct Setup {
     pub(crate) outside: Arc<dyn Outside>,
     /// Tell onion peers of onion peers.
     pub(crate) gossip: bool,
+    /// Finds peers in the DHT.
+    pub(crate) finder: Option<Arc<dyn PeerFinder>>,
     /// Where our own onion services are, once they are.
     pub(crate) own: watch::Receiver<Vec<OnionPeer>>,
 }
@@ -164,6 +169,16 @@ pub(crate) struct Driver {
     answers: mpsc::Receiver<Answer>,
     counters: watch::Sender<Counters>,
     announcer: JoinSet<()>,
+    sightings: mpsc::Receiver<Sighting>,
+    sighting_sender: mpsc::Sender<Sighting>,
+    /// How the swarm stands, for the seeker.
+    need: watch::Sender<Need>,
+    /// Answers of trackers, good or bad.
+    answered: usize,
+    /// One that looks in the DHT, or none.
+    seeker: JoinSet<()>,
+    /// Those whom only the DHT named before it was known that the torrent is not private.
+    sought: Vec<SocketAddr>,
     recording: Option<JoinHandle<Result<(), StorageError>>>,
     unrecorded: bool,
     recorded_at: u64,
@@ -175,6 +190,7 @@ pub(crate) struct Driver {
     up: Rate,
     rates: (u64, u64),
     tracker_status: Option<String>,
+    dht_status: Option<String>,
     rng: StdRng,
 }
 
@@ -185,6 +201,7 @@ enum Woken {
     News(News),
     Report(Report),
     Answer(Answer),
+    Sighting(Sighting),
     Record(Option<Record>),
     Prepared(Option<Prepared>),
     Recorded(Option<Result<(), StorageError>>),
@@ -198,6 +215,7 @@ impl Driver {
         let (news_sender, news) = mpsc::channel(256);
         let (report_sender, reports) = mpsc::channel(256);
         let (answer_sender, answers) = mpsc::channel(4);
+        let (sighting_sender, sightings) = mpsc::channel(4);
         // Until the size is known, something is missing.
         let (counters, counters_seen) = watch::channel(Counters {
             left: 1,
@@ -261,6 +279,12 @@ impl Driver {
             answers,
             counters,
             announcer,
+            sightings,
+            sighting_sender,
+            need: watch::channel(Need::default()).0,
+            answered: 0,
+            seeker: JoinSet::new(),
+            sought: Vec::new(),
             recording: None,
             unrecorded: false,
             recorded_at: 0,
@@ -272,6 +296,7 @@ impl Driver {
             up: Rate::default(),
             rates: (0, 0),
             tracker_status: None,
+            dht_status: None,
             rng,
             setup,
         }
@@ -290,6 +315,7 @@ impl Driver {
                 Some(news) = self.news.recv() => Woken::News(news),
                 Some(report) = self.reports.recv() => Woken::Report(report),
                 Some(answer) = self.answers.recv() => Woken::Answer(answer),
+                Some(sighting) = self.sightings.recv() => Woken::Sighting(sighting),
                 woken = next_step(&mut self.phase) => woken,
                 done = finish(&mut self.recording) => Woken::Recorded(done),
                 _ = tick.tick() => Woken::Tick,
@@ -306,6 +332,7 @@ impl Driver {
                 Woken::News(news) => self.hear(news),
                 Woken::Report(report) => self.take_report(report),
                 Woken::Answer(answer) => self.take_answer(answer),
+                Woken::Sighting(sighting) => self.take_sighting(sighting),
                 Woken::Record(record) => self.started(record),
                 Woken::Prepared(prepared) => self.prepared(prepared),
                 Woken::Recorded(result) => self.recorded(result),
@@ -334,6 +361,7 @@ impl Driver {
             });
             self.info = known;
         }
+        self.seek();
         if self.info.is_some() {
             self.check();
         } else {
@@ -551,6 +579,7 @@ impl Driver {
                 match Info::parse(&bytes) {
                     Ok(info) if info.hash == self.setup.hash => {
                         self.info = Some(Arc::new(info));
+                        self.seek();
                         lock(&self.shared.work).fetch = None;
                         self.check();
                     }
@@ -610,6 +639,7 @@ impl Driver {
     fn take_answer(&mut self, answer: Answer) {
         self.tracker_status = Some(answer.status);
         self.no_network = answer.no_network;
+        self.answered += usize::from(!answer.no_network);
         let now = Instant::now().into_std();
         for peer in answer.peers {
             self.table.add(now, Way::Named(PeerName::Public(peer)));
@@ -623,6 +653,7 @@ impl Driver {
     async fn end(&mut self, state: State) {
         self.calls.shutdown().await;
         self.announcer.shutdown().await;
+        self.seeker.shutdown().await;
         if let Some(recording) = self.recording.take() {
             let _ = recording.await;
         }

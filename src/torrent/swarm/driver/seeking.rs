@@ -1,0 +1,86 @@
+//! The driver's part in looking for peers in the DHT: when, and what becomes of them.
+
+use hushswarm_circuits::target::Target;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::time::Instant;
+
+use super::Driver;
+use crate::torrent::infohash::PeerName;
+use crate::torrent::peer::CloseReason;
+use crate::torrent::swarm::Order;
+use crate::torrent::swarm::seek::{Need, Seeker, Sighting};
+use crate::torrent::swarm::table::Way;
+
+/// Most peers of the DHT that are remembered as such: as many as two lookups find.
+const MAX_SOUGHT: usize = 1000;
+
+impl Driver {
+    /// Looks in the DHT from now on; where the torrent turned out to be private, no more, and who was found there is left
+    /// (BEP 27).
+    pub(super) fn seek(&mut self) {
+        if self.is_private() {
+            return self.leave_sought();
+        }
+        if self.info.is_some() {
+            self.sought = Vec::new();
+        }
+        let finder = self.setup.finder.clone();
+        let Some(finder) = finder.filter(|_| self.seeker.is_empty()) else {
+            return;
+        };
+        let others = !self.setup.trackers.is_empty() || !self.setup.peers.is_empty();
+        let seeker = Seeker {
+            finder,
+            hash: self.setup.hash,
+            later: others && self.info.is_none(),
+            need: self.need.subscribe(),
+            sightings: self.sighting_sender.clone(),
+            rng: StdRng::from_rng(&mut self.rng),
+        };
+        self.seeker.spawn(seeker.run());
+    }
+
+    fn leave_sought(&mut self) {
+        self.seeker.abort_all();
+        self.dht_status = None;
+        for peer in std::mem::take(&mut self.sought) {
+            let way = Way::Named(PeerName::Public(peer));
+            if let Some(key) = self.table.leave(&way) {
+                self.shared.order(key, Order::Close(CloseReason::ByUs));
+            }
+        }
+    }
+
+    /// Tells the seeker how the swarm stands.
+    pub(super) fn tell_need(&self, connected: usize) {
+        let trackers = self.setup.trackers.iter().map(Vec::len).sum();
+        let need = Need {
+            connected,
+            alone: self.answered >= trackers && self.table.len() == 0,
+        };
+        self.need
+            .send_if_modified(|now| std::mem::replace(now, need) != need);
+    }
+
+    /// Takes what a lookup brought.
+    pub(super) fn take_sighting(&mut self, sighting: Sighting) {
+        // One may still be on its way.
+        if self.is_private() {
+            return;
+        }
+        if sighting.status.is_some() {
+            self.dht_status = sighting.status;
+        }
+        let now = Instant::now().into_std();
+        for peer in sighting.peers {
+            // Anybody may have put them there.
+            let before = self.table.len();
+            self.table.add_hearsay(now, Target::ip(peer), None);
+            let new = self.table.len() > before;
+            if new && self.info.is_none() && self.sought.len() < MAX_SOUGHT {
+                self.sought.push(peer);
+            }
+        }
+    }
+}
