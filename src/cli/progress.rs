@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use crate::dht::Counters;
+
 /// How often plain lines come while nothing special happens.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
 /// How often JSON lines come.
@@ -30,6 +32,9 @@ pub struct View {
     /// How the last lookup in the DHT goes or went.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dht: Option<String>,
+    /// Lookups in the DHT: those that wait, run and ended, what they found and sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lookups: Option<Counters>,
     /// Peers connected.
     pub peers: usize,
     /// Peers known.

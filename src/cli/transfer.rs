@@ -65,6 +65,7 @@ pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status, tor: 
         down: progress.down_rate,
         up: progress.up_rate,
         dht: progress.dht.clone(),
+        lookups: progress.lookups,
         peers: progress.connected,
         known: progress.known,
         hops: if client.list().is_none() {

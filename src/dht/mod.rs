@@ -28,6 +28,9 @@ pub trait PeerFinder: Send + Sync {
     /// # Errors
     /// Too many wait already: try again later, and tell the user.
     fn find(&self, infohash: [u8; 20], attempt: u16) -> Result<Finding, Full>;
+
+    /// What it did so far, for all who ask it together.
+    fn counters(&self) -> Counters;
 }
 
 /// Too many lookups wait already.

@@ -57,7 +57,7 @@ struct Shared {
 }
 
 /// What the lookups of this process did: counts, never what for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counters {
     /// Wait their turn.
     pub waiting: usize,
@@ -122,19 +122,6 @@ impl Dht {
             task,
         }
     }
-
-    /// What was done so far.
-    pub fn counters(&self) -> Counters {
-        let shared = &self.shared;
-        Counters {
-            waiting: shared.waiting().len(),
-            running: shared.running.load(Ordering::Relaxed),
-            ended: shared.ended.load(Ordering::Relaxed),
-            found: shared.found.load(Ordering::Relaxed),
-            queries: shared.queries.load(Ordering::Relaxed),
-            full: shared.full.load(Ordering::Relaxed),
-        }
-    }
 }
 
 impl PeerFinder for Dht {
@@ -144,6 +131,18 @@ impl PeerFinder for Dht {
             goal: Goal::Peers,
             attempt,
         })
+    }
+
+    fn counters(&self) -> Counters {
+        let shared = &self.shared;
+        Counters {
+            waiting: shared.waiting().len(),
+            running: shared.running.load(Ordering::Relaxed),
+            ended: shared.ended.load(Ordering::Relaxed),
+            found: shared.found.load(Ordering::Relaxed),
+            queries: shared.queries.load(Ordering::Relaxed),
+            full: shared.full.load(Ordering::Relaxed),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::dht::Counters;
 use crate::redact::Redacted;
 use crate::torrent::metainfo::MetainfoError;
 use crate::torrent::storage::StorageError;
@@ -75,6 +76,8 @@ pub struct Progress {
     pub tracker: Option<String>,
     /// How the last lookup in the DHT goes or went, without names; `None` before the first.
     pub dht: Option<String>,
+    /// What the lookups of this process did, whichever torrent they were for; `None` where nothing is looked up.
+    pub lookups: Option<Counters>,
     /// Time left at the present rate.
     pub eta: Option<Duration>,
 }
@@ -97,6 +100,7 @@ impl Progress {
             name: None,
             tracker: None,
             dht: None,
+            lookups: None,
             eta: None,
         }
     }

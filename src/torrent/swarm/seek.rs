@@ -140,7 +140,7 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
-    use crate::dht::{Finding, Full};
+    use crate::dht::{Counters, Finding, Full};
 
     /// Knows nobody, and counts.
     #[derive(Default)]
@@ -152,6 +152,10 @@ mod tests {
             let (sender, found) = mpsc::channel(1);
             sender.try_send(Found::Over(Outcome::Peers(0))).unwrap();
             Ok(Finding::begun(found))
+        }
+
+        fn counters(&self) -> Counters {
+            Counters::default()
         }
     }
 

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::*;
-use crate::dht::{Finding, Found, Full, Outcome, PeerFinder};
+use crate::dht::{Counters, Finding, Found, Full, Outcome, PeerFinder};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -50,6 +50,10 @@ impl PeerFinder for Known {
         }
         sender.try_send(Found::Over(outcome)).unwrap();
         Ok(Finding::begun(found))
+    }
+
+    fn counters(&self) -> Counters {
+        Counters::default()
     }
 }
 

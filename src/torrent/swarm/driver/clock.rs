@@ -198,6 +198,7 @@ impl Driver {
                 .map(|info| Redacted::new(info.name.clone())),
             tracker: self.tracker_status.clone(),
             dht: self.dht_status.clone(),
+            lookups: self.setup.finder.as_ref().map(|finder| finder.counters()),
             eta,
         };
         self.progress.send_if_modified(|progress| {
