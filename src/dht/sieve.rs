@@ -1,9 +1,11 @@
 //! What of the peers that strangers name is taken: each once, few of one network, none where nobody should be led.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use hushswarm_circuits::relay_list::is_global;
+
+use crate::krpc::Network;
 
 /// Most peers of one lookup: a quarter of what a swarm remembers, so that lies of the DHT leave room for others.
 pub(super) const MAX_PEERS: usize = 500;
@@ -15,7 +17,7 @@ pub(super) const MAX_EACH: usize = 8;
 pub(super) struct Sieve {
     allow_private: bool,
     seen: BTreeSet<SocketAddr>,
-    networks: BTreeMap<IpAddr, usize>,
+    networks: BTreeMap<Network, usize>,
 }
 
 impl Sieve {
@@ -41,7 +43,7 @@ impl Sieve {
                 continue;
             }
             if !self.allow_private {
-                let count = self.networks.entry(network_of(peer.ip())).or_default();
+                let count = self.networks.entry(Network::of(peer.ip())).or_default();
                 if *count >= MAX_EACH {
                     continue;
                 }
@@ -60,20 +62,11 @@ impl Sieve {
     }
 }
 
-/// The network that one holder has as a rule.
-fn network_of(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, c, _] = ip.octets();
-            IpAddr::from([a, b, c, 0])
-        }
-        IpAddr::V6(ip) => IpAddr::from((u128::from(ip) & !(u128::MAX >> 56)).to_be_bytes()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::net::IpAddr;
+
     use super::*;
 
     fn addrs(texts: &[&str]) -> Vec<SocketAddr> {
