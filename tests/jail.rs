@@ -434,7 +434,7 @@ fn no_attempt_to_escape_succeeds_and_each_of_them_would_outside() {
     wait_until("the canary", || !canary.lines().is_empty());
     let mut outside: Value = serde_json::from_str(&canary.lines()[0]).unwrap();
     outside["from4"] = host.ip4.to_string().into();
-    outside["broadcast"] = "10.77.0.255".into();
+    outside["broadcast"] = "10.77.255.255".into();
     let outside = outside.to_string();
 
     // Outside, as root of that host: every door is open.

@@ -35,7 +35,7 @@ udp(socket.AF_INET, ("203.0.113.7", 777), b"far away, over the default route")
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("239.192.152.143") + bytes(4))
 s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-s.sendto(b"broadcast", ("10.77.0.255", 1234))
+s.sendto(b"broadcast", ("10.77.255.255", 1234))
 for family, to in ((socket.AF_INET, to4), (socket.AF_INET6, to6)):
     s = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -83,7 +83,7 @@ fn every_kind_of_leak_is_seen_and_named() {
         "mdns ff02::fb 5353".to_owned(),
         "udp 203.0.113.7 777".to_owned(),
         "mcast-join 224.0.0.22 0".to_owned(),
-        "udp 10.77.0.255 1234".to_owned(),
+        "udp 10.77.255.255 1234".to_owned(),
         format!("tcp {} 9", other.ip4),
         format!("tcp {} 9", other.ip6),
         format!("arp {} 0", other.ip4),
