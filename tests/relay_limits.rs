@@ -512,8 +512,8 @@ async fn assert_stalled_without_growing(world: &World) -> Vec<u64> {
 }
 
 /// What a relay may keep when all is over, KiB: 8 MiB of buffers, and what the allocator's threads have not given back,
-/// which is less than what one burst of these tests takes.
-const KEPT: u64 = 36 * 1024;
+/// which is less than what one burst of these tests takes: 9 to 38 MiB were seen, most of them while other work ran.
+const KEPT: u64 = 44 * 1024;
 
 async fn assert_memory_returns(world: &World, before: &[u64]) {
     let begun = Instant::now();
