@@ -284,12 +284,18 @@ fn the_magnet_link_may_come_by_standard_input_and_every_line_of_json_reads() {
         assert_eq!(view["event"], "progress");
         assert!(view["state"].is_string(), "{view}");
         assert!(numbers.iter().all(|key| view[key].is_u64()), "{view}");
+        if let Some(lookups) = view.get("lookups") {
+            let counts = lookups.as_object().unwrap();
+            assert!(counts.values().all(Value::is_u64), "{view}");
+        }
         let documented = |key: &String| {
-            let others = ["event", "state", "reason", "left"];
+            let others = ["event", "state", "reason", "left", "lookups"];
             numbers.contains(&key.as_str()) || others.contains(&key.as_str())
         };
         assert!(view.as_object().unwrap().keys().all(documented), "{view}");
     }
+    let looked_up = progress.last().unwrap().get("lookups");
+    assert!(looked_up.is_some(), "counted once the torrent runs");
     assert_eq!(last["event"], "done");
     assert_eq!(last["bytes"], 1 << 20);
     assert_eq!(
