@@ -7,7 +7,7 @@ use hushswarm_circuits::target::Target;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::{ConfigError, Source};
+use super::{ConfigError, Source, at_least_one};
 
 /// Most names of nodes to begin from: each is resolved and asked while the relay knows no others.
 pub const MAX_BOOTSTRAPS: usize = 16;
@@ -53,16 +53,15 @@ pub struct DhtLimits {
 
 impl Default for DhtLimits {
     fn default() -> Self {
-        let limit = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
         Self {
-            lookups: limit(256),
-            lookups_per_circuit: limit(4),
-            lookups_per_client: limit(32),
-            lookups_per_second: limit(10),
-            lookups_per_second_per_circuit: limit(2),
-            lookups_per_second_per_client: limit(4),
-            queries_per_second: limit(400),
-            queries_per_second_per_node: limit(4),
+            lookups: at_least_one(256),
+            lookups_per_circuit: at_least_one(4),
+            lookups_per_client: at_least_one(32),
+            lookups_per_second: at_least_one(10),
+            lookups_per_second_per_circuit: at_least_one(2),
+            lookups_per_second_per_client: at_least_one(4),
+            queries_per_second: at_least_one(400),
+            queries_per_second_per_node: at_least_one(4),
         }
     }
 }

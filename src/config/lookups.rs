@@ -7,7 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::dht::{MAX_BOOTSTRAPS, bootstrap};
-use super::{ConfigError, Source};
+use super::{ConfigError, Source, at_least_one};
 
 /// Most lookups at once. Each holds a circuit.
 const MAX_AT_ONCE: u32 = 256;
@@ -27,23 +27,16 @@ pub struct LookupLimits {
     pub waiting: NonZeroU32,
 }
 
-const fn number(number: u32) -> NonZeroU32 {
-    match NonZeroU32::new(number) {
-        Some(number) => number,
-        None => NonZeroU32::MIN,
-    }
-}
-
 impl Default for LookupLimits {
     fn default() -> Self {
         Self {
             // As many circuits as a busy swarm and its trackers have.
-            at_once: number(8),
+            at_once: at_least_one(8),
             // Ten thousand torrents are through in less than three hours, and no exit sees a flood.
-            per_minute: number(60),
+            per_minute: at_least_one(60),
             // A lookup sends a hundred in a few seconds.
-            queries_per_second: number(100),
-            waiting: number(20_000),
+            queries_per_second: at_least_one(100),
+            waiting: at_least_one(20_000),
         }
     }
 }

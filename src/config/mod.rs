@@ -10,6 +10,7 @@ mod tor;
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -45,6 +46,14 @@ pub fn config_folder() -> Option<PathBuf> {
         None => PathBuf::from(std::env::var_os("HOME")?).join(".config"),
     };
     Some(base.join("hushswarm"))
+}
+
+/// A limit as it is written here: at least 1.
+pub const fn at_least_one(number: u32) -> NonZeroU32 {
+    match NonZeroU32::new(number) {
+        Some(number) => number,
+        None => NonZeroU32::MIN,
+    }
 }
 
 /// Seconds since 1970. A clock before that counts as 0, at which no relay list is valid.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::dht::{self, RelayDht};
-use super::{ConfigError, Source};
+use super::{ConfigError, Source, at_least_one};
 use crate::error::Error;
 use crate::onion::OnionKey;
 
@@ -82,12 +82,11 @@ pub struct RelayLimits {
 
 impl Default for RelayLimits {
     fn default() -> Self {
-        let limit = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
         Self {
-            links: limit(4096),
-            circuits: limit(16_384),
-            streams: limit(8192),
-            handshakes_per_second: limit(200),
+            links: at_least_one(4096),
+            circuits: at_least_one(16_384),
+            streams: at_least_one(8192),
+            handshakes_per_second: at_least_one(200),
         }
     }
 }

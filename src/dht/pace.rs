@@ -14,15 +14,8 @@ use governor::{Quota, RateLimiter};
 use rand::RngExt as _;
 use tokio::time::Instant;
 
-use crate::config::LookupLimits;
+use crate::config::{LookupLimits, at_least_one};
 use crate::krpc::To;
-
-const fn at_least_one(number: u32) -> NonZeroU32 {
-    match NonZeroU32::new(number) {
-        Some(number) => number,
-        None => NonZeroU32::MIN,
-    }
-}
 
 /// Lookups that may begin without a wait, after a rest.
 const BURST: NonZeroU32 = at_least_one(4);

@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use hushswarm_circuits::relay_list::is_global;
-
-use crate::krpc::Network;
+use crate::krpc::contact::is_usable;
+use crate::krpc::{Family, Network};
 
 /// Most peers of one lookup: a quarter of what a swarm remembers, so that lies of the DHT leave room for others.
 pub(super) const MAX_PEERS: usize = 500;
@@ -56,9 +55,12 @@ impl Sieve {
     }
 
     fn may_be(&self, peer: SocketAddr) -> bool {
-        let ip = peer.ip();
-        let anybody = !ip.is_unspecified() && !ip.is_multicast();
-        peer.port() != 0 && anybody && (self.allow_private || is_global(ip))
+        let family = if peer.is_ipv4() {
+            Family::V4
+        } else {
+            Family::V6
+        };
+        is_usable(family, peer, self.allow_private)
     }
 }
 

@@ -293,6 +293,7 @@ impl Lookup {
         });
         Some(Transmit {
             to: errand.to(),
+            transaction,
             bytes,
         })
     }

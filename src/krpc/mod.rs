@@ -20,6 +20,6 @@ pub use contact::{Contact, Family, Network};
 pub use id::Id;
 pub use item::{Item, ItemError, ItemName};
 pub use lookup::{Event, Goal, Lookup, Start, Summary, To, Transmit};
-pub use message::transaction_of;
+pub use message::{Transaction, transaction_of};
 pub use settings::Settings;
 pub use table::RoutingTable;

@@ -300,19 +300,17 @@ impl Circuit {
         kind: OpenKind,
         target: Option<&Target>,
     ) -> Result<u32, StreamFailure> {
-        {
-            let opened = self.with(|origin| {
-                let id = origin.mux().open(kind, target.cloned());
-                if let Ok(id) = id {
-                    // Before the cell can leave, so that no answer is missed.
-                    let mut shared = self.events.lock();
-                    shared.streams.insert(id, Stream::default());
-                    shared.used.get_or_insert_with(Instant::now);
-                }
-                id
-            });
-            opened.map_err(|_| StreamFailure::CircuitLost)
-        }
+        let opened = self.with(|origin| {
+            let id = origin.mux().open(kind, target.cloned());
+            if let Ok(id) = id {
+                // Before the cell can leave, so that no answer is missed.
+                let mut shared = self.events.lock();
+                shared.streams.insert(id, Stream::default());
+                shared.used.get_or_insert_with(Instant::now);
+            }
+            id
+        });
+        opened.map_err(|_| StreamFailure::CircuitLost)
     }
 
     async fn await_opened(

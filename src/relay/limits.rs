@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 
+use crate::config::at_least_one;
+
 /// Limits of a relay. Each protects the relay's memory, processor or descriptors from one neighbour or from all.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -52,29 +54,22 @@ pub struct Limits {
     pub credit_memory: usize,
 }
 
-const fn rate(per_second: u32) -> NonZeroU32 {
-    match NonZeroU32::new(per_second) {
-        Some(rate) => rate,
-        None => NonZeroU32::MIN,
-    }
-}
-
 impl Default for Limits {
     fn default() -> Self {
         Self {
             links: 8192,
             links_per_source: 64,
             links_by_onion: 1024,
-            handshakes: rate(500),
-            handshakes_per_source: rate(20),
-            handshakes_by_onion: rate(50),
+            handshakes: at_least_one(500),
+            handshakes_per_source: at_least_one(20),
+            handshakes_by_onion: at_least_one(50),
             circuits: 16_384,
             circuits_per_client: 1024,
-            creates: rate(1000),
-            creates_per_client: rate(100),
+            creates: at_least_one(1000),
+            creates_per_client: at_least_one(100),
             streams: 8192,
             streams_per_client: 1024,
-            opens_per_circuit: rate(50),
+            opens_per_circuit: at_least_one(50),
             lookups: 256,
             lookups_per_circuit: 16,
             bytes: None,
@@ -366,7 +361,7 @@ mod tests {
         Gatekeeper::new(Limits {
             links: 3,
             links_per_source: 2,
-            handshakes_per_source: rate(1000),
+            handshakes_per_source: at_least_one(1000),
             ..Limits::default()
         })
     }
@@ -400,7 +395,7 @@ mod tests {
         drop(held);
         assert!(keeper.link_by_onion().is_some());
         let keeper = Gatekeeper::new(Limits {
-            handshakes_by_onion: rate(3),
+            handshakes_by_onion: at_least_one(3),
             ..Limits::default()
         });
         let held: Vec<_> = (0..50).filter_map(|_| keeper.link_by_onion()).collect();
@@ -420,7 +415,7 @@ mod tests {
     #[test]
     fn a_client_that_opens_circuits_too_fast_is_refused_and_a_relay_is_not() {
         let keeper = Gatekeeper::new(Limits {
-            creates_per_client: rate(5),
+            creates_per_client: at_least_one(5),
             ..Limits::default()
         });
         let made = (0..50).filter(|_| keeper.create(1, false, 0)).count();

@@ -32,8 +32,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "relay",
         &[
-            "overlay", "net", "krpc", "bencode", "circuits", "state", "config", "error", "onion",
-            "redact",
+            "overlay", "net", "krpc", "circuits", "state", "config", "error", "onion", "redact",
         ],
     ),
     (

@@ -155,6 +155,7 @@ impl Asker for Plain {
         let bytes = query.encode(&transaction, &self.own);
         Some(Transmit {
             to: To::Node(next.contact.addr),
+            transaction,
             bytes,
         })
     }

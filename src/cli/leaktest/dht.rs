@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::bencode::{self, DictWriter, Value};
 use crate::krpc;
+use crate::krpc::contact::put_compact;
+use crate::krpc::message::node::refuse;
 
 /// A node id or infohash.
 pub type Id = [u8; 20];
@@ -96,7 +98,7 @@ impl Nodes {
         let mut out = Vec::new();
         for node in nodes.iter().take(K) {
             out.extend_from_slice(&node.id);
-            compact(&mut out, node.addr);
+            put_compact(&mut out, canonical(node.addr));
         }
         out
     }
@@ -166,7 +168,7 @@ impl Nodes {
                                 peer.is_ipv4() == from.is_ipv4() && peer.ip() != from.ip()
                             }) {
                                 let mut value = Vec::new();
-                                compact(&mut value, *peer);
+                                put_compact(&mut value, canonical(*peer));
                                 bencode::put_bytes(list, &value);
                             }
                         });
@@ -181,19 +183,16 @@ impl Nodes {
                 }
                 respond(from, transaction, &own, |_| {})
             }
-            "announce_peer" => error(transaction, 203, "bad token"),
-            _ => error(transaction, 204, "method unknown"),
+            "announce_peer" => refuse(transaction, 203, "bad token"),
+            _ => refuse(transaction, 204, "method unknown"),
         };
         Some((response, Some(asked)))
     }
 }
 
-fn compact(out: &mut Vec<u8>, addr: SocketAddr) {
-    match addr.ip().to_canonical() {
-        IpAddr::V4(ip) => out.extend_from_slice(&ip.octets()),
-        IpAddr::V6(ip) => out.extend_from_slice(&ip.octets()),
-    }
-    out.extend_from_slice(&addr.port().to_be_bytes());
+/// An IPv4 address that came by a socket for both families is one.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
 /// A response. It tells the asker its address, as BEP 42 wants: so a client can make its id from it (L09).
@@ -204,7 +203,7 @@ fn respond(
     fill: impl FnOnce(&mut DictWriter<'_>),
 ) -> Vec<u8> {
     let (mut out, mut ip) = (Vec::new(), Vec::new());
-    compact(&mut ip, from);
+    put_compact(&mut ip, canonical(from));
     bencode::put_dict(&mut out, |dict| {
         bencode::put_bytes(dict.key("ip"), &ip);
         bencode::put_dict(dict.key("r"), |r| {
@@ -213,19 +212,6 @@ fn respond(
         });
         bencode::put_bytes(dict.key("t"), transaction);
         bencode::put_bytes(dict.key("y"), b"r");
-    });
-    out
-}
-
-fn error(transaction: &[u8], code: u32, text: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    bencode::put_dict(&mut out, |dict| {
-        bencode::put_list(dict.key("e"), |list| {
-            bencode::put_int(list, code);
-            bencode::put_bytes(list, text);
-        });
-        bencode::put_bytes(dict.key("t"), transaction);
-        bencode::put_bytes(dict.key("y"), b"e");
     });
     out
 }

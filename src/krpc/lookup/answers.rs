@@ -1,8 +1,7 @@
 //! What an answer, or none, changes.
 
 use super::{Errand, Event, Goal, Lookup, Stage};
-use crate::krpc::contact::Contact;
-use crate::krpc::contact::is_usable;
+use crate::krpc::contact::{Contact, is_usable};
 use crate::krpc::message::Response;
 
 impl Lookup {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use crate::krpc::contact::Contact;
 use crate::krpc::item::{Item, ItemName};
+use crate::krpc::message::Transaction;
 
 /// Whom a datagram is for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +30,8 @@ impl fmt::Debug for To {
 pub struct Transmit {
     /// To whom.
     pub to: To,
+    /// The transaction id that stands in it: whoever runs many lookups on one socket tells by it whose an answer is.
+    pub transaction: Transaction,
     /// The message.
     pub bytes: Vec<u8>,
 }

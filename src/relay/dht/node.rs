@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,9 +14,9 @@ use tokio::sync::mpsc;
 
 use super::DhtCounters;
 use super::limits::{Keeper, PutOff};
-use super::pending::{Pending, Transaction};
-use crate::config::RelayDht;
-use crate::krpc::{Contact, Family, Id, RoutingTable, Settings, transaction_of};
+use super::pending::Pending;
+use crate::config::{RelayDht, at_least_one};
+use crate::krpc::{Contact, Family, Id, RoutingTable, Settings, Transaction, transaction_of};
 use crate::net::MANY_DATAGRAMS;
 use crate::net::os::{ExitDatagrams, ExitPermit};
 use crate::relay::own::Own;
@@ -25,7 +26,7 @@ const MAX_MESSAGE: usize = 4096;
 /// Answers that wait for a walk: it asks a few nodes at a time. More are lost, as datagrams are.
 const INBOX: usize = 64;
 /// Datagrams a second that nobody waits for. Beyond it the socket rests, and the system drops what its buffer can't hold.
-const STRANGERS: u32 = 50_000;
+const STRANGERS: NonZeroU32 = at_least_one(50_000);
 /// How long the socket rests.
 const STRANGERS_REST: Duration = Duration::from_millis(5);
 /// The port of many nodes.
@@ -142,7 +143,6 @@ impl DhtNode {
             v4: of(Family::V4),
             v6: of(Family::V6),
         };
-        let strangers = std::num::NonZeroU32::new(STRANGERS).unwrap_or(std::num::NonZeroU32::MIN);
         Ok(Arc::new(Self {
             sockets: permit.datagrams()?,
             permit,
@@ -151,7 +151,7 @@ impl DhtNode {
             names: config.bootstrap,
             keeper: Keeper::new(config.limits),
             state: Mutex::new(state),
-            strangers: RateLimiter::direct(Quota::per_second(strangers)),
+            strangers: RateLimiter::direct(Quota::per_second(STRANGERS)),
             queries: AtomicUsize::new(0),
             answered: AtomicUsize::new(0),
         }))

@@ -4,8 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// A transaction id as `krpc` draws it.
-pub(super) type Transaction = [u8; 4];
+use crate::krpc::Transaction;
 
 /// How long an answer is waited for: longer than any walk does, since a late one still says that the node lives.
 pub(super) const WAIT: Duration = Duration::from_secs(10);

@@ -8,8 +8,6 @@ use tokio::sync::mpsc;
 
 use super::limits::PutOff;
 use super::node::{Answer, Asked, DhtNode};
-use super::pending::Transaction;
-use crate::bencode::Value;
 use crate::krpc::{Event, Family, Goal, Id, Lookup, Settings, Start, To};
 
 /// Queries put off in one go before a walk waits a little: it may have more nodes to ask than the limits allow.
@@ -102,13 +100,13 @@ impl Walk {
                 To::Node(addr) => Some(addr),
                 To::Bootstrap(n) => self.bootstraps.get(n).copied(),
             };
-            let Some((to, transaction)) = to.zip(query_transaction(&transmit.bytes)) else {
-                // Neither happens: it stays unanswered.
+            let Some(to) = to else {
+                // Does not happen: it stays unanswered.
                 continue;
             };
             let asked = self
                 .node
-                .ask(self.number, to, transaction, &transmit.bytes)
+                .ask(self.number, to, transmit.transaction, &transmit.bytes)
                 .await;
             let Asked::PutOff(why) = asked else {
                 continue;
@@ -154,10 +152,4 @@ impl Drop for Walk {
         let (lived, silent) = (self.lookup.contacts(), self.lookup.silent());
         self.node.leave(self.number, self.family, lived, &silent);
     }
-}
-
-/// The transaction id of a query of ours.
-fn query_transaction(bytes: &[u8]) -> Option<Transaction> {
-    let [transaction] = Value::parse(bytes).ok()?.fields(["t"]).ok()?;
-    transaction?.as_bytes()?.try_into().ok()
 }

@@ -178,10 +178,10 @@ impl PeerTable {
         }
     }
 
-    /// Learns of a peer, by its address or onion service, from somebody who may lie.
-    pub(super) fn add_hearsay(&mut self, now: Instant, target: Target, teller: Teller) {
+    /// Learns of a peer, by its address or onion service, from somebody who may lie. Tells whether it was new.
+    pub(super) fn add_hearsay(&mut self, now: Instant, target: Target, teller: Teller) -> bool {
         if self.banned_hosts.contains(&target.host) || self.is_known_host(&target) {
-            return;
+            return false;
         }
         let way = match target.socket_addr() {
             Some(addr) => Way::Named(PeerName::Public(addr)),
@@ -189,16 +189,16 @@ impl PeerTable {
         };
         if self.by_way.contains_key(&way) || self.is_crowded(&way) || !self.has_hearsay_room(teller)
         {
-            return;
+            return false;
         }
-        if self.add(now, way.clone())
-            && let Some(known) = self
-                .by_way
-                .get(&way)
-                .and_then(|key| self.known.get_mut(key))
-        {
+        if !self.add(now, way.clone()) {
+            return false;
+        }
+        let key = self.by_way.get(&way);
+        if let Some(known) = key.and_then(|key| self.known.get_mut(key)) {
             known.hearsay = Some(teller);
         }
+        true
     }
 
     /// Whether as many are remembered at this address as may be, of whom only others told: nobody is called at many ports

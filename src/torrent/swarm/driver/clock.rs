@@ -33,6 +33,7 @@ impl Driver {
             self.choke();
             self.share_streams();
         }
+        self.take_early();
         self.tell_onions();
         self.tell_peers();
         if self.unrecorded && self.seconds >= self.recorded_at + RECORD_EVERY {
@@ -173,7 +174,8 @@ impl Driver {
             let (pieces, bytes) = had.unwrap_or((0, 0));
             (pieces, bytes, work.seats.values().filter(ready).count())
         };
-        self.tell_need(connected);
+        let known = self.table.len();
+        self.tell_need(connected, known);
         let total = self.info.as_ref().map_or(0, |info| info.total);
         let left = total.saturating_sub(done);
         let (down_rate, up_rate) = self.rates;
@@ -191,7 +193,7 @@ impl Driver {
             down_rate,
             up_rate,
             connected,
-            known: self.table.len(),
+            known,
             name: self
                 .info
                 .as_ref()

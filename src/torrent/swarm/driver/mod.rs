@@ -1,6 +1,7 @@
 //! The driver of a swarm: everything that happens once for all connections.
 
 mod clock;
+mod early;
 mod onions;
 mod pex;
 mod seeking;
@@ -20,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use self::early::Early;
 use super::announce::{Announcer, Answer, Counters};
 use super::choker::Choker;
 use super::connection::{Connection, News};
@@ -153,11 +155,10 @@ pub(crate) struct Driver {
     gossip: Gossip,
     /// Onion services that are being called or connected.
     onions: BTreeMap<PeerKey, OnionPeer>,
-    /// Of whom others told before the torrent was known, and who did.
-    early: Vec<(PeerKey, OnionPeer)>,
     pex: Pex,
-    /// Of whom public peers told before the torrent was known, and who did.
-    told: Vec<(PeerKey, SocketAddr)>,
+    /// Apart, so that public peers can't keep out those of whom onion peers tell.
+    early_onions: Early,
+    early_peers: Early,
     choker: Choker,
     unchoked: BTreeSet<PeerKey>,
     /// Counters of the last round, by peer.
@@ -266,9 +267,9 @@ impl Driver {
             waiting: VecDeque::new(),
             gossip: Gossip::default(),
             onions: BTreeMap::new(),
-            early: Vec::new(),
             pex: Pex::default(),
-            told: Vec::new(),
+            early_onions: Early::default(),
+            early_peers: Early::default(),
             choker: Choker::default(),
             unchoked: BTreeSet::new(),
             merits: BTreeMap::new(),

@@ -9,7 +9,7 @@ use crate::torrent::gossip::{OnionPeer, Onions};
 use crate::torrent::peer::CloseReason;
 use crate::torrent::picker::PeerKey;
 use crate::torrent::swarm::Order;
-use crate::torrent::swarm::table::{Call, Ended, MAX_HEARSAY, MAX_HEARSAY_EACH};
+use crate::torrent::swarm::table::{Call, Ended};
 
 /// Streams to the onion services of a link, shared among them. One stream is held to the window of Tor's circuit, about 3 MB/s; eight gave two to
 /// three times as much.
@@ -70,38 +70,16 @@ impl Driver {
         match self.gossip.heard(key, onions) {
             Ok(worth_a_call) => {
                 tracing::debug!(worth_a_call = worth_a_call.len(), "told of onion peers");
-                let told = self.early.iter().filter(|(teller, _)| *teller == key);
-                // As the table would.
-                let room = MAX_HEARSAY_EACH.saturating_sub(told.count());
-                let room = room.min(MAX_HEARSAY.saturating_sub(self.early.len()));
-                let early = worth_a_call.into_iter().map(|onion| (key, onion));
-                self.early.extend(early.take(room));
+                let targets = worth_a_call.iter().filter_map(OnionPeer::to_target);
+                self.early_onions.hear(key, targets);
                 self.take_early();
             }
             Err(reason) => self.shared.order(key, Order::Close(reason)),
         }
     }
 
-    /// Takes what was heard, once the torrent is known not to be private.
-    fn take_early(&mut self) {
-        if self.info.is_none() {
-            return;
-        }
-        let early = std::mem::take(&mut self.early);
-        if self.is_private() {
-            return;
-        }
-        let now = Instant::now().into_std();
-        for (teller, onion) in early {
-            if let Some(target) = onion.to_target() {
-                self.table.add_hearsay(now, target, Some(teller));
-            }
-        }
-    }
-
     /// Tells those who are to be told now.
     pub(super) fn tell_onions(&mut self) {
-        self.take_early();
         let own = self.setup.own.borrow().clone();
         self.gossip.set_own(own);
         for key in self.gossip.doubles() {

@@ -53,11 +53,11 @@ impl Driver {
     }
 
     /// Tells the seeker how the swarm stands.
-    pub(super) fn tell_need(&self, connected: usize) {
+    pub(super) fn tell_need(&self, connected: usize, known: usize) {
         let trackers = self.setup.trackers.iter().map(Vec::len).sum();
         let need = Need {
             connected,
-            alone: self.answered >= trackers && self.table.len() == 0,
+            alone: self.answered >= trackers && known == 0,
         };
         self.need
             .send_if_modified(|now| std::mem::replace(now, need) != need);
@@ -75,9 +75,7 @@ impl Driver {
         let now = Instant::now().into_std();
         for peer in sighting.peers {
             // Anybody may have put them there.
-            let before = self.table.len();
-            self.table.add_hearsay(now, Target::ip(peer), None);
-            let new = self.table.len() > before;
+            let new = self.table.add_hearsay(now, Target::ip(peer), None);
             if new && self.info.is_none() && self.sought.len() < MAX_SOUGHT {
                 self.sought.push(peer);
             }
