@@ -14,6 +14,8 @@ pub mod cli;
 pub mod config;
 pub mod dht;
 pub mod error;
+pub mod hidden;
+pub mod hush;
 pub mod jail;
 pub mod krpc;
 pub mod net;

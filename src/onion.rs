@@ -22,7 +22,7 @@ const SUFFIX: &str = ".onion";
 pub const ADDRESS_LEN: usize = RAW_LEN * 8 / 5 + SUFFIX.len();
 
 /// Base32 of RFC 4648, read in either case and written small, as Tor does.
-static BASE32: LazyLock<Option<Encoding>> = LazyLock::new(|| {
+pub(crate) static BASE32: LazyLock<Option<Encoding>> = LazyLock::new(|| {
     let mut base32 = Specification::new();
     base32.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
     base32.translate.from.push_str("ABCDEFGHIJKLMNOPQRSTUVWXYZ");

@@ -37,6 +37,7 @@ fn descriptor(number: u8, expires: u64) -> Descriptor {
             exit: true,
             list: true,
             dht: true,
+            introduce: true,
         },
         bandwidth: 1000,
         nickname: format!("relay-{number}"),

@@ -105,6 +105,7 @@ fn start_inside(world: &World, n: usize) -> Relay {
         exit_source: Some(relay.addr.ip()),
         limits: Limits::default(),
         dht: config.dht,
+        meetings: config.introductions,
     };
     Relay::start(options, Arc::new(OsDialer::new(Some(relay.addr.ip()))))
 }

@@ -134,6 +134,7 @@ fn origin(suite: Suite) -> OriginLayers {
         let keys = HopKeys {
             forward: layer(suite, hop),
             backward: layer(suite, hop ^ 0x40),
+            binding: Key32::new([0; 32]),
         };
         origin.push_hop(keys).unwrap();
     }

@@ -91,6 +91,14 @@ wire_enum! {
         ResolvePtr = 5,
         /// A lookup in the DHT (§5.8), as a byte stream.
         Dht = 6,
+        /// An introduction point (§8.1): the origin takes introductions here.
+        IntroductionPoint = 7,
+        /// An introduction to whoever holds a key here (§8.1).
+        Introduce = 8,
+        /// To wait at this rendezvous point (§8.2).
+        RendezvousWait = 9,
+        /// To join who waits at this rendezvous point (§8.2).
+        RendezvousJoin = 10,
     }
 }
 
@@ -362,7 +370,13 @@ impl OpenRequest {
         };
         match self.kind {
             OpenKind::Tcp => self.target.is_some(),
-            OpenKind::Datagrams | OpenKind::RelayList | OpenKind::Dht => self.target.is_none(),
+            OpenKind::Datagrams
+            | OpenKind::RelayList
+            | OpenKind::Dht
+            | OpenKind::IntroductionPoint
+            | OpenKind::Introduce
+            | OpenKind::RendezvousWait
+            | OpenKind::RendezvousJoin => self.target.is_none(),
             OpenKind::Resolve => is_lookup_of(true),
             OpenKind::ResolvePtr => is_lookup_of(false),
         }

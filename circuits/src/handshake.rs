@@ -161,6 +161,8 @@ pub struct HopKeys {
     pub forward: LayerKeys,
     /// From the hop to the origin.
     pub backward: LayerKeys,
+    /// Names this hop of this circuit to its two ends, and to nobody else (§3.3): what is signed over it can't be used elsewhere.
+    pub binding: Key32,
 }
 
 impl HopKeys {
@@ -177,6 +179,10 @@ impl HopKeys {
                 suite,
                 derive("hushswarm v1 backward aead", &k2),
                 derive("hushswarm v1 backward pad", &k2),
+            ),
+            binding: derive_key(
+                "hushswarm v1 circuit binding",
+                &[k1.as_bytes(), k2.as_bytes(), &hash],
             ),
         })
     }

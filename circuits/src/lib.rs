@@ -20,6 +20,7 @@ pub mod link;
 pub mod lookup;
 pub mod path;
 pub mod relay_list;
+pub mod rendezvous;
 pub mod scheduler;
 pub mod switch;
 pub mod target;

@@ -43,7 +43,13 @@ impl Circuit {
         let mut origin = OriginLayers::new();
         for (hop, &suite) in suites.iter().enumerate() {
             let (forward, backward) = (keys(hop, suite, "forward"), keys(hop, suite, "backward"));
-            origin.push_hop(HopKeys { forward, backward }).unwrap();
+            let binding = Key32::new([0; 32]);
+            let keys = HopKeys {
+                forward,
+                backward,
+                binding,
+            };
+            origin.push_hop(keys).unwrap();
         }
         let each = || suites.iter().copied().enumerate();
         Self {
@@ -465,6 +471,7 @@ fn an_origin_refuses_hops_that_it_does_not_have() {
     let more = HopKeys {
         forward: keys(3, AES, "forward"),
         backward: keys(3, AES, "backward"),
+        binding: Key32::new([0; 32]),
     };
     assert_eq!(circuit.origin.push_hop(more), Err(LayerError::NoSuchHop));
     assert_eq!(circuit.origin.hops(), MAX_HOPS);

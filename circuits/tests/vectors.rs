@@ -1,4 +1,4 @@
-//! Test vectors for other implementations, and against changes of the wire by accident (PROTOCOL.md §2 to §4, §5.8).
+//! Test vectors for other implementations, and against changes of the wire by accident (PROTOCOL.md §2 to §4, §5.8, §8).
 //!
 //! Every file is made anew from fixed secrets and compared, and everything in it is opened by the other end on the
 //! way. After an intended change: `HUSHSWARM_WRITE_VECTORS=1 cargo test -p hushswarm-circuits --test vectors`.
@@ -16,10 +16,15 @@ use data_encoding::HEXLOWER;
 use hushswarm_circuits::dht::{Family, Item, Op, Reader, Record, Request, Summary};
 use hushswarm_circuits::frame::{CELL_OFFSET, Class, FrameType, Header, SLOTS_LEN};
 use hushswarm_circuits::handshake::{HopInitiator, HopKeys, HopPeer, hop_respond};
-use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, Suite};
+use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, RelayId, Suite};
 use hushswarm_circuits::layers::{BackwardHop, ForwardHop, LayerKeys, MARK_LEN, OriginLayers};
 use hushswarm_circuits::link::{
     LinkInitiator, LinkKeys, LinkOpener, LinkPeer, LinkSealer, respond, sign_auth, verify_auth,
+};
+use hushswarm_circuits::rendezvous::sealed::{Opener, Read, Sealer};
+use hushswarm_circuits::rendezvous::wire::{encode_introduce, encode_record};
+use hushswarm_circuits::rendezvous::{
+    Cookie, Establish, IntroductionId, Introductions, Meeting, SwarmKey, Visitor,
 };
 use rand::{TryCryptoRng, TryRng};
 
@@ -232,11 +237,15 @@ fn hop_vectors_are_unchanged() {
         let (initiator, message) = HopInitiator::start(&peer, a).unwrap();
         let (answer, theirs) = hop_respond(&secret, &peer, &message, b).unwrap();
         let mut origin = OriginLayers::new();
-        origin.push_hop(initiator.finish(&answer).unwrap()).unwrap();
+        let ours = initiator.finish(&answer).unwrap();
+        assert_eq!(ours.binding, theirs.binding);
+        let binding = ours.binding.clone();
+        origin.push_hop(ours).unwrap();
         out.put("initiator_random", &a.given);
         out.put("responder_random", &b.given);
         out.put("message_1", &message);
         out.put("message_2", &answer);
+        out.put("binding", binding.as_bytes());
 
         let mut cell = cell(Class::Small, 0);
         let plain = cell[SLOTS_LEN..].to_vec();
@@ -308,6 +317,7 @@ fn layer_case(out: &mut Vectors, case: &str, suites: [Suite; 3]) {
         let keys = HopKeys {
             forward: layer("forward"),
             backward: layer("backward"),
+            binding: Key32::new([0; 32]),
         };
         origin.push_hop(keys).unwrap();
         forward.push(ForwardHop::new(layer("forward")));
@@ -430,4 +440,100 @@ fn dht_vectors_are_unchanged() {
     }
     assert!(reader.is_ended());
     out.compare("dht.txt");
+}
+
+#[test]
+fn meeting_vectors_are_unchanged() {
+    let mut out = Vectors::new(
+        "Introduction and rendezvous (PROTOCOL.md 8). Values are hexadecimal.\n\
+         establish is made with introduction_seed for the circuit with this binding; introduce and record carry message.\n\
+         visitor_random and seed_random are the X25519 ephemeral secrets. to_seed_0 is the record of \"hello\",\n\
+         to_seed_1 the last; to_visitor_0 has 1,000 bytes and to_visitor_1 20,000 to choose from, byte i of them i mod 251.\n\
+         Of the longer ones there is the BLAKE3.",
+    );
+    out.case("establish");
+    let introduction = IdentityKey::from_seed(Script::key("introduction"));
+    let binding = Key32::new(Script::key("binding"));
+    let establish = Establish::sign(&introduction, &binding);
+    assert!(Establish::decode(&establish.encode()).is_for(&binding));
+    out.put("introduction_seed", introduction.seed().as_bytes());
+    out.put("binding", binding.as_bytes());
+    out.put("establish", &establish.encode());
+
+    out.case("meeting");
+    let infohash: [u8; 20] = std::array::from_fn(|n| n as u8);
+    let swarm = SwarmKey::new(&infohash).unwrap();
+    let secret = DhSecret::from_bytes(Script::key("seed"));
+    let introduction = IntroductionId(introduction.public().0);
+    let meeting = Meeting {
+        relay: RelayId(Script::key("relay")),
+        digest: Script::key("relay digest"),
+        cookie: Cookie(std::array::from_fn(|n| 0x40 + n as u8)),
+    };
+    let [mut a, mut b] = ["visitor", "seed"].map(|end| Script::new(&format!("meeting {end}")));
+    let (visitor, message) =
+        Visitor::start(&secret.public(), &introduction, &swarm, &meeting, &mut a).unwrap();
+    let mut introductions = Introductions::new(introduction, secret.clone(), swarm);
+    let introduced = introductions.open(&message, &mut b).unwrap();
+    assert_eq!(*introduced.meeting(), meeting);
+    let (answer, seeds) = introduced.answer().unwrap();
+    let visitors = visitor.finish(&answer).unwrap();
+    out.put("infohash", &infohash);
+    out.put("seed_secret", &secret.to_bytes()[..]);
+    out.put("seed_key", &secret.public());
+    out.put("relay", &meeting.relay.0);
+    out.put("digest", &meeting.digest);
+    out.put("cookie", &meeting.cookie.0);
+    out.put("visitor_random", &a.given);
+    out.put("seed_random", &b.given);
+    out.put("message", &message);
+    out.put(
+        "introduce",
+        &encode_introduce(&introduction, &message).unwrap(),
+    );
+    out.put("record", &encode_record(&message).unwrap());
+    out.put("answer", &answer);
+
+    let mut data = vec![0; 20_000];
+    pattern(0, &mut data);
+    let mut to_seed = Sealer::new(visitors.to_seed);
+    let mut to_visitor = Sealer::new(seeds.to_visitor);
+    let (mut first, mut last, mut medium, mut long) = (vec![], vec![], vec![], vec![]);
+    assert_eq!(to_seed.seal(b"hello", &mut first), Ok(5));
+    to_seed.last(&mut last).unwrap();
+    assert_eq!(to_visitor.seal(&data[..1000], &mut medium), Ok(1000));
+    assert_eq!(to_visitor.seal(&data, &mut long), Ok(15_980));
+    out.put("to_seed_0", &first);
+    out.put("to_seed_1", &last);
+    out.put("to_visitor_0_blake3", blake3::hash(&medium).as_bytes());
+    out.put("to_visitor_1_blake3", blake3::hash(&long).as_bytes());
+    let came = [
+        (
+            Opener::new(seeds.to_seed),
+            [first, last].concat(),
+            Read::End,
+        ),
+        (
+            Opener::new(visitors.to_visitor),
+            [medium, long].concat(),
+            Read::Pending,
+        ),
+    ]
+    .map(|(mut opener, wire, end)| {
+        opener.space()[..wire.len()].copy_from_slice(&wire);
+        opener.filled(wire.len());
+        let (mut all, mut some) = (Vec::new(), [0; 1000]);
+        loop {
+            match opener.read(&mut some).unwrap() {
+                Read::Data(n) => all.extend_from_slice(&some[..n]),
+                other @ (Read::Pending | Read::End) => {
+                    assert_eq!(other, end);
+                    return all;
+                }
+            }
+        }
+    });
+    assert_eq!(came[0], b"hello");
+    assert_eq!(came[1], [&data[..1000], &data[..15_980]].concat());
+    out.compare("meeting.txt");
 }

@@ -19,12 +19,14 @@ use hushswarm_circuits::body::{
 };
 use hushswarm_circuits::dht as lookups;
 use hushswarm_circuits::frame::{Class, FrameType, Header};
-use hushswarm_circuits::keys::{IdentityKey, Suite};
+use hushswarm_circuits::keys::{IdentityKey, Key32, Suite};
 use hushswarm_circuits::lookup::Answer;
 use hushswarm_circuits::path::PathRules;
 use hushswarm_circuits::relay_list::{
     Descriptor, Draft, ExitPolicy, LinkService, RelayInfo, Roles,
 };
+use hushswarm_circuits::rendezvous::wire::{encode_introduce, encode_record};
+use hushswarm_circuits::rendezvous::{Establish, IntroductionId};
 use hushswarm_circuits::target::{HostName, Target};
 use hushswarm_fuzz::targets::{HASH, NOW, authority};
 
@@ -80,6 +82,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("hop_handshake", handshakes()),
         ("http_proxy", http_requests()),
         ("http_tracker", announces()),
+        ("introduction", disturbances()),
         ("jail_query", questions()),
         ("krpc_item", krpc::items()),
         ("krpc_lookup", krpc::lookups()),
@@ -94,6 +97,8 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("link_handshake", handshakes()),
         ("lookup_answer", lookups()),
         ("magnet", magnets()),
+        ("meeting_records", meeting_records()),
+        ("meeting_request", meeting_requests()),
         ("metainfo", torrents()),
         ("mux_body", bodies()),
         (
@@ -116,6 +121,14 @@ fn all() -> Vec<(&'static str, Seeds)> {
             "routes_file",
             vec![("example", ROUTES_EXAMPLE.into()), ("rules", ROUTES.into())],
         ),
+        (
+            "sealed_records",
+            vec![
+                ("changed", [&[8][..], &[0; 3000], &[1]].concat()),
+                ("others", [&[1][..], &[0; 2000]].concat()),
+                ("right", vec![254]),
+            ],
+        ),
         ("socks_datagram", socks_datagrams()),
         ("socks_request", socks_requests()),
         ("target", targets()),
@@ -132,6 +145,24 @@ fn relay_configs() -> Seeds {
     let dht = "nickname = 'r'\nlisten = ['127.0.0.1:1']\nexit = true\n[dht]\n\
         bootstrap = ['a.example:6881', '[2001:db8::1]:1']\n[dht.limits]\nlookups = 5\n";
     vec![("dht", dht.into()), ("relay", relay_config().into_bytes())]
+}
+
+fn meeting_requests() -> Seeds {
+    let establish = Establish::sign(&IdentityKey::from_seed([5; 32]), &Key32::new([1; 32]));
+    let introduce = encode_introduce(&IntroductionId([7; 32]), &[9; 512]).expect("in bounds");
+    vec![
+        ("establish", establish.encode().to_vec()),
+        ("introduce", introduce),
+    ]
+}
+
+fn meeting_records() -> Seeds {
+    let record = |len: usize| encode_record(&vec![9; len]).expect("in bounds");
+    let records = [record(512), record(1), record(2048)].concat();
+    vec![
+        ("small", [&[3][..], &records].concat()),
+        ("whole", [&[255][..], &records].concat()),
+    ]
 }
 
 fn dht_item() -> lookups::Item {
@@ -242,6 +273,7 @@ fn relay(identity: &IdentityKey) -> Descriptor {
             exit: true,
             list: true,
             dht: true,
+            introduce: true,
         },
         bandwidth: 1000,
         nickname: "relay-1".to_owned(),

@@ -54,6 +54,7 @@ pub use local::{
     client_files, jail_query, leaktest_classify, leaktest_dht, leaktest_dns, leaktest_peek,
     leaktest_udp_tracker, onion_address, routes_file, tor_file,
 };
+pub use lookups::meetings::{introduction, meeting_records, meeting_request, sealed_records};
 pub use lookups::{dht_records, dht_request, dns_reply, lookup_answer};
 pub use proxy::{http_proxy, socks_datagram, socks_request};
 
@@ -74,6 +75,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("hop_handshake", hop_handshake),
     ("http_proxy", http_proxy),
     ("http_tracker", http_tracker),
+    ("introduction", introduction),
     ("jail_query", jail_query),
     ("krpc_item", krpc_item),
     ("krpc_lookup", krpc_lookup),
@@ -88,6 +90,8 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("link_handshake", link_handshake),
     ("lookup_answer", lookup_answer),
     ("magnet", magnet),
+    ("meeting_records", meeting_records),
+    ("meeting_request", meeting_request),
     ("metainfo", metainfo),
     ("mux_body", mux_body),
     ("network_file", network_file),
@@ -99,6 +103,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("relay_config", relay_config),
     ("relay_list", relay_list),
     ("routes_file", routes_file),
+    ("sealed_records", sealed_records),
     ("socks_datagram", socks_datagram),
     ("socks_request", socks_request),
     ("target", target),
@@ -294,6 +299,7 @@ pub fn layers(input: &[u8]) {
         let of_hop = HopKeys {
             forward: keys(1),
             backward: keys(2),
+            binding: Key32::new([0; 32]),
         };
         origin.push_hop(of_hop).unwrap();
         hops.push((ForwardHop::new(keys(1)), BackwardHop::new(keys(2))));

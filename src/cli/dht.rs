@@ -30,10 +30,10 @@ fn node(text: &str) -> Result<Target, String> {
         .ok_or_else(|| "a node is a host and a port: router.bittorrent.com:6881".to_owned())
 }
 
-/// Whether a torrent has to do with onion services: then it is never looked up in public, whatever this build or the user's rules
+/// Whether a torrent has to do with onion services or hidden seeds: then it is never looked up in public, whatever this build or the user's rules
 /// do with them (leaks L42, L53).
 pub fn is_hidden<'a>(peers: &[Target], mut trackers: impl Iterator<Item = &'a str>) -> bool {
-    peers.iter().any(Place::is_onion) || trackers.any(|url| service_of_url(url).is_some())
+    peers.iter().any(Place::is_concealed) || trackers.any(|url| service_of_url(url).is_some())
 }
 
 impl DhtArgs {

@@ -100,6 +100,7 @@ pub async fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<(), Error> 
         exit_source: args.source,
         limits: limits(&config),
         dht: config.dht.clone(),
+        meetings: config.introductions,
     };
     // Listened for before anybody is told that the relay is there: a signal must not kill it from then on.
     let mut signals = Signals::new()?;

@@ -303,6 +303,7 @@ fn magnets<'a>(
             name: Some(info.name.clone()),
             trackers: args.tracker.clone(),
             peers: own.map(|service| service.address.clone()).collect(),
+            seeds: Vec::new(),
             select: None,
         }
         .to_string()

@@ -3,6 +3,7 @@
 
 mod dht;
 mod lookups;
+mod meetings;
 mod network;
 mod relay;
 mod routes;
@@ -22,6 +23,7 @@ use crate::error::{Error, Exit};
 
 pub use dht::{DhtLimits, MAX_BOOTSTRAPS, RelayDht, USUAL_BOOTSTRAPS, bootstrap};
 pub use lookups::{LookupConfig, LookupLimits};
+pub use meetings::MeetingLimits;
 pub use network::NetworkFile;
 pub use relay::{
     DEFAULT_DESCRIPTOR_DAYS, LINK_SERVICE_PORT, MAX_RELAY_FILE_LEN, RELAY_CONFIG_FILE, RelayConfig,

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::dht::{self, RelayDht};
+use super::meetings::MeetingLimits;
 use super::{ConfigError, Source, at_least_one};
 use crate::error::Error;
 use crate::onion::OnionKey;
@@ -55,6 +56,8 @@ pub struct RelayConfig {
     pub limits: RelayLimits,
     /// How it looks up in the DHT for others, where it does. An exit alone does.
     pub dht: Option<RelayDht>,
+    /// How much it introduces, where it has the role for it.
+    pub introductions: MeetingLimits,
 }
 
 impl std::fmt::Debug for RelayConfig {
@@ -118,6 +121,10 @@ struct Read {
     limits: RelayLimits,
     #[serde(default)]
     dht: Option<Spanned<dht::Read>>,
+    #[serde(default)]
+    introduce: bool,
+    #[serde(default)]
+    introductions: Option<MeetingLimits>,
 }
 
 #[derive(Serialize)]
@@ -130,6 +137,7 @@ struct Written<'a> {
     guard: bool,
     exit: bool,
     serve_list: bool,
+    introduce: bool,
     policy: Vec<String>,
     bandwidth: u32,
     family: &'a str,
@@ -137,6 +145,8 @@ struct Written<'a> {
     limits: RelayLimits,
     #[serde(skip_serializing_if = "Option::is_none")]
     dht: Option<dht::Written>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    introductions: Option<MeetingLimits>,
 }
 
 fn yes() -> bool {
@@ -164,6 +174,7 @@ impl RelayConfig {
                 exit: false,
                 list: true,
                 dht: false,
+                introduce: false,
             },
             policy: ExitPolicy::reject_all(),
             bandwidth: DEFAULT_BANDWIDTH,
@@ -171,6 +182,7 @@ impl RelayConfig {
             days: DEFAULT_DESCRIPTOR_DAYS,
             limits: RelayLimits::default(),
             dht: None,
+            introductions: MeetingLimits::default(),
         }
     }
 
@@ -222,6 +234,7 @@ impl RelayConfig {
                 exit: read.exit,
                 list: read.serve_list,
                 dht: dht.is_some(),
+                introduce: read.introduce,
             },
             policy,
             bandwidth: read.bandwidth,
@@ -229,6 +242,7 @@ impl RelayConfig {
             days: read.days,
             limits: read.limits,
             dht,
+            introductions: read.introductions.unwrap_or_default(),
         })
     }
 
@@ -245,12 +259,15 @@ impl RelayConfig {
             guard: self.roles.guard,
             exit: self.roles.exit,
             serve_list: self.roles.list,
+            introduce: self.roles.introduce,
             policy: self.policy.to_texts(),
             bandwidth: self.bandwidth,
             family: &self.family,
             days: self.days,
             limits: self.limits,
             dht: self.dht.as_ref().map(RelayDht::written),
+            introductions: (self.roles.introduce || self.introductions != MeetingLimits::default())
+                .then_some(self.introductions),
         };
         toml::to_string(&written).map_err(|error| {
             Error::new(

@@ -190,6 +190,30 @@ fn a_relay_looks_up_in_the_dht_where_its_file_has_a_section_for_it() {
 }
 
 #[test]
+fn a_relay_introduces_where_its_file_says_so() {
+    let base = "nickname = 'r'\nlisten = ['127.0.0.1:1']\n";
+    let read = |more: &str| relay(&format!("{base}{more}"));
+    let none = read("").unwrap();
+    assert!(!info(&none, 0).unwrap().roles.introduce);
+    assert!(!none.to_toml().unwrap().contains("introductions"));
+    let usual = read("introduce = true\n").unwrap();
+    assert!(info(&usual, 0).unwrap().roles.introduce);
+    assert_eq!(usual.introductions, MeetingLimits::default());
+    assert_eq!(relay(&usual.to_toml().unwrap()), Ok(usual));
+    let own = "introduce = true\n[introductions]\nrendezvous_points = 7\nintroductions_per_second_per_key = 1\n";
+    let own = read(own).unwrap();
+    assert_eq!(own.introductions.rendezvous_points.get(), 7);
+    assert_eq!(relay(&own.to_toml().unwrap()), Ok(own));
+    for wrong in [
+        "[introductions]\nrendezvous_points = 0\n",
+        "[introductions]\npoints = 1\n",
+        "introduce = 1\n",
+    ] {
+        assert!(read(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn debug_output_shows_no_address() {
     let config = relay("nickname = 'r'\nlisten = ['198.51.100.77:4443']\n").unwrap();
     let shown = format!("{config:?}");

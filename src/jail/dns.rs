@@ -231,6 +231,7 @@ fn content(names: &SharedNames, own: &str, packet: &Packet<'_>) -> Result<Conten
         Place::PrivateAddress
         | Place::LocalName
         | Place::NoAddress
+        | Place::Hidden
         | Place::NoName
         | Place::Disguised => return nothing(RCODE::NameError),
     }

@@ -11,12 +11,15 @@ use hushswarm_circuits::circuit::mux::MuxEvent;
 use hushswarm_circuits::circuit::origin::{CloseReason, Origin, OriginEvent};
 use hushswarm_circuits::circuit::padding::{CircuitPadding, CircuitPaddingConfig};
 use hushswarm_circuits::frame::Pool;
+use hushswarm_circuits::keys::IdentityKey;
 use hushswarm_circuits::lookup::{Answer, MAX_ANSWER};
 use hushswarm_circuits::path::ExitNeed;
 use hushswarm_circuits::relay_list::Descriptor;
+use hushswarm_circuits::rendezvous::wire::encode_introduce;
+use hushswarm_circuits::rendezvous::{Cookie, Establish, IntroductionId, Status};
 use hushswarm_circuits::switch::{Link, OpenError, OriginCircuit, OriginHandler};
 use hushswarm_circuits::target::{Host, Target};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::stream::{CircuitDatagrams, CircuitStream};
 
@@ -73,6 +76,31 @@ pub enum StreamFailure {
     TimedOut,
     /// The circuit is gone or full.
     CircuitLost,
+}
+
+/// What is asked of an introduction point or a rendezvous point (PROTOCOL.md §8).
+#[derive(Clone, Copy)]
+pub enum Meet<'a> {
+    /// To be the introduction point of this key, as long as the stream is open.
+    Introduction(&'a IdentityKey),
+    /// To hand this message to whoever has that key.
+    Introduce(&'a IntroductionId, &'a [u8]),
+    /// To wait with this cookie. A second status says that somebody has joined; then bytes flow.
+    Wait(&'a Cookie),
+    /// To join who waits with this cookie. Bytes flow then.
+    Join(&'a Cookie),
+}
+
+impl std::fmt::Debug for Meet<'_> {
+    /// Which, never with whom.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Introduction(_) => "Introduction",
+            Self::Introduce(..) => "Introduce",
+            Self::Wait(_) => "Wait",
+            Self::Join(_) => "Join",
+        })
+    }
 }
 
 impl Events {
@@ -427,6 +455,61 @@ impl Circuit {
         }
         self.await_opened(id, limit).await?;
         Ok(stream)
+    }
+
+    /// Asks the last hop for a meeting; gives the stream and what it said first (PROTOCOL.md §8).
+    ///
+    /// # Errors
+    /// As the failure says: another circuit may do.
+    pub async fn meet(
+        self: &Arc<Self>,
+        meet: Meet<'_>,
+        limit: Duration,
+    ) -> Result<(CircuitStream, Status), StreamFailure> {
+        let (kind, request) = match meet {
+            Meet::Introduction(key) => {
+                let binding = self.with(|origin| origin.binding().cloned());
+                let binding = binding.ok_or(StreamFailure::CircuitLost)?;
+                let request = Establish::sign(key, &binding).encode().to_vec();
+                (OpenKind::IntroductionPoint, request)
+            }
+            Meet::Introduce(key, message) => {
+                let request = encode_introduce(key, message);
+                // A message that is too long is refused, as the relay would.
+                let refused = StreamFailure::Status(OpenStatus::Refused);
+                (OpenKind::Introduce, request.map_err(|_| refused)?)
+            }
+            Meet::Wait(cookie) => (OpenKind::RendezvousWait, cookie.0.to_vec()),
+            Meet::Join(cookie) => (OpenKind::RendezvousJoin, cookie.0.to_vec()),
+        };
+        self.ask(kind, &request, limit).await
+    }
+
+    /// Opens a stream of this kind, which has no target, with a request; gives it and the status that comes first.
+    ///
+    /// # Errors
+    /// As the failure says: another circuit may do.
+    pub async fn ask(
+        self: &Arc<Self>,
+        kind: OpenKind,
+        request: &[u8],
+        limit: Duration,
+    ) -> Result<(CircuitStream, Status), StreamFailure> {
+        let met = async {
+            let id = self.open_stream(kind, None, limit).await?;
+            let mut stream = CircuitStream::new(Arc::clone(self), id);
+            let asked = async {
+                stream.write_all(request).await?;
+                stream.read_u8().await
+            };
+            // A relay that breaks the protocol is as good as gone.
+            let status = asked.await.map_err(|_| StreamFailure::CircuitLost)?;
+            let status = Status::from_wire(status).map_err(|_| StreamFailure::CircuitLost)?;
+            Ok((stream, status))
+        };
+        tokio::time::timeout(limit, met)
+            .await
+            .unwrap_or(Err(StreamFailure::TimedOut))
     }
 
     /// Opens the last hop's copy of the signed relay list.

@@ -442,12 +442,16 @@ impl Inner {
             }
         }
         let failure = failure.unwrap_or(BuildError::Failed);
+        let needs_few = matches!(
+            exit,
+            ExitNeed::Dht | ExitNeed::Introduce | ExitNeed::IntroduceAt(_)
+        );
         let is_special = match failure {
             // No exit lets this target out, or nobody has so many hops. That says nothing about other requests.
             BuildError::NoPath(PathError::NoExit | PathError::Hops(_)) => true,
-            // Those who look up in the DHT may be few, and all too near to a guard.
-            BuildError::NoPath(_) => hops != self.config.hops || exit == ExitNeed::Dht,
-            BuildError::Failed => exit == ExitNeed::Dht,
+            // Those who look up in the DHT or introduce may be few, and all too near to a guard; so may one that is named.
+            BuildError::NoPath(_) => hops != self.config.hops || needs_few,
+            BuildError::Failed => needs_few,
             BuildError::GuardUnreachable
             | BuildError::NoWay(_)
             | BuildError::ListExpired

@@ -8,6 +8,7 @@ mod dht;
 mod exit;
 pub mod limits;
 mod lookup;
+mod meeting;
 mod node;
 mod own;
 mod threads;
@@ -22,13 +23,15 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use crate::config::RelayDht;
+use crate::config::{MeetingLimits, RelayDht};
 use crate::net::os::{ExitPermit, Incoming, LinkListener};
 use crate::net::{RelayDialer, Transport};
 use crate::overlay::link::{HANDSHAKE_TIMEOUT, TOR_HANDSHAKE_TIMEOUT, answer};
 pub use dht::DhtCounters;
 use dht::DhtNode;
 use limits::{Gatekeeper, Limits, Place};
+pub use meeting::MeetingCounters;
+use meeting::Meetings;
 use node::Node;
 use own::Own;
 use threads::Threads;
@@ -64,6 +67,8 @@ pub struct Options {
     pub limits: Limits,
     /// How it looks up in the DHT for others; only where its descriptor has the role for it.
     pub dht: Option<RelayDht>,
+    /// How much it introduces; only where its descriptor has the role for it.
+    pub meetings: MeetingLimits,
 }
 
 /// What a relay can tell of itself: counts, never addresses.
@@ -75,10 +80,12 @@ pub struct Counters {
     pub circuits: usize,
     /// Streams and datagram flows that end here.
     pub streams: usize,
-    /// Requests refused by a limit since the start, but for those of lookups in the DHT.
+    /// Requests refused by a limit since the start, but for those of lookups in the DHT and of meetings.
     pub refused: usize,
     /// Lookups in the DHT.
     pub dht: DhtCounters,
+    /// Introductions and meetings.
+    pub meetings: MeetingCounters,
 }
 
 /// A running relay.
@@ -121,6 +128,8 @@ impl Relay {
         let own = Own::new(&options.descriptor, &addrs, options.exit_source);
         let gatekeeper = Arc::new(Gatekeeper::new(options.limits));
         let dht = open_dht(&options.descriptor, options.dht, permit, &own);
+        let introduces = options.descriptor.roles.introduce;
+        let meetings = introduces.then(|| Arc::new(Meetings::new(options.meetings)));
         let node = Node::new(
             options.descriptor,
             options.keys,
@@ -130,6 +139,7 @@ impl Relay {
             own,
             Arc::clone(&gatekeeper),
             dht.clone(),
+            meetings,
         );
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
@@ -272,8 +282,19 @@ async fn tick(node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
             streams,
             refused,
             dht,
+            meetings,
         } = node.counters();
         info!(links, circuits, streams, refused, "relay");
+        if node.meetings().is_some() {
+            let MeetingCounters {
+                points,
+                waiting,
+                joined,
+                introduced,
+                refused,
+            } = meetings;
+            info!(points, waiting, joined, introduced, refused, "meetings");
+        }
         if node.dht().is_some() {
             let DhtCounters {
                 lookups,

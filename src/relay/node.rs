@@ -23,6 +23,7 @@ use tracing::debug;
 
 use super::dht::{self, DhtNode};
 use super::limits::Gatekeeper;
+use super::meeting::{self, Meetings};
 use super::own::Own;
 use super::{Counters, Keys, datagrams, exit, lookup};
 use crate::config::unix_now;
@@ -71,6 +72,7 @@ pub(super) struct Node {
     own: Own,
     gatekeeper: Arc<Gatekeeper>,
     dht: Option<Arc<DhtNode>>,
+    meetings: Option<Arc<Meetings>>,
     config: LinkConfig,
     table: Mutex<Table>,
     draining: std::sync::atomic::AtomicBool,
@@ -92,6 +94,7 @@ impl Node {
         own: Own,
         gatekeeper: Arc<Gatekeeper>,
         dht: Option<Arc<DhtNode>>,
+        meetings: Option<Arc<Meetings>>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|this: &Weak<Self>| {
             let config = LinkConfig {
@@ -113,6 +116,7 @@ impl Node {
                 own,
                 gatekeeper,
                 dht,
+                meetings,
                 config,
                 table: Mutex::default(),
                 draining: false.into(),
@@ -143,6 +147,11 @@ impl Node {
     /// What looks up in the DHT for others, if it does.
     pub(super) fn dht(&self) -> Option<&Arc<DhtNode>> {
         self.dht.as_ref()
+    }
+
+    /// Who waits here, where the relay takes introductions and meetings.
+    pub(super) fn meetings(&self) -> Option<&Arc<Meetings>> {
+        self.meetings.as_ref()
     }
 
     pub(super) fn policy(&self) -> &ExitPolicy {
@@ -185,6 +194,11 @@ impl Node {
                 .as_ref()
                 .map(|dht| dht.counters())
                 .unwrap_or_default(),
+            meetings: self
+                .meetings
+                .as_ref()
+                .map(|meetings| meetings.counters())
+                .unwrap_or_default(),
         }
     }
 
@@ -201,6 +215,9 @@ impl Node {
     /// Forgets who is gone. Call it every minute or so.
     pub(super) fn tidy(&self) {
         self.gatekeeper.tidy();
+        if let Some(meetings) = &self.meetings {
+            meetings.tidy();
+        }
         self.table().links.retain(|_, link| link.strong_count() > 0);
     }
 
@@ -303,10 +320,29 @@ impl Node {
                 (OpenKind::Dht, None) => {
                     dht::service::run(&node, &circuit_, stream, &signals_).await
                 }
-                (OpenKind::Tcp | OpenKind::Resolve | OpenKind::ResolvePtr, None)
-                | (OpenKind::Datagrams | OpenKind::RelayList | OpenKind::Dht, Some(_)) => {
-                    Err(exit::Ended::Refused(OpenStatus::Failed))
+                (OpenKind::IntroductionPoint, None) => {
+                    meeting::introduction::stand(&node, &circuit_, stream, &signals_).await
                 }
+                (OpenKind::Introduce, None) => {
+                    meeting::introduction::introduce(&node, &circuit_, stream, &signals_).await
+                }
+                (OpenKind::RendezvousWait, None) => {
+                    meeting::rendezvous::wait(&node, &circuit_, stream, &signals_).await
+                }
+                (OpenKind::RendezvousJoin, None) => {
+                    meeting::rendezvous::join(&node, &circuit_, stream, &signals_).await
+                }
+                (OpenKind::Tcp | OpenKind::Resolve | OpenKind::ResolvePtr, None)
+                | (
+                    OpenKind::Datagrams
+                    | OpenKind::RelayList
+                    | OpenKind::Dht
+                    | OpenKind::IntroductionPoint
+                    | OpenKind::Introduce
+                    | OpenKind::RendezvousWait
+                    | OpenKind::RendezvousJoin,
+                    Some(_),
+                ) => Err(exit::Ended::Refused(OpenStatus::Failed)),
             };
             match ended {
                 Ok(()) => {}

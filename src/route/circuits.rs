@@ -9,9 +9,10 @@ use hushswarm_circuits::keys::RelayId;
 use hushswarm_circuits::lookup::Answer;
 use hushswarm_circuits::path::{ExitNeed, PathError};
 use hushswarm_circuits::relay_list::{ExitPolicy, Proto, is_global};
+use hushswarm_circuits::rendezvous::Status;
 use hushswarm_circuits::target::{Host, HostName, Target};
 
-use super::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
+use super::{At, BoxFuture, BoxStream, Datagrams, Meet, Met, Outside, RouteError};
 use crate::overlay::circuit::StreamFailure;
 use crate::overlay::client::{BuildError, Client, Wanted};
 
@@ -123,6 +124,66 @@ impl CircuitRoute {
             avoid.extend(circuit.path().last().map(|exit| exit.identity));
         }
         Err(last)
+    }
+
+    /// Asks for a meeting at the relay that is named, or at one after another that takes them.
+    async fn open_meeting(
+        &self,
+        at: At,
+        meet: Meet<'_>,
+        isolation: Isolation,
+    ) -> Result<Met, RouteError> {
+        let (need, mut avoid) = match at {
+            At::Any { but } => (ExitNeed::Introduce, but.into_iter().collect()),
+            At::Relay { id, digest } => {
+                let list = self.client.list();
+                let listed = list.get(&id).map(|relay| relay.digest());
+                // Who names a relay that we know otherwise, or not at all, is not followed there.
+                if listed.is_none() || digest.is_some_and(|digest| listed != Some(digest)) {
+                    return Err(RouteError::Refused);
+                }
+                (ExitNeed::IntroduceAt(id), Vec::new())
+            }
+        };
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            let wanted = self.wanted(need, &avoid);
+            let circuit = match (self.client.circuit_for(isolation, wanted).await, last) {
+                (Ok(circuit), _) => circuit,
+                // A relay has refused, and there is no other: its refusal is what happened.
+                (Err(_), Some(last)) => return Err(last),
+                (Err(BuildError::NoPath(PathError::NoExit)), None) => {
+                    return Err(RouteError::Refused);
+                }
+                (Err(error), None) => return Err(RouteError::NoCircuit(error.to_string())),
+            };
+            let relay = circuit.path().last().ok_or(RouteError::CircuitLost)?;
+            let (failure, refused) = match circuit.meet(meet, OPEN_TIMEOUT).await {
+                Ok((stream, Status::Done)) => {
+                    return Ok(Met {
+                        stream: Box::new(stream),
+                        relay: relay.identity,
+                        digest: relay.digest(),
+                    });
+                }
+                Ok((_, Status::Unknown)) => return Err(RouteError::ConnectionRefused),
+                Ok((_, Status::Limit)) => (RouteError::Busy, true),
+                Ok((_, Status::Refused | Status::Expired)) => (RouteError::Refused, true),
+                Err(StreamFailure::Status(OpenStatus::Limit)) => (RouteError::Busy, true),
+                Err(failure @ StreamFailure::Status(_)) => (route_error(failure), true),
+                Err(failure @ (StreamFailure::TimedOut | StreamFailure::CircuitLost)) => {
+                    circuit.retire();
+                    (route_error(failure), false)
+                }
+            };
+            match at {
+                At::Relay { .. } if refused => return Err(failure),
+                At::Any { .. } if refused => avoid.push(relay.identity),
+                At::Relay { .. } | At::Any { .. } => {}
+            }
+            last = Some(failure);
+        }
+        Err(last.unwrap_or(RouteError::CircuitLost))
     }
 
     fn wanted<'a>(&self, exit: ExitNeed, avoid: &'a [RelayId]) -> Wanted<'a> {
@@ -239,6 +300,15 @@ impl Outside for CircuitRoute {
         isolation: Isolation,
     ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
         Box::pin(self.open_dht(request, isolation))
+    }
+
+    fn meet<'a>(
+        &'a self,
+        at: At,
+        meet: Meet<'a>,
+        isolation: Isolation,
+    ) -> BoxFuture<'a, Result<Met, RouteError>> {
+        Box::pin(self.open_meeting(at, meet, isolation))
     }
 
     fn resolve_ptr(

@@ -11,7 +11,7 @@ use hushswarm_circuits::target::{HostName, Target};
 use super::circuits::CircuitRoute;
 use super::gated::GatedDatagrams;
 use super::policy::{Policy, Reason, Verdict};
-use super::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
+use super::{At, BoxFuture, BoxStream, Datagrams, Meet, Met, Outside, RouteError};
 
 /// The ways out that a verdict can name.
 pub trait Ways: Send + Sync + 'static {
@@ -160,6 +160,16 @@ impl Outside for Gate {
             .shared
             .way(self.shared.policy().decide_datagrams_to_anybody());
         Box::pin(async move { way?.dht(request, isolation).await })
+    }
+
+    fn meet<'a>(
+        &'a self,
+        at: At,
+        meet: Meet<'a>,
+        isolation: Isolation,
+    ) -> BoxFuture<'a, Result<Met, RouteError>> {
+        let way = self.shared.way(self.shared.policy().decide_meeting());
+        Box::pin(async move { way?.meet(at, meet, isolation).await })
     }
 
     fn resolve_ptr(

@@ -128,6 +128,16 @@ impl Outside for Way {
         Box::pin(async { Ok(Box::new(tokio::io::duplex(64).0) as BoxStream) })
     }
 
+    fn meet<'a>(
+        &'a self,
+        _: At,
+        _: Meet<'a>,
+        _: Isolation,
+    ) -> BoxFuture<'a, Result<Met, RouteError>> {
+        self.saw("meet", String::new());
+        Box::pin(async { Err(RouteError::Busy) })
+    }
+
     fn resolve_ptr(&self, ip: IpAddr, _: Isolation) -> BoxFuture<'_, Result<HostName, RouteError>> {
         self.saw("ptr", ip.to_string());
         Box::pin(async { Ok(HostName::new("host.example").unwrap()) })
@@ -236,6 +246,50 @@ async fn where_everything_goes_by_tor_no_datagram_flow_is_opened() {
         "default = 'tor'\n[[rule]]\nproto = 'tcp'\nhost = '*'\naction = 'circuit'\n",
     ));
     assert!(!gate.carries_datagrams());
+}
+
+#[tokio::test]
+async fn a_meeting_goes_where_streams_to_anybody_go() {
+    use hushswarm_circuits::rendezvous::Cookie;
+    let world = World::new();
+    let gate = world.gate(RULES);
+    let cookie = Cookie([1; 20]);
+    let meet = || gate.meet(At::Any { but: None }, Meet::Wait(&cookie), key());
+    let seen = |hops| vec![(hops, "meet", String::new())];
+    assert_eq!(meet().await.err(), Some(RouteError::Busy));
+    assert_eq!(world.take(), seen(None), "rules for some do not count");
+    for (rules, hops) in [
+        (
+            "[[rule]]\nhost = '*'\naction = 'circuit'\nhops = 2\n",
+            Some(2),
+        ),
+        (
+            "[[rule]]\nhost = '*'\nproto = 'udp'\naction = 'refuse'\n",
+            None,
+        ),
+    ] {
+        gate.set_policy(policy(rules));
+        assert_eq!(meet().await.err(), Some(RouteError::Busy));
+        assert_eq!(world.take(), seen(hops), "{rules}");
+    }
+    for (rules, reason) in [
+        ("default = 'refuse'\n", Some(Reason::Default)),
+        (
+            "[[rule]]\nhost = '*'\naction = 'refuse'\n",
+            Some(Reason::Rule { line: 1 }),
+        ),
+        ("default = 'tor'\n", None),
+    ] {
+        gate.set_policy(policy(rules));
+        let refused = meet().await.err();
+        if let Some(reason) = reason {
+            assert_eq!(refused, Some(RouteError::Forbidden(reason)), "{rules}");
+            assert!(world.take().is_empty(), "nothing is sent");
+        } else {
+            // It is Tor's to say, and never a circuit's.
+            assert!(world.take().iter().all(|(hops, ..)| *hops == Some(99)));
+        }
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,9 @@ pub mod tor;
 use std::net::IpAddr;
 
 pub use crate::net::{BoxFuture, BoxStream, ByteStream, Datagrams};
+pub use crate::overlay::circuit::Meet;
 use hushswarm_circuits::isolation::Isolation;
+use hushswarm_circuits::keys::RelayId;
 use hushswarm_circuits::target::{HostName, Target};
 
 /// Why a stream could not be opened.
@@ -48,6 +50,39 @@ pub enum RouteError {
     /// The circuit broke: try again, another circuit will be used.
     #[error("the circuit was lost")]
     CircuitLost,
+}
+
+/// At which relay a meeting is asked for (PROTOCOL.md §8). It is always one of the signed list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// Any that takes them, but for this one.
+    Any {
+        /// For example, the one that the other half of a meeting goes through.
+        but: Option<RelayId>,
+    },
+    /// This one.
+    Relay {
+        /// Its identity.
+        id: RelayId,
+        /// The digest that its descriptor must have in our list, where somebody named it.
+        digest: Option<[u8; 32]>,
+    },
+}
+
+/// What was asked for at a relay is granted.
+pub struct Met {
+    /// The stream, after its first status.
+    pub stream: BoxStream,
+    /// The relay.
+    pub relay: RelayId,
+    /// The digest of its descriptor.
+    pub digest: [u8; 32],
+}
+
+impl std::fmt::Debug for Met {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Met").finish_non_exhaustive()
+    }
 }
 
 /// Reaches the world without showing who asks.
@@ -89,6 +124,19 @@ pub trait Outside: Send + Sync + 'static {
         isolation: Isolation,
     ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
         let _ = (request, isolation);
+        Box::pin(async { Err(RouteError::Refused) })
+    }
+
+    /// Asks for an introduction or a meeting at a relay (PROTOCOL.md §8), in a circuit that ends there.
+    /// [`RouteError::Refused`] where no relay that may be asked takes them; [`RouteError::ConnectionRefused`] where nobody has
+    /// the key or waits with the cookie; [`RouteError::Busy`] where a limit was met.
+    fn meet<'a>(
+        &'a self,
+        at: At,
+        meet: Meet<'a>,
+        isolation: Isolation,
+    ) -> BoxFuture<'a, Result<Met, RouteError>> {
+        let _ = (at, meet, isolation);
         Box::pin(async { Err(RouteError::Refused) })
     }
 

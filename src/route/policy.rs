@@ -194,14 +194,28 @@ impl Policy {
     /// Where a lookup goes that somebody far away makes by datagrams, to whoever is to be asked: what no rule for some hosts or
     /// ports decides. A rule that lets datagrams out to some hosts alone lets no lookup out.
     pub fn decide_datagrams_to_anybody(&self) -> Verdict {
+        match self.anybody(Proto::Udp) {
+            Verdict::Tor => Verdict::Refuse(Reason::TorHasNoUdp),
+            verdict @ (Verdict::Circuit { .. } | Verdict::Refuse(_)) => verdict,
+        }
+    }
+
+    /// Where a meeting with somebody at a relay goes, who is no host: what holds for streams where no rule for some hosts or
+    /// ports decides.
+    pub fn decide_meeting(&self) -> Verdict {
+        self.anybody(Proto::Tcp)
+    }
+
+    /// What the first rule says that is for all hosts and ports, or else the default.
+    fn anybody(&self, proto: Proto) -> Verdict {
         let rule = self.routes.rules.iter().find(|rule| {
             rule.ports.is_empty()
-                && rule.protocols.covers(Proto::Udp)
+                && rule.protocols.covers(proto)
                 && rule.hosts.contains(&HostPattern::Any)
         });
         match rule.map_or(self.routes.default, |rule| rule.action) {
             RouteAction::Circuit { hops } => Verdict::Circuit { hops },
-            RouteAction::Tor => Verdict::Refuse(Reason::TorHasNoUdp),
+            RouteAction::Tor => Verdict::Tor,
             RouteAction::Refuse => Verdict::Refuse(match rule {
                 Some(rule) => Reason::Rule { line: rule.line },
                 None => Reason::Default,
@@ -247,7 +261,8 @@ impl Policy {
             Place::PrivateAddress => Reason::PrivateAddress,
             Place::LocalName => Reason::LocalName,
             Place::NoAddress => Reason::NoAddress,
-            Place::NoName => Reason::NoName,
+            // Who knows such a seed takes its name before this.
+            Place::Hidden | Place::NoName => Reason::NoName,
             Place::Disguised => Reason::Disguised,
         };
         (!place.may_be_sent(self.allow_private)).then_some(reason)

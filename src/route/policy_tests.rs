@@ -109,6 +109,7 @@ const REFUSED: &[(Reason, &[&str])] = &[
             "_dns.resolver.arpa",
             "arpa",
             "name.alt",
+            "seed.hush.alt",
             "site.i2p",
             "site.bit",
             "www.example.org.relay.exit",

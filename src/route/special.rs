@@ -34,6 +34,9 @@ const NOWHERE_ZONES: [&str; 5] = ["alt", "i2p", "bit", "exit", "arpa"];
 /// Names for Tor's onion services (RFC 7686).
 const ONION_ZONE: &str = "onion";
 
+/// Names for hidden seeds, which mean something to this program alone ([`crate::hush`]).
+const HIDDEN_ZONE: &str = "hush.alt";
+
 /// Where a host is, as far as anybody can tell without looking it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -41,6 +44,8 @@ pub enum Place {
     World,
     /// An onion service: Tor alone knows where.
     Onion,
+    /// A hidden seed: whoever knows it meets it at a relay. No circuit leads to its name.
+    Hidden,
     /// An address of a private network, of this computer itself, or from the ranges for documents and measurements.
     PrivateAddress,
     /// A name that means something only in some network of one's own.
@@ -59,6 +64,11 @@ impl Place {
         Self::of(&target.host) == Self::Onion
     }
 
+    /// Whether this is a peer of a hidden swarm: an onion service or a hidden seed.
+    pub fn is_concealed(target: &Target) -> bool {
+        matches!(Self::of(&target.host), Self::Onion | Self::Hidden)
+    }
+
     /// Where this host is.
     pub fn of(host: &Host) -> Self {
         match host {
@@ -72,7 +82,7 @@ impl Place {
         match self {
             Self::World => true,
             Self::PrivateAddress | Self::LocalName => allow_private,
-            Self::Onion | Self::NoAddress | Self::NoName | Self::Disguised => false,
+            Self::Onion | Self::Hidden | Self::NoAddress | Self::NoName | Self::Disguised => false,
         }
     }
 }
@@ -118,6 +128,9 @@ fn of_name(name: &str) -> Place {
     // Before anything else: whatever is odd about such a name, no resolver may learn it.
     if is_in(ONION_ZONE) {
         return Place::Onion;
+    }
+    if is_in(HIDDEN_ZONE) {
+        return Place::Hidden;
     }
     if let Ok(ip) = name.parse::<IpAddr>() {
         return if of_address(ip) == Place::World {

@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use data_encoding::{BASE32_NOPAD, HEXLOWER_PERMISSIVE};
+use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
+use hushswarm_circuits::rendezvous::Contact;
 use hushswarm_circuits::target::{Host, Target};
 
 use super::infohash::InfoHash;
@@ -16,6 +17,8 @@ pub const MAX_MAGNET: usize = 64 << 10;
 pub const MAX_TRACKERS: usize = 64;
 /// Most peers; those beyond are left out.
 pub const MAX_PEERS: usize = 64;
+/// Most hidden seeds; those beyond are left out.
+pub const MAX_SEEDS: usize = 16;
 /// Most ranges of selected files.
 pub const MAX_RANGES: usize = 1024;
 /// Longest name, bytes: it is for display until the torrent's own is known.
@@ -62,6 +65,8 @@ pub struct Magnet {
     pub trackers: Vec<String>,
     /// Peers (`x.pe`).
     pub peers: Vec<Target>,
+    /// Hidden seeds (`x.hush`, PROTOCOL.md §8.5), each key once.
+    pub seeds: Vec<Contact>,
     /// Numbers of the files to download (`so`), all where absent.
     pub select: Option<Vec<RangeInclusive<u32>>>,
 }
@@ -85,6 +90,7 @@ impl Magnet {
         let mut version_2 = false;
         let (mut name, mut select) = (None, None);
         let (mut trackers, mut peers) = (Vec::new(), Vec::new());
+        let mut seeds: Vec<Contact> = Vec::new();
         for parameter in query.split('&') {
             let (key, raw) = parameter.split_once('=').unwrap_or((parameter, ""));
             // Several values of one kind may be numbered: tr.1, tr.2 (and x.pe keeps its dot).
@@ -121,6 +127,13 @@ impl Magnet {
                 {
                     peers.push(peer);
                 }
+            } else if key == "x.hush" {
+                if let Some(seed) = parse_seed(raw)
+                    && seeds.len() < MAX_SEEDS
+                    && !seeds.iter().any(|other| other.key == seed.key)
+                {
+                    seeds.push(seed);
+                }
             } else if key == "so" {
                 select = Some(parse_selection(&percent_decode(raw, false)?)?);
             }
@@ -135,6 +148,7 @@ impl Magnet {
             name,
             trackers,
             peers,
+            seeds,
             select,
         })
     }
@@ -165,6 +179,13 @@ fn parse_peer(text: &str) -> Option<Target> {
     }
     let port = port.parse::<u16>().ok().filter(|&port| port != 0)?;
     Target::parse(host, port).ok()
+}
+
+/// Reads a contact of a hidden seed, in base64url; padding may be there.
+fn parse_seed(raw: &str) -> Option<Contact> {
+    let text = percent_decode(raw, false).ok()?;
+    let bytes = BASE64URL_NOPAD.decode(text.trim_end_matches('=').as_bytes());
+    Contact::parse(&bytes.ok()?).ok()
 }
 
 fn parse_selection(text: &str) -> Result<Vec<RangeInclusive<u32>>, MagnetError> {
@@ -249,6 +270,9 @@ impl fmt::Display for Magnet {
                 Host::Name(name) => write!(f, "&x.pe={}:{}", name.as_str(), peer.port)?,
             }
         }
+        for seed in &self.seeds {
+            write!(f, "&x.hush={}", BASE64URL_NOPAD.encode(&seed.encode()))?;
+        }
         for (at, range) in self.select.iter().flatten().enumerate() {
             f.write_str(if at == 0 { "&so=" } else { "," })?;
             write!(f, "{}", range.start())?;
@@ -270,6 +294,8 @@ impl fmt::Debug for Magnet {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use hushswarm_circuits::keys::RelayId;
+    use hushswarm_circuits::rendezvous::{IntroductionId, Point};
     use proptest::prelude::*;
 
     const HEX: &str = "c12fe1c06bba254a9dc9f519b335aa7c1367a88a";
@@ -419,6 +445,28 @@ mod tests {
         assert_eq!(shown, "Ok([magnet])");
     }
 
+    fn seed(key: [u8; 32]) -> Contact {
+        let point = Point {
+            relay: RelayId(key),
+            introduction: IntroductionId(key),
+        };
+        Contact::new(key, vec![point]).unwrap()
+    }
+
+    #[test]
+    fn hidden_seeds_are_read_once_each_and_what_is_none_is_left_out() {
+        let text = |key| BASE64URL_NOPAD.encode(&seed([key; 32]).encode());
+        let [one, two] = [text(1), text(2)];
+        let link =
+            format!("&x.hush={one}&x.hush={two}==&x.hush={one}&x.hush=&x.hush=AA&x.hush={one}A");
+        let magnet = parse(&link).unwrap();
+        assert_eq!(magnet.seeds, [seed([1; 32]), seed([2; 32])]);
+        let many: String = (0..100)
+            .map(|key| format!("&x.hush={}", text(key)))
+            .collect();
+        assert_eq!(parse(&many).unwrap().seeds.len(), MAX_SEEDS);
+    }
+
     fn hosts() -> impl Strategy<Value = Target> {
         let host = prop_oneof![
             any::<[u8; 4]>().prop_map(|ip| IpAddr::from(ip).to_string()),
@@ -435,6 +483,7 @@ mod tests {
             name in prop::option::of("[^\\p{C}\\u{2028}\\u{2029}]{1,20}"),
             trackers in prop::collection::hash_set("http://[a-z]{1,5}/\\?[ -~]{1,9}", 0..4),
             peers in prop::collection::hash_set(hosts(), 0..4),
+            keys in prop::collection::btree_set(any::<[u8; 32]>(), 0..4),
             select in prop::option::of(prop::collection::vec((0_u32..99, 0_u32..99), 1..4)),
         ) {
             let select = select.map(|ranges| ranges.iter().map(|&(a, b)| a.min(b)..=a.max(b)).collect());
@@ -443,6 +492,7 @@ mod tests {
                 name,
                 trackers: trackers.into_iter().collect(),
                 peers: peers.into_iter().collect(),
+                seeds: keys.into_iter().map(seed).collect(),
                 select,
             };
             prop_assert_eq!(Magnet::parse(&magnet.to_string()).unwrap(), magnet);

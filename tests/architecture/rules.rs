@@ -16,6 +16,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", &["redact"]),
     // Names of onion services: a leaf, which whoever speaks of them may use.
     ("onion", &[]),
+    // The same of hidden seeds.
+    ("hush", &["onion"]),
     // A codec and the DHT's protocol: bytes and time in, bytes and events out. Of `circuits`, krpc takes which addresses are public and how a
     // signature is checked.
     ("bencode", &[]),
@@ -44,38 +46,40 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "route",
         &[
-            "overlay", "tor", "net", "circuits", "state", "config", "error", "onion", "redact",
+            "overlay", "tor", "net", "circuits", "state", "config", "error", "hush", "onion",
+            "redact",
         ],
     ),
     (
         "torrent",
         &[
-            "dht", "route", "bencode", "circuits", "state", "config", "error", "onion", "redact",
+            "dht", "route", "bencode", "circuits", "state", "config", "error", "hush", "onion",
+            "redact",
         ],
     ),
     (
         "dht",
         &[
-            "route", "krpc", "circuits", "state", "config", "error", "onion", "redact",
+            "route", "krpc", "circuits", "state", "config", "error", "hush", "onion", "redact",
         ],
     ),
     // Both are given sockets that programs of this computer are served on; neither can dial.
     (
         "socks",
         &[
-            "route", "net", "circuits", "state", "config", "error", "onion", "redact",
+            "route", "net", "circuits", "state", "config", "error", "hush", "onion", "redact",
         ],
     ),
     (
         "hidden",
         &[
-            "route", "circuits", "state", "config", "error", "onion", "redact",
+            "route", "circuits", "state", "config", "error", "hush", "onion", "redact",
         ],
     ),
     (
         "jail",
         &[
-            "route", "net", "circuits", "state", "config", "error", "onion", "redact",
+            "route", "net", "circuits", "state", "config", "error", "hush", "onion", "redact",
         ],
     ),
 ];

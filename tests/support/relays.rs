@@ -114,6 +114,7 @@ impl World {
                 exit,
                 list: true,
                 dht: false,
+                introduce: false,
             };
             config.bandwidth = 100_000;
             if exit {

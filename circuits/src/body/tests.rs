@@ -130,8 +130,8 @@ fn broken_payloads_are_refused() {
     use Command::{Dgram, End, Extend, Open, Opened, Window};
     assert_eq!(OpenRequest::decode(&[]), Err(BodyError::CutOff(Open)));
     assert_eq!(
-        OpenRequest::decode(&[7, 0]),
-        Err(BodyError::UnknownValue(Open, 7))
+        OpenRequest::decode(&[11, 0]),
+        Err(BodyError::UnknownValue(Open, 11))
     );
     // Lookups: a name or an address, without a port.
     let (name, ip) = ([3, 1, b'a'], [1, 192, 0, 2, 1]);
@@ -148,11 +148,18 @@ fn broken_payloads_are_refused() {
         (2, &name, 0),
         (3, &ip, 0),
         (6, &ip, 0),
+        (7, &ip, 0),
+        (8, &ip, 0),
+        (9, &ip, 0),
+        (10, &ip, 0),
     ] {
         assert_eq!(lookup(kind, host, port), mismatch, "{kind} {port}");
     }
     // A lookup in the DHT says what it is about in the stream.
-    assert_eq!(OpenRequest::decode(&[6, 0]).map(drop), Ok(()));
+    // So does a meeting.
+    for kind in 6..=10 {
+        assert_eq!(OpenRequest::decode(&[kind, 0]).map(drop), Ok(()));
+    }
     assert_eq!(OpenRequest::decode(&[4, 0]).map(drop), mismatch);
     assert_eq!(OpenRequest::decode(&[5, 0]).map(drop), mismatch);
     assert_eq!(

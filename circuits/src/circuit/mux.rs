@@ -466,6 +466,18 @@ impl Mux {
         self.extended = Some(answer);
     }
 
+    /// How a stream was cut off; `None` while it is there, and where both sides have ended it.
+    pub fn cut_off(&self, stream: u32) -> Option<EndReason> {
+        if self.streams.contains_key(&stream) {
+            return None;
+        }
+        match self.ended.get(&stream) {
+            Some(EndReason::Done) => None,
+            Some(&reason) => Some(reason),
+            None => Some(EndReason::Reset),
+        }
+    }
+
     /// Bytes the application may hand over now: what the peer's window and our queue leave. 0 once writing has ended;
     /// where it is 0 only for a time, [`MuxEvent::Writable`] follows.
     pub fn send_room(&self, stream: u32) -> usize {

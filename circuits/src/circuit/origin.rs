@@ -19,7 +19,7 @@ use crate::body::{
 use crate::circuit::mux::{End, Mux, MuxEvent};
 use crate::frame::{Class, FrameBuf, FrameType, Pool};
 use crate::handshake::{CREATE_LEN, CREATED_LEN, HopInitiator, HopPeer};
-use crate::keys::RelayId;
+use crate::keys::{Key32, RelayId};
 use crate::layers::{LayerError, MAX_HOPS, OriginLayers};
 
 /// How long a hop has to answer: a handshake takes it milliseconds, so more than this is a broken or loaded path.
@@ -132,6 +132,8 @@ pub struct Origin {
     state: State,
     path: Vec<HopSpec>,
     layers: OriginLayers,
+    /// Of the last hop, once it is there.
+    binding: Option<Key32>,
     mux: Mux,
     /// For keys and for what stands in slots that carry nothing.
     rng: StdRng,
@@ -162,6 +164,7 @@ impl Origin {
             state,
             path,
             layers: OriginLayers::new(),
+            binding: None,
             mux: Mux::new(End::Origin),
             rng,
             started: now,
@@ -173,6 +176,11 @@ impl Origin {
     /// The circuit's streams.
     pub fn mux(&mut self) -> &mut Mux {
         &mut self.mux
+    }
+
+    /// What names this circuit to its last hop and to us alone (§3.3); `None` before that hop is there.
+    pub fn binding(&self) -> Option<&Key32> {
+        self.binding.as_ref()
     }
 
     /// Whether all hops are there.
@@ -319,10 +327,12 @@ impl Origin {
         let Some(keys) = keys else {
             return self.fail(CloseReason::HandshakeFailed { hop });
         };
+        let binding = keys.binding.clone();
         if let Err(error) = self.layers.push_hop(keys) {
             return self.layer_failed(error);
         }
         let Some(next) = self.path.get(hop + 1) else {
+            self.binding = Some(binding);
             let rtt = now.saturating_duration_since(asked);
             let build_time = now.saturating_duration_since(self.started);
             self.mux.set_rtt(rtt);

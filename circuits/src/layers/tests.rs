@@ -28,6 +28,7 @@ fn hop_keys(suite: Suite, label: u8) -> HopKeys {
     HopKeys {
         forward: keys(suite, label),
         backward: keys(suite, label ^ 0x40),
+        binding: Key32::new([label; 32]),
     }
 }
 

@@ -43,6 +43,10 @@ pub enum ExitNeed {
     Lookup,
     /// An exit that looks up in the DHT for others (PROTOCOL.md §5.8).
     Dht,
+    /// A relay that takes introduction and rendezvous streams (PROTOCOL.md §8).
+    Introduce,
+    /// This relay, which must take such streams.
+    IntroduceAt(RelayId),
     /// A relay that serves the relay list.
     List,
     /// Any relay: nothing leaves the network there.
@@ -62,6 +66,8 @@ impl std::fmt::Debug for ExitNeed {
             Self::Datagrams => "Datagrams",
             Self::Lookup => "Lookup",
             Self::Dht => "Dht",
+            Self::Introduce => "Introduce",
+            Self::IntroduceAt(_) => "IntroduceAt",
             Self::List => "List",
             Self::Any => "Any",
         })
@@ -94,6 +100,8 @@ impl ExitNeed {
                 relay.roles.exit && (lets_out(Proto::Tcp) || lets_out(Proto::Udp))
             }
             Self::Dht => relay.roles.dht && relay.roles.exit && relay.policy.may_allow(Proto::Udp),
+            Self::Introduce => relay.roles.introduce,
+            Self::IntroduceAt(id) => relay.roles.introduce && relay.identity == id,
             Self::List => relay.roles.list,
             Self::Any => true,
         }

@@ -39,6 +39,7 @@ const NO_ROLES: Roles = Roles {
     exit: false,
     list: false,
     dht: false,
+    introduce: false,
 };
 
 #[test]
@@ -195,6 +196,34 @@ fn who_looks_up_in_the_dht_is_an_exit_that_says_so_and_lets_datagrams_out() {
 }
 
 #[test]
+fn a_meeting_is_at_a_relay_that_takes_them_and_at_no_other_where_one_is_named() {
+    let relays = (1..=6).map(|n| {
+        signed(n, |info| {
+            info.roles.introduce = n != 4;
+            info.roles.exit = n == 6;
+        })
+    });
+    let list = list(relays.collect());
+    let find = |exit| {
+        let needs = PathNeeds { exit, ..needs(3) };
+        let rules = PathRules::default();
+        let path = choose(&list, &[id(1), id(2)], &needs, &rules, &mut rng());
+        path.map(|path| (path[0].identity, path[2].identity))
+    };
+    for _ in 0..50 {
+        assert_ne!(find(ExitNeed::Introduce).unwrap().1, id(4));
+    }
+    for n in [3, 5, 6] {
+        assert_eq!(find(ExitNeed::IntroduceAt(id(n))), Ok((id(1), id(n))));
+    }
+    assert_eq!(find(ExitNeed::IntroduceAt(id(4))), Err(PathError::NoExit));
+    assert_eq!(find(ExitNeed::IntroduceAt(id(99))), Err(PathError::NoExit));
+    // At a guard of ours the path begins at another.
+    assert_eq!(find(ExitNeed::IntroduceAt(id(1))), Ok((id(2), id(1))));
+    assert_eq!(format!("{:?}", ExitNeed::IntroduceAt(id(3))), "IntroduceAt");
+}
+
+#[test]
 fn the_first_guard_stays_whatever_the_exit() {
     // Guard 1 shares a family with all exits but relay 9.
     let relays = (1..=9).map(|n| {
@@ -328,6 +357,7 @@ fn build((n, shape): (u16, &Shape)) -> Descriptor {
             exit: roles & 2 != 0,
             list: roles & 4 != 0,
             dht: roles & 8 != 0,
+            introduce: roles & 16 != 0,
         };
         info.policy = match policy % 3 {
             0 => ExitPolicy::public(),

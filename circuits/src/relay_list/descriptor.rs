@@ -50,6 +50,8 @@ pub struct Roles {
     pub list: bool,
     /// Looks up in the DHT for others (§5.8). It needs the exit role.
     pub dht: bool,
+    /// Takes introduction and rendezvous streams (§8).
+    pub introduce: bool,
 }
 
 impl Roles {
@@ -58,6 +60,7 @@ impl Roles {
             | u16::from(self.exit) << 1
             | u16::from(self.list) << 2
             | u16::from(self.dht) << 3
+            | u16::from(self.introduce) << 4
     }
 
     fn from_bits(bits: u16) -> Option<Self> {
@@ -66,6 +69,7 @@ impl Roles {
             exit: bits & 2 != 0,
             list: bits & 4 != 0,
             dht: bits & 8 != 0,
+            introduce: bits & 16 != 0,
         };
         (roles.bits() == bits).then_some(roles)
     }

@@ -213,7 +213,7 @@ fn unknown_versions_suites_and_roles_are_refused() {
         (0, 2, DescriptorError::Version(2)),
         (SUITE_AT, 3, DescriptorError::Suite(3)),
         (ROLES_AT, 1, DescriptorError::Roles),
-        (ROLES_AT + 1, 16, DescriptorError::Roles),
+        (ROLES_AT + 1, 32, DescriptorError::Roles),
     ];
     for (at, value, error) in table {
         let mut bytes = unchecked(|_| {});
@@ -241,6 +241,13 @@ fn each_role_has_a_bit_of_its_own() {
     assert_eq!(roles(2), Roles { exit: true, ..none });
     assert_eq!(roles(4), Roles { list: true, ..none });
     assert_eq!(roles(8), Roles { dht: true, ..none });
+    assert_eq!(
+        roles(16),
+        Roles {
+            introduce: true,
+            ..none
+        }
+    );
 }
 
 #[test]
@@ -304,7 +311,7 @@ fn any_info() -> impl Strategy<Value = RelayInfo> {
         SocketAddr::new(ip, port)
     });
     (
-        any::<([u8; 32], [u8; 32], [bool; 4], u32)>(),
+        any::<([u8; 32], [u8; 32], [bool; 5], u32)>(),
         ("[A-Za-z0-9-]{1,19}", "[A-Za-z0-9._-]{0,32}"),
         prop::collection::vec(address.prop_filter("unusable", is_listening_address), 1..=4),
         (any_policy(), any::<Option<(u16, u16)>>()),
@@ -312,7 +319,7 @@ fn any_info() -> impl Strategy<Value = RelayInfo> {
     )
         .prop_map(
             |(fixed, (nickname, family), addresses, (policy, service), (published, life))| {
-                let (onion, link, [guard, exit, list, dht], bandwidth) = fixed;
+                let (onion, link, [guard, exit, list, dht, introduce], bandwidth) = fixed;
                 RelayInfo {
                     identity: key(1).public(),
                     onion,
@@ -327,6 +334,7 @@ fn any_info() -> impl Strategy<Value = RelayInfo> {
                         exit,
                         list,
                         dht,
+                        introduce,
                     },
                     bandwidth,
                     nickname,

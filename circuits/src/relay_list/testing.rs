@@ -30,6 +30,7 @@ pub(crate) fn relay(number: u16) -> RelayInfo {
             exit: true,
             list: true,
             dht: true,
+            introduce: true,
         },
         bandwidth: 1000,
         nickname: format!("relay-{number}"),

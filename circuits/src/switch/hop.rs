@@ -11,6 +11,7 @@ use crate::body::{DestroyReason, ExtendStatus, Extended};
 use crate::circuit::mux::{End, Mux};
 use crate::frame::CELL_OFFSET;
 use crate::handshake::{CREATED_LEN, HopKeys};
+use crate::keys::Key32;
 use crate::layers::{BackwardHop, ForwardHop};
 use crate::scheduler::CreditGate;
 
@@ -59,6 +60,7 @@ pub struct HopCircuit {
     starved: AtomicBool,
     gone: AtomicBool,
     number: u64,
+    binding: Key32,
 }
 
 impl HopCircuit {
@@ -79,12 +81,18 @@ impl HopCircuit {
             starved: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            binding: keys.binding,
         })
     }
 
     /// A number for logs, unique in this process.
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// What names this circuit to its origin and to us alone (§3.3).
+    pub fn binding(&self) -> &Key32 {
+        &self.binding
     }
 
     /// The link towards the origin.

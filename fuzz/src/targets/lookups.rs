@@ -1,5 +1,8 @@
 //! Targets of lookups at the exit: what nameservers reply, what relays answer, what origins ask of the DHT.
 
+#[path = "meetings.rs"]
+pub mod meetings;
+
 use hushswarm::net::dns;
 use hushswarm_circuits::dht::{MAX_RECORD, MAX_REQUEST, Reader, Request};
 use hushswarm_circuits::lookup::{Answer, MAX_ANSWER};

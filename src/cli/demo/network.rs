@@ -91,6 +91,7 @@ impl PrivateNetwork {
                 exit,
                 list: true,
                 dht: false,
+                introduce: false,
             };
             config.bandwidth = 100_000;
             if exit {
@@ -229,6 +230,7 @@ pub fn serve(network: PrivateNetwork, listeners: Vec<LinkListener>) -> Running {
                 exit_source: Some(addr.ip()),
                 limits: Limits::default(),
                 dht: plan.config.dht,
+                meetings: plan.config.introductions,
             };
             Relay::start(options, Arc::new(OsDialer::new(Some(addr.ip()))))
         })

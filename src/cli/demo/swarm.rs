@@ -106,6 +106,7 @@ impl World {
             name: Some(NAME.to_owned()),
             trackers: vec![format!("http://{}/announce", self.tracker_addr)],
             peers: Vec::new(),
+            seeds: Vec::new(),
             select: None,
         }
     }

@@ -90,6 +90,9 @@ pub struct RelayInitArgs {
     /// Look up in the DHT for others, from the usual nodes or those that the section [dht] of relay.toml names
     #[arg(long, requires = "exit")]
     dht: bool,
+    /// Take introductions and meetings of hidden seeds and their visitors; limits: section [introductions] of relay.toml
+    #[arg(long)]
+    introduce: bool,
     /// What the relay may carry, in KiB/s, or like 10M or 1G
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     bandwidth: Option<u32>,

@@ -90,6 +90,7 @@ fn configure(stored: Option<RelayConfig>, args: RelayInitArgs) -> Result<RelayCo
         config.policy = ExitPolicy::public();
     }
     config.roles.exit |= args.exit;
+    config.roles.introduce |= args.introduce;
     if !args.policy.is_empty() {
         for rule in &args.policy {
             ExitPolicy::from_texts(&[rule]).map_err(|error| {
@@ -146,6 +147,11 @@ fn summary(
     }
     if descriptor.roles.exit && descriptor.policy.rejects_everything() {
         text.push_str("warning: the relay is an exit, but its policy accepts nothing\n");
+    }
+    if descriptor.roles.introduce {
+        text.push_str(
+            "  introduces hidden seeds and their visitors; limits: section [introductions] of relay.toml\n",
+        );
     }
     if descriptor.roles.dht {
         text.push_str(if descriptor.policy.may_allow(Proto::Udp) {

@@ -168,6 +168,7 @@ fn role_names(roles: Roles) -> Vec<&'static str> {
         (roles.exit, "exit"),
         (roles.list, "list"),
         (roles.dht, "dht"),
+        (roles.introduce, "introduce"),
     ]
     .into_iter()
     .filter_map(|(has, name)| has.then_some(name))
@@ -188,6 +189,7 @@ fn roles_as_letters(roles: Roles) -> String {
         (roles.exit, 'E'),
         (roles.list, 'L'),
         (roles.dht, 'D'),
+        (roles.introduce, 'I'),
     ]
     .map(|(has, letter)| if has { letter } else { '-' })
     .iter()

@@ -122,6 +122,7 @@ impl Bench {
             name: None,
             trackers: vec![TRACKER.into()],
             peers: Vec::new(),
+            seeds: Vec::new(),
             select: None,
         };
         Job {

@@ -56,6 +56,7 @@ impl Bench {
             name: None,
             trackers: Vec::new(),
             peers: peers.iter().map(|peer| peer.to_target().unwrap()).collect(),
+            seeds: Vec::new(),
             select: None,
         };
         Job {

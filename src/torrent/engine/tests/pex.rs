@@ -33,6 +33,7 @@ impl Bench {
                 .iter()
                 .map(|peer| Target::ip(peer.parse().unwrap()))
                 .collect(),
+            seeds: Vec::new(),
             select: None,
         };
         Job {

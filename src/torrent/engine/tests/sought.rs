@@ -69,6 +69,7 @@ impl Bench {
             name: None,
             trackers: Vec::new(),
             peers: Vec::new(),
+            seeds: Vec::new(),
             select: None,
         };
         Job {

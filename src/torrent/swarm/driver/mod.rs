@@ -231,10 +231,10 @@ impl Driver {
         let phase = Phase::Starting(tokio::task::spawn_blocking(move || reading.load()));
         let mut table = PeerTable::new(setup.lanes);
         let now = Instant::now().into_std();
-        let onions = setup.peers.iter().filter(|peer| Place::is_onion(peer));
+        let onions = setup.peers.iter().filter(|peer| Place::is_concealed(peer));
         let streams = onions::streams_each(onions.count());
         for target in &setup.peers {
-            if Place::is_onion(target) {
+            if Place::is_concealed(target) {
                 // Spelled as others are told of it.
                 let usual = OnionPeer::from_target(target).and_then(|onion| onion.to_target());
                 table.add_onion(now, usual.as_ref().unwrap_or(target), streams);
@@ -469,11 +469,11 @@ impl Driver {
             let Some(call) = self.table.next(now) else {
                 return;
             };
-            let onion = Place::is_onion(&call.target);
-            if onion && !self.may_call(now, &call) {
+            let concealed = Place::is_concealed(&call.target);
+            if concealed && !self.may_call(now, &call) {
                 continue;
             }
-            let exchange = self.exchange(onion, !call.first);
+            let exchange = self.exchange(concealed, !call.first);
             if let Some(addr) = call.target.socket_addr() {
                 self.pex.calls(call.key, addr);
             }

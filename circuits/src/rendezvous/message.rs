@@ -1,0 +1,286 @@
+//! The message that an introduction carries, and the answer to it (PROTOCOL.md §8.3): a handshake between a visitor and a
+//! seed that only those take part in who know the swarm's infohash, and only the seed can answer.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use blake2::{Blake2s256, Digest};
+use rand::CryptoRng;
+use ring::hkdf::{HKDF_SHA256, Salt};
+use snow::HandshakeState;
+use zeroize::Zeroizing;
+
+use super::sealed::SessionKeys;
+use super::wire::{COOKIE_LEN, Cookie, IntroductionId};
+pub use crate::keys::noise::HandshakeError;
+use crate::keys::noise::{self, Role};
+use crate::keys::{DhSecret, Key32, RelayId};
+
+/// Length of every message, bytes: half a small cell, and room for what later versions say.
+pub const MESSAGE_LEN: usize = 512;
+/// Length of the answer, bytes: ephemeral key and tag.
+pub const ANSWER_LEN: usize = 32 + 16;
+/// Messages that a seed remembers for one introduction key: 512 KiB of marks. Then it takes a new key.
+pub const MAX_SEEN: usize = 32_768;
+
+/// Noise message 1 adds an ephemeral key and a tag.
+const PAYLOAD_LEN: usize = MESSAGE_LEN - ANSWER_LEN;
+/// What a payload says before its padding, bytes.
+const MEETING_LEN: usize = 1 + 32 + 32 + COOKIE_LEN;
+const VERSION: u8 = 1;
+/// Enough of a hash that nobody finds another message with the same.
+const MARK_LEN: usize = 16;
+
+const NOISE_NAME: &str = "Noise_NKpsk0_25519_ChaChaPoly_BLAKE2s";
+const PROLOGUE: &[u8] = b"hushswarm v1 introduce";
+const PSK_SALT: &[u8] = b"hushswarm v1 hidden swarm";
+const PSK_INFO: &[u8] = b"hushswarm v1 psk0";
+
+/// What everybody knows who knows a swarm's infohash, and nobody else.
+#[derive(Clone)]
+pub struct SwarmKey(Key32);
+
+impl SwarmKey {
+    /// The key of the swarm with this infohash, of 20 or 32 bytes.
+    ///
+    /// # Errors
+    /// Never: a mistake in the HKDF library.
+    pub fn new(infohash: &[u8]) -> Result<Self, HandshakeError> {
+        let mut psk = Zeroizing::new([0; 32]);
+        Salt::new(HKDF_SHA256, PSK_SALT)
+            .extract(infohash)
+            .expand(&[PSK_INFO], HKDF_SHA256)
+            .and_then(|okm| okm.fill(&mut psk[..]))
+            .map_err(|_| HandshakeError::Internal)?;
+        Ok(Self(Key32::new(*psk)))
+    }
+}
+
+impl fmt::Debug for SwarmKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SwarmKey(..)")
+    }
+}
+
+/// Where a visitor waits. A relay by its identity, never by an address: the seed finds it in its own signed list.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Meeting {
+    /// The rendezvous point.
+    pub relay: RelayId,
+    /// The digest of its descriptor, as the visitor knows it (§7.1).
+    pub digest: [u8; 32],
+    /// What the visitor registered there.
+    pub cookie: Cookie,
+}
+
+impl fmt::Debug for Meeting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Meeting").finish_non_exhaustive()
+    }
+}
+
+impl Meeting {
+    fn encode(&self) -> [u8; PAYLOAD_LEN] {
+        let mut out = [0; PAYLOAD_LEN];
+        out[0] = VERSION;
+        out[1..33].copy_from_slice(&self.relay.0);
+        out[33..65].copy_from_slice(&self.digest);
+        out[65..MEETING_LEN].copy_from_slice(&self.cookie.0);
+        out
+    }
+
+    fn decode(payload: &[u8; PAYLOAD_LEN]) -> Option<Self> {
+        let (&version, rest) = payload.split_first()?;
+        let (&relay, rest) = rest.split_first_chunk()?;
+        let (&digest, rest) = rest.split_first_chunk()?;
+        let (&cookie, padding) = rest.split_first_chunk()?;
+        let good = version == VERSION && padding.iter().all(|byte| *byte == 0);
+        good.then_some(Self {
+            relay: RelayId(relay),
+            digest,
+            cookie: Cookie(cookie),
+        })
+    }
+}
+
+fn begin(
+    role: &Role<'_>,
+    introduction: &IntroductionId,
+    swarm: &SwarmKey,
+    rng: &mut dyn CryptoRng,
+) -> Result<HandshakeState, HandshakeError> {
+    let prologue = [PROLOGUE, &introduction.0].concat();
+    noise::begin(NOISE_NAME, role, &prologue, Some(&swarm.0), rng)
+}
+
+/// A visitor that waits for a seed's answer.
+pub struct Visitor(HandshakeState);
+
+impl Visitor {
+    /// Makes the message to the seed with this key (X25519), through the introduction point with that one.
+    ///
+    /// # Errors
+    /// The seed's key is of low order: there is no such seed.
+    pub fn start(
+        seed: &[u8; 32],
+        introduction: &IntroductionId,
+        swarm: &SwarmKey,
+        meeting: &Meeting,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<(Self, [u8; MESSAGE_LEN]), HandshakeError> {
+        let mut state = begin(&Role::Initiator(seed), introduction, swarm, rng)?;
+        let mut message = [0; MESSAGE_LEN];
+        noise::write(&mut state, &meeting.encode(), &mut message)?;
+        Ok((Self(state), message))
+    }
+
+    /// Reads the seed's answer, the first bytes that come through the rendezvous point.
+    ///
+    /// # Errors
+    /// It is not the seed's answer to this message: close the stream.
+    pub fn finish(mut self, answer: &[u8; ANSWER_LEN]) -> Result<SessionKeys, HandshakeError> {
+        noise::read(&mut self.0, answer, &mut [])?;
+        SessionKeys::new(noise::split(self.0)?)
+    }
+}
+
+impl fmt::Debug for Visitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Visitor").finish_non_exhaustive()
+    }
+}
+
+/// Why an introduction is dropped. Nobody is told: who sent it learns nothing, not even that the seed is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Dropped {
+    /// Changed on the way, made for another key or swarm, or no message at all.
+    #[error("an introduction that can't be read")]
+    Unreadable,
+    /// It came before.
+    #[error("an introduction that came before")]
+    Replayed,
+    /// So many came that no more can be remembered: take a new introduction key.
+    #[error("the introduction key is used up")]
+    UsedUp,
+}
+
+/// The seed's side of one introduction key.
+pub struct Introductions {
+    introduction: IntroductionId,
+    secret: DhSecret,
+    swarm: SwarmKey,
+    /// Marks of the messages that were opened. What can't be opened leaves nothing.
+    seen: BTreeSet<[u8; MARK_LEN]>,
+    most: usize,
+}
+
+impl Introductions {
+    /// Takes what comes for this introduction key. `secret` is the seed's, of this swarm alone.
+    pub fn new(introduction: IntroductionId, secret: DhSecret, swarm: SwarmKey) -> Self {
+        Self {
+            introduction,
+            secret,
+            swarm,
+            seen: BTreeSet::new(),
+            most: MAX_SEEN,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_room(mut self, most: usize) -> Self {
+        self.most = most;
+        self
+    }
+
+    /// How many messages are remembered.
+    pub fn seen(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Opens a message.
+    ///
+    /// # Errors
+    /// Drop it. Nothing has changed.
+    pub fn open(&mut self, message: &[u8], rng: &mut dyn CryptoRng) -> Result<Introduced, Dropped> {
+        let message: &[u8; MESSAGE_LEN] = message.try_into().map_err(|_| Dropped::Unreadable)?;
+        let role = Role::Responder(&self.secret);
+        let state = begin(&role, &self.introduction, &self.swarm, rng);
+        let mut state = state.map_err(|_| Dropped::Unreadable)?;
+        let mut payload = Zeroizing::new([0; PAYLOAD_LEN]);
+        noise::read(&mut state, message, &mut payload[..]).map_err(|_| Dropped::Unreadable)?;
+        let meeting = Meeting::decode(&payload).ok_or(Dropped::Unreadable)?;
+        let mut mark = [0; MARK_LEN];
+        mark.copy_from_slice(&Blake2s256::digest(message)[..MARK_LEN]);
+        if self.seen.contains(&mark) {
+            return Err(Dropped::Replayed);
+        }
+        if self.seen.len() >= self.most {
+            return Err(Dropped::UsedUp);
+        }
+        self.seen.insert(mark);
+        Ok(Introduced { meeting, state })
+    }
+}
+
+impl fmt::Debug for Introductions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Introductions")
+            .field("seen", &self.seen.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A visitor that waits to be met.
+pub struct Introduced {
+    meeting: Meeting,
+    state: HandshakeState,
+}
+
+impl Introduced {
+    /// Where.
+    pub fn meeting(&self) -> &Meeting {
+        &self.meeting
+    }
+
+    /// The answer, to be sent first through the rendezvous point, and the keys for what follows.
+    ///
+    /// # Errors
+    /// The visitor's key is of low order, which only a broken visitor has: leave it.
+    pub fn answer(mut self) -> Result<([u8; ANSWER_LEN], SessionKeys), HandshakeError> {
+        let mut answer = [0; ANSWER_LEN];
+        noise::write(&mut self.state, &[], &mut answer)?;
+        Ok((answer, SessionKeys::new(noise::split(self.state)?)?))
+    }
+}
+
+impl fmt::Debug for Introduced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Introduced").finish_non_exhaustive()
+    }
+}
+
+const _: () = assert!(MEETING_LEN <= PAYLOAD_LEN && PAYLOAD_LEN == 464);
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use rand::SeedableRng;
+
+    use super::*;
+
+    /// A message with a payload that no visitor of this version makes.
+    pub(in crate::rendezvous) fn with_payload(
+        seed: &[u8; 32],
+        introduction: &IntroductionId,
+        swarm: &SwarmKey,
+        make: impl FnOnce(&mut [u8; PAYLOAD_LEN]),
+    ) -> [u8; MESSAGE_LEN] {
+        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+        let mut state = begin(&Role::Initiator(seed), introduction, swarm, &mut rng).unwrap();
+        let (mut payload, mut message) = ([0; PAYLOAD_LEN], [0; MESSAGE_LEN]);
+        make(&mut payload);
+        noise::write(&mut state, &payload, &mut message).unwrap();
+        message
+    }
+}

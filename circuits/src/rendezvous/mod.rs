@@ -1,0 +1,16 @@
+//! Introduction and rendezvous (PROTOCOL.md §8): how two who don't know each other's place meet at a relay.
+//!
+//! [`wire`] is what relays read; [`message`] and [`sealed`] are what passes through them, which they can't read;
+//! [`contact`] is what visitors know of a seed.
+
+pub mod contact;
+pub mod message;
+pub mod sealed;
+pub mod wire;
+
+pub use contact::{Contact, Point};
+pub use message::{Introductions, Meeting, SwarmKey, Visitor};
+pub use wire::{Cookie, Establish, IntroductionId, Status};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+//! What introduction points and rendezvous points read (PROTOCOL.md §8.1, §8.2): requests, statuses, and the records in
+//! which introductions reach a seed.
+
+use std::fmt;
+
+use rand::CryptoRng;
+
+use crate::keys::{IdentityKey, Key32, RelayId, SIGNATURE_LEN};
+
+/// Length of a cookie, bytes: nobody guesses one.
+pub const COOKIE_LEN: usize = 20;
+/// Length of the request for an introduction point, bytes: key and signature.
+pub const ESTABLISH_LEN: usize = 32 + SIGNATURE_LEN;
+/// Length of what stands before the message of an introduction, bytes: key and length.
+pub const INTRODUCE_HEADER_LEN: usize = 32 + 2;
+/// Longest message of an introduction, bytes: those of this version are 512 bytes long, and later ones may bring more.
+pub const MAX_MESSAGE: usize = 2048;
+
+/// Names what is signed (§8.1).
+const ESTABLISH_LABEL: &[u8] = b"hushswarm v1 introduction";
+
+/// The public key of an introduction point: of one seed, at one relay, for one period, and known for nothing else. `Debug`
+/// hides it, for it names what is served.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IntroductionId(pub [u8; 32]);
+
+impl fmt::Debug for IntroductionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[introduction key]")
+    }
+}
+
+/// What two know who meet at a rendezvous point. `Debug` hides it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cookie(pub [u8; COOKIE_LEN]);
+
+impl Cookie {
+    /// Draws a fresh one.
+    pub fn generate(rng: &mut dyn CryptoRng) -> Self {
+        let mut cookie = [0; COOKIE_LEN];
+        rng.fill_bytes(&mut cookie);
+        Self(cookie)
+    }
+}
+
+impl fmt::Debug for Cookie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[cookie]")
+    }
+}
+
+/// What a relay answers in the stream (§8.1, §8.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Status {
+    /// Registered, handed on, or joined.
+    Done = 0,
+    /// No introduction point has the key, or nobody waits with the cookie. Another relay may know better.
+    Unknown = 1,
+    /// Too many, or too fast: later, or elsewhere.
+    Limit = 2,
+    /// The signature is wrong, or somebody waits with this cookie already.
+    Refused = 3,
+    /// Nobody joined in time.
+    Expired = 4,
+}
+
+impl Status {
+    /// Reads the byte of the wire.
+    ///
+    /// # Errors
+    /// The relay broke §8: reset the stream, and use another.
+    pub const fn from_wire(byte: u8) -> Result<Self, MeetError> {
+        match byte {
+            0 => Ok(Self::Done),
+            1 => Ok(Self::Unknown),
+            2 => Ok(Self::Limit),
+            3 => Ok(Self::Refused),
+            4 => Ok(Self::Expired),
+            other => Err(MeetError::UnknownStatus(other)),
+        }
+    }
+
+    /// The byte of the wire.
+    pub const fn wire(self) -> u8 {
+        self as u8
+    }
+}
+
+/// The sender broke §8: reset the stream. Of an encoder: the message does not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MeetError {
+    /// A status that the specification does not name.
+    #[error("unknown status {0}")]
+    UnknownStatus(u8),
+    /// A message that is empty or longer than any.
+    #[error("an introduction of {0} bytes")]
+    Length(usize),
+}
+
+/// The request for an introduction point.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Establish {
+    /// The key that introductions will name.
+    pub key: IntroductionId,
+    /// Ed25519 by it over `"hushswarm v1 introduction" || circuit binding` (§3.3).
+    pub signature: [u8; SIGNATURE_LEN],
+}
+
+impl Establish {
+    /// Asks for an introduction point at the last hop of the circuit with this binding.
+    pub fn sign(key: &IdentityKey, binding: &Key32) -> Self {
+        Self {
+            key: IntroductionId(key.public().0),
+            signature: key.sign(&[ESTABLISH_LABEL, binding.as_bytes()]),
+        }
+    }
+
+    /// Whether the holder of the key made it for the circuit with this binding. Nobody else can, not with an older request
+    /// nor with one for another relay.
+    pub fn is_for(&self, binding: &Key32) -> bool {
+        RelayId(self.key.0).verify(&[ESTABLISH_LABEL, binding.as_bytes()], &self.signature)
+    }
+
+    /// The bytes: `key[32] | signature[64]`.
+    pub fn encode(&self) -> [u8; ESTABLISH_LEN] {
+        let mut out = [0; ESTABLISH_LEN];
+        out[..32].copy_from_slice(&self.key.0);
+        out[32..].copy_from_slice(&self.signature);
+        out
+    }
+
+    /// Reads the bytes. Nothing is checked before [`Establish::is_for`].
+    pub fn decode(bytes: &[u8; ESTABLISH_LEN]) -> Self {
+        let (mut key, mut signature) = ([0; 32], [0; SIGNATURE_LEN]);
+        key.copy_from_slice(&bytes[..32]);
+        signature.copy_from_slice(&bytes[32..]);
+        Self {
+            key: IntroductionId(key),
+            signature,
+        }
+    }
+}
+
+impl fmt::Debug for Establish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Establish").finish_non_exhaustive()
+    }
+}
+
+fn checked(length: usize) -> Result<usize, MeetError> {
+    if (1..=MAX_MESSAGE).contains(&length) {
+        Ok(length)
+    } else {
+        Err(MeetError::Length(length))
+    }
+}
+
+/// What an introduction begins with: whom it is for, and how long its message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IntroduceHeader {
+    /// The introduction point's key.
+    pub key: IntroductionId,
+    /// Length of the message that follows, bytes: 1 to [`MAX_MESSAGE`].
+    pub length: usize,
+}
+
+impl IntroduceHeader {
+    /// Reads `key[32] | length u16`.
+    ///
+    /// # Errors
+    /// The origin broke §8.1: reset the stream.
+    pub fn decode(bytes: &[u8; INTRODUCE_HEADER_LEN]) -> Result<Self, MeetError> {
+        let mut key = [0; 32];
+        key.copy_from_slice(&bytes[..32]);
+        Ok(Self {
+            key: IntroductionId(key),
+            length: checked(usize::from(u16::from_be_bytes([bytes[32], bytes[33]])))?,
+        })
+    }
+}
+
+/// The bytes of an introduction: `key[32] | length u16 | message`.
+///
+/// # Errors
+/// The message is empty or too long.
+pub fn encode_introduce(key: &IntroductionId, message: &[u8]) -> Result<Vec<u8>, MeetError> {
+    Ok([&key.0[..], &encode_record(message)?].concat())
+}
+
+/// The bytes in which a message reaches the seed: `length u16 | message`.
+///
+/// # Errors
+/// The message is empty or too long.
+pub fn encode_record(message: &[u8]) -> Result<Vec<u8>, MeetError> {
+    let length = checked(message.len())? as u16;
+    Ok([&length.to_be_bytes()[..], message].concat())
+}
+
+/// Reads the records of an introduction point as their bytes come. Holds one message that is not whole, and what was
+/// pushed.
+#[derive(Default)]
+pub struct MessageReader {
+    bytes: Vec<u8>,
+    /// Where the next record begins in `bytes`.
+    at: usize,
+}
+
+impl MessageReader {
+    /// Takes what came; then call [`MessageReader::next`] until it gives `None`.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.at);
+        self.at = 0;
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next message that is whole; `None`: more must come.
+    ///
+    /// # Errors
+    /// The relay broke §8.1: give up this introduction point.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "`None` is not the end of the messages"
+    )]
+    pub fn next(&mut self) -> Result<Option<&[u8]>, MeetError> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let Some((length, rest)) = rest.split_first_chunk() else {
+            return Ok(None);
+        };
+        let length = checked(usize::from(u16::from_be_bytes(*length)))?;
+        let message = rest.get(..length);
+        if message.is_some() {
+            self.at += 2 + length;
+        }
+        Ok(message)
+    }
+}
+
+#[cfg(test)]
+impl MessageReader {
+    pub(super) fn bytes_held(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+}
+
+impl fmt::Debug for MessageReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MessageReader")
+            .field("bytes", &(self.bytes.len() - self.at))
+            .finish()
+    }
+}

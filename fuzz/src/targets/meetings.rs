@@ -1,0 +1,142 @@
+//! Targets of introduction and rendezvous: what relays read, what seeds and visitors read of each other.
+
+use hushswarm_circuits::keys::{DhSecret, Key32, RelayId};
+use hushswarm_circuits::rendezvous::message::{ANSWER_LEN, MESSAGE_LEN};
+use hushswarm_circuits::rendezvous::sealed::{MAX_DATA, Opener, Read, Sealer};
+use hushswarm_circuits::rendezvous::wire::{
+    ESTABLISH_LEN, INTRODUCE_HEADER_LEN, IntroduceHeader, MAX_MESSAGE, MessageReader,
+    encode_introduce, encode_record,
+};
+use hushswarm_circuits::rendezvous::{
+    Cookie, Establish, IntroductionId, Introductions, Meeting, SwarmKey, Visitor,
+};
+
+use super::super::{disturb, rng};
+
+/// Requests that relays read (§8.1): those for introduction points, and introductions.
+pub fn meeting_request(input: &[u8]) {
+    if let Ok(request) = <&[u8; ESTABLISH_LEN]>::try_from(input) {
+        let request = Establish::decode(request);
+        assert_eq!(request.encode(), input);
+        assert!(!request.is_for(&Key32::new([7; 32])));
+    }
+    let Some((header, message)) = input.split_first_chunk::<INTRODUCE_HEADER_LEN>() else {
+        return;
+    };
+    if let Ok(header) = IntroduceHeader::decode(header)
+        && let Some(message) = message.get(..header.length)
+    {
+        let again = encode_introduce(&header.key, message).expect("what was read is in bounds");
+        assert!(input.starts_with(&again));
+    }
+}
+
+/// Records of an introduction point (§8.1), in pieces: the first byte says how long they are.
+pub fn meeting_records(input: &[u8]) {
+    let Some((&piece, records)) = input.split_first() else {
+        return;
+    };
+    let (mut reader, mut again) = (MessageReader::default(), Vec::new());
+    'all: for piece in records.chunks(usize::from(piece) + 1) {
+        reader.push(piece);
+        loop {
+            match reader.next() {
+                Ok(Some(message)) => {
+                    assert!(message.len() <= MAX_MESSAGE);
+                    again.extend(encode_record(message).expect("what was read is in bounds"));
+                }
+                Ok(None) => break,
+                Err(_) => break 'all,
+            }
+        }
+    }
+    assert!(records.starts_with(&again));
+}
+
+/// Messages and answers (§8.3) that were changed on the way, by exclusive or with the input: none opens.
+pub fn introduction(input: &[u8]) {
+    let secret = DhSecret::from_bytes([3; 32]);
+    let key = IntroductionId([7; 32]);
+    let swarm = SwarmKey::new(&[5; 20]).expect("any infohash has a key");
+    let meeting = Meeting {
+        relay: RelayId([1; 32]),
+        digest: [2; 32],
+        cookie: Cookie([9; 20]),
+    };
+    let mut rng = rng();
+    let started = Visitor::start(&secret.public(), &key, &swarm, &meeting, &mut rng);
+    let (visitor, right) = started.expect("a good key");
+    let mut introductions = Introductions::new(key, secret, swarm);
+    let mut message = right;
+    let (first, rest) = input.split_at(input.len().min(MESSAGE_LEN));
+    if disturb(&mut message, first) {
+        assert!(introductions.open(&message, &mut rng).is_err());
+        assert_eq!(introductions.seen(), 0);
+    }
+    assert!(introductions.open(input, &mut rng).is_err());
+    let introduced = introductions.open(&right, &mut rng);
+    let introduced = introduced.expect("nobody changed it");
+    assert_eq!(*introduced.meeting(), meeting);
+    let (mut answer, _) = introduced.answer().expect("a good key");
+    let changed = disturb(&mut answer, &rest[..rest.len().min(ANSWER_LEN)]);
+    assert_eq!(visitor.finish(&answer).is_err(), changed);
+}
+
+/// Records from end to end (§8.4): the input is what somebody put in their place, or changes them by exclusive or.
+pub fn sealed_records(input: &[u8]) {
+    let secret = DhSecret::from_bytes([3; 32]);
+    let key = IntroductionId([7; 32]);
+    let swarm = SwarmKey::new(&[5; 20]).expect("any infohash has a key");
+    let meeting = Meeting {
+        relay: RelayId([1; 32]),
+        digest: [2; 32],
+        cookie: Cookie([9; 20]),
+    };
+    let Some((&how, input)) = input.split_first() else {
+        return;
+    };
+    let mut rng = rng();
+    let started = Visitor::start(&secret.public(), &key, &swarm, &meeting, &mut rng);
+    let (visitor, message) = started.expect("a good key");
+    let mut introductions = Introductions::new(key, secret, swarm);
+    let introduced = introductions
+        .open(&message, &mut rng)
+        .expect("a good message");
+    let (answer, seeds) = introduced.answer().expect("a good key");
+    let keys = visitor.finish(&answer).expect("a good answer");
+    let (mut sealer, mut opener) = (Sealer::new(keys.to_seed), Opener::new(seeds.to_seed));
+    let (data, mut wire) = (vec![7; MAX_DATA], Vec::new());
+    let mut sent = 0;
+    for len in [10, 2000, MAX_DATA] {
+        sent += sealer
+            .seal(&data[..len], &mut wire)
+            .expect("nothing has ended");
+    }
+    sealer.last(&mut wire).expect("nothing has ended");
+    let changed = if how & 1 == 0 {
+        disturb(&mut wire, input)
+    } else {
+        wire = input.to_vec();
+        true
+    };
+    let (mut rest, mut came, mut some) = (&wire[..], 0, [0; 3000]);
+    let whole = loop {
+        match opener.read(&mut some) {
+            Ok(Read::Data(n)) => {
+                assert!(some[..n].iter().all(|byte| *byte == 7));
+                came += n;
+            }
+            Ok(Read::Pending | Read::End) if rest.is_empty() => break opener.is_ended(),
+            Ok(Read::Pending | Read::End) => {
+                let space = opener.space();
+                let n = (usize::from(how) * 16 + 1).min(space.len()).min(rest.len());
+                assert!(n > 0, "there is always space");
+                space[..n].copy_from_slice(&rest[..n]);
+                opener.filled(n);
+                rest = &rest[n..];
+            }
+            Err(_) => break false,
+        }
+    };
+    assert_eq!(whole && came == sent, !changed);
+}

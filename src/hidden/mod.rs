@@ -1,0 +1,28 @@
+//! Hidden seeds: a visitor and a seed meet at a relay, each behind a circuit of its own (PROTOCOL.md §8).
+//!
+//! A seed stands at introduction points ([`Reception::stand`]) and gets streams of visitors; a visitor that knows a seed's
+//! keys and one of its points gets a stream by [`visit`]. What both get is a [`Sealed`] stream, which the relay that
+//! carries it can neither read nor change.
+
+mod reception;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod visitor;
+
+pub use reception::{Counters, Keys, Limits, Lost, Reception, Standing};
+pub use stream::{Sealed, Side};
+pub use visitor::{Seed, VisitError, visit};
+
+use std::time::Duration;
+
+use hushswarm_circuits::isolation::Isolation;
+use hushswarm_circuits::rendezvous::Cookie;
+
+/// Two have met within this time, or it is given up: circuits at both ends may have to be built.
+const MEET_LIMIT: Duration = Duration::from_secs(60);
+
+/// A circuit for one half of one meeting: no other stream is ever in it.
+fn isolation(half: &str, cookie: &Cookie) -> Isolation {
+    Isolation::new(half, &cookie.0, 0)
+}

@@ -1,0 +1,327 @@
+//! A hidden seed's side: introduction points that it stands at, and the visitors who come through them.
+//!
+//! Introductions come from strangers. What is over the rate, can't be read, came before or finds the queue full is
+//! dropped and counted, and nobody is told; only what opened costs a circuit, and of these a bounded number is built at once.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use hushswarm_circuits::isolation::Isolation;
+use hushswarm_circuits::keys::{DhSecret, IdentityKey, RelayId};
+use hushswarm_circuits::rendezvous::message::{Dropped, Introduced};
+use hushswarm_circuits::rendezvous::wire::MessageReader;
+use hushswarm_circuits::rendezvous::{IntroductionId, Introductions, SwarmKey};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::stream::{Sealed, Side};
+use super::{MEET_LIMIT, isolation};
+use crate::route::{At, BoxStream, Meet, Outside, RouteError};
+
+/// Bytes read at once from an introduction point: a cell.
+const READ: usize = 4096;
+/// Introductions beyond its rate after which an introduction point is given up: relays hand on fewer than that rate
+/// (PROTOCOL.md §8.1), so this one floods.
+pub(super) const FLOOD: usize = 1000;
+
+/// What a seed takes on, for all its introduction points together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Introductions per second that are looked at: each costs two multiplications on a curve, about 0.1 ms.
+    pub introductions_per_second: NonZeroU32,
+    /// The same, for one introduction point, so that one that floods leaves room for the others.
+    pub introductions_per_second_per_point: NonZeroU32,
+    /// Visitors that wait to be met.
+    pub waiting: usize,
+    /// Visitors met at once: each is a circuit that is built.
+    pub at_once: usize,
+    /// Streams of visitors that nobody has taken yet.
+    pub untaken: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let limit = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
+        Self {
+            introductions_per_second: limit(50),
+            introductions_per_second_per_point: limit(20),
+            waiting: 64,
+            at_once: 8,
+            untaken: 16,
+        }
+    }
+}
+
+/// The keys of a seed at one introduction point.
+pub struct Keys {
+    /// Of this point alone.
+    pub introduction: IdentityKey,
+    /// The seed's, of this swarm alone.
+    pub secret: DhSecret,
+    /// The swarm's.
+    pub swarm: SwarmKey,
+}
+
+/// How it went so far: counts alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Introductions that opened, and had room.
+    pub taken: usize,
+    /// Visitors that were met.
+    pub met: usize,
+    /// Introductions that could not be read, or came before.
+    pub foreign: usize,
+    /// Introductions that were dropped by a limit.
+    pub refused: usize,
+}
+
+#[derive(Default)]
+struct Counts {
+    taken: AtomicUsize,
+    met: AtomicUsize,
+    foreign: AtomicUsize,
+    refused: AtomicUsize,
+}
+
+struct Desk {
+    outside: Arc<dyn Outside>,
+    rate: DefaultDirectRateLimiter,
+    per_point: NonZeroU32,
+    waiting: mpsc::Sender<Introduced>,
+    counts: Counts,
+}
+
+/// Where visitors of a seed, or of several, come in. What was begun ends when this and all [`Standing`]s are dropped.
+pub struct Reception {
+    desk: Arc<Desk>,
+    worker: AbortHandle,
+}
+
+impl Reception {
+    /// Opens; streams of visitors come out of the receiver. Who does not take them has no new ones after a few.
+    pub fn open(outside: Arc<dyn Outside>, limits: Limits) -> (Self, mpsc::Receiver<Sealed>) {
+        let (waiting, queue) = mpsc::channel(limits.waiting.max(1));
+        let (visitors, receiver) = mpsc::channel(limits.untaken.max(1));
+        let desk = Arc::new(Desk {
+            outside,
+            rate: RateLimiter::direct(Quota::per_second(limits.introductions_per_second)),
+            per_point: limits.introductions_per_second_per_point,
+            waiting,
+            counts: Counts::default(),
+        });
+        let at_once = limits.at_once.max(1);
+        let worker = tokio::spawn(work(Arc::clone(&desk), queue, visitors, at_once));
+        let reception = Self {
+            desk,
+            worker: worker.abort_handle(),
+        };
+        (reception, receiver)
+    }
+
+    /// How it went so far.
+    pub fn counters(&self) -> Counters {
+        let read = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        let counts = &self.desk.counts;
+        Counters {
+            taken: read(&counts.taken),
+            met: read(&counts.met),
+            foreign: read(&counts.foreign),
+            refused: read(&counts.refused),
+        }
+    }
+
+    /// Takes up an introduction point at a relay. In a circuit of its own: who knows one of a seed's points can't tell that
+    /// another is the same seed's.
+    ///
+    /// # Errors
+    /// As [`Outside::meet`] says: another relay, or later.
+    pub async fn stand(&self, at: At, keys: Keys) -> Result<Standing, RouteError> {
+        let introduction = IntroductionId(keys.introduction.public().0);
+        let isolation = Isolation::new("hidden introduction point", &introduction.0, 0);
+        let meet = Meet::Introduction(&keys.introduction);
+        let met = self.desk.outside.meet(at, meet, isolation).await?;
+        let introductions = Introductions::new(introduction, keys.secret, keys.swarm);
+        let (lost, is_lost) = watch::channel(None);
+        let desk = Arc::clone(&self.desk);
+        let task = tokio::spawn(async move {
+            let why = desk.listen(met.stream, introductions).await;
+            debug!(?why, "an introduction point is lost");
+            lost.send_replace(Some(why));
+        });
+        Ok(Standing {
+            relay: met.relay,
+            introduction,
+            lost: is_lost,
+            task: task.abort_handle(),
+        })
+    }
+}
+
+impl Drop for Reception {
+    fn drop(&mut self) {
+        self.worker.abort();
+    }
+}
+
+/// Why an introduction point is no more. Take another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// The stream to it broke or ended.
+    Ended,
+    /// It broke the protocol, or floods us.
+    Broken,
+    /// So many introductions came that its key is used up.
+    UsedUp,
+}
+
+/// An introduction point that stands, until this is dropped.
+pub struct Standing {
+    relay: RelayId,
+    introduction: IntroductionId,
+    lost: watch::Receiver<Option<Lost>>,
+    task: AbortHandle,
+}
+
+impl Standing {
+    /// The relay that it is at.
+    pub fn relay(&self) -> RelayId {
+        self.relay
+    }
+
+    /// Its key.
+    pub fn introduction(&self) -> IntroductionId {
+        self.introduction
+    }
+
+    /// Waits until it is lost.
+    pub async fn lost(&mut self) -> Lost {
+        match self.lost.wait_for(Option::is_some).await {
+            Ok(why) => why.unwrap_or(Lost::Ended),
+            Err(_) => Lost::Ended,
+        }
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Desk {
+    /// Takes introductions until the point is lost.
+    async fn listen(&self, mut stream: BoxStream, mut introductions: Introductions) -> Lost {
+        let (mut reader, mut buffer) = (MessageReader::default(), vec![0; READ]);
+        let rate = RateLimiter::direct(Quota::per_second(self.per_point));
+        let mut over = 0;
+        loop {
+            let came = match stream.read(&mut buffer).await {
+                Ok(0) | Err(_) => return Lost::Ended,
+                Ok(n) => n,
+            };
+            reader.push(&buffer[..came]);
+            loop {
+                let message = match reader.next() {
+                    Ok(Some(message)) => message,
+                    Ok(None) => break,
+                    Err(_) => return Lost::Broken,
+                };
+                if rate.check().is_err() {
+                    self.counts.refused.fetch_add(1, Ordering::Relaxed);
+                    over += 1;
+                    if over > FLOOD {
+                        return Lost::Broken;
+                    }
+                    continue;
+                }
+                if self.take(&mut introductions, message) == Err(Dropped::UsedUp) {
+                    return Lost::UsedUp;
+                }
+            }
+        }
+    }
+
+    fn take(&self, introductions: &mut Introductions, message: &[u8]) -> Result<(), Dropped> {
+        let count = |count: &AtomicUsize| {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        if self.rate.check().is_err() {
+            count(&self.counts.refused);
+            return Ok(());
+        }
+        // Before it is opened: what was opened and dropped then could not come again.
+        let Ok(place) = self.waiting.try_reserve() else {
+            count(&self.counts.refused);
+            return Ok(());
+        };
+        match introductions.open(message, &mut rand::rng()) {
+            Ok(introduced) => {
+                count(&self.counts.taken);
+                place.send(introduced);
+                Ok(())
+            }
+            Err(why @ (Dropped::Unreadable | Dropped::Replayed)) => {
+                count(&self.counts.foreign);
+                Err(why)
+            }
+            Err(why) => {
+                count(&self.counts.refused);
+                Err(why)
+            }
+        }
+    }
+
+    /// Meets a visitor where it waits; `None` where it can't be met, which it is not told.
+    async fn meet(&self, introduced: Introduced) -> Option<Sealed> {
+        let meeting = *introduced.meeting();
+        let at = At::Relay {
+            id: meeting.relay,
+            digest: Some(meeting.digest),
+        };
+        let join = Meet::Join(&meeting.cookie);
+        let isolation = isolation("hidden meeting", &meeting.cookie);
+        let met = self.outside.meet(at, join, isolation).await;
+        let mut stream = met
+            .inspect_err(|error| debug!(%error, "a visitor was not met"))
+            .ok()?
+            .stream;
+        let (answer, keys) = introduced.answer().ok()?;
+        stream.write_all(&answer).await.ok()?;
+        self.counts.met.fetch_add(1, Ordering::Relaxed);
+        Some(Sealed::new(stream, keys, Side::Seed))
+    }
+}
+
+/// Meets those who wait, a few at once.
+async fn work(
+    desk: Arc<Desk>,
+    mut queue: mpsc::Receiver<Introduced>,
+    visitors: mpsc::Sender<Sealed>,
+    at_once: usize,
+) {
+    let mut meetings = JoinSet::new();
+    loop {
+        if meetings.len() >= at_once {
+            meetings.join_next().await;
+            continue;
+        }
+        // No visitor is met whom nobody would take.
+        let (Ok(place), Some(introduced)) =
+            (visitors.clone().reserve_owned().await, queue.recv().await)
+        else {
+            return;
+        };
+        let desk = Arc::clone(&desk);
+        meetings.spawn(async move {
+            if let Ok(Some(stream)) = timeout(MEET_LIMIT, desk.meet(introduced)).await {
+                place.send(stream);
+            }
+        });
+        while meetings.try_join_next().is_some() {}
+    }
+}

@@ -1,0 +1,108 @@
+//! Who visits a hidden seed: waits at a relay of its own choice, and has the seed told where.
+
+use hushswarm_circuits::keys::RelayId;
+use hushswarm_circuits::rendezvous::message::ANSWER_LEN;
+use hushswarm_circuits::rendezvous::{Cookie, IntroductionId, Meeting, Status, SwarmKey, Visitor};
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+
+use super::stream::{Sealed, Side};
+use super::{MEET_LIMIT, isolation};
+use crate::route::{At, Meet, Met, Outside, RouteError};
+
+/// A seed, and one of its introduction points. All of it is public to who knows the swarm.
+#[derive(Clone, Copy)]
+pub struct Seed {
+    /// Its key in this swarm (X25519).
+    pub key: [u8; 32],
+    /// The introduction point's key.
+    pub introduction: IntroductionId,
+    /// The relay that it is at.
+    pub at: RelayId,
+}
+
+impl std::fmt::Debug for Seed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[seed]")
+    }
+}
+
+/// Why a seed was not met.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VisitError {
+    /// No relay lets us wait: try again later.
+    #[error("no place to meet: {0}")]
+    NoPlace(RouteError),
+    /// The introduction point is gone or too busy: take another of the seed's.
+    #[error("not introduced: {0}")]
+    NotIntroduced(RouteError),
+    /// The seed did not come in time: take another introduction point, for this one may have dropped the introduction.
+    #[error("the seed did not come")]
+    NotMet,
+    /// Who came is not the seed, or somebody on the way meddles: take another.
+    #[error("who came is not the seed")]
+    Impostor,
+    /// The seed's key is none: there is no such seed.
+    #[error("not a seed's key")]
+    BadKey,
+}
+
+/// Meets a seed; gives the stream to it. Each half of it goes through a circuit of its own, which nothing else uses.
+///
+/// # Errors
+/// As the error says: another introduction point, or later. Nothing is sent any other way.
+pub async fn visit(
+    outside: &dyn Outside,
+    seed: &Seed,
+    swarm: &SwarmKey,
+) -> Result<Sealed, VisitError> {
+    let met = timeout(MEET_LIMIT, meet(outside, seed, swarm)).await;
+    met.unwrap_or(Err(VisitError::NotMet))
+}
+
+async fn meet(outside: &dyn Outside, seed: &Seed, swarm: &SwarmKey) -> Result<Sealed, VisitError> {
+    let cookie = Cookie::generate(&mut rand::rng());
+    // The relay that introduces us does not also see us meet.
+    let at = At::Any { but: Some(seed.at) };
+    let waiting = isolation("hidden rendezvous", &cookie);
+    let waits = outside.meet(at, Meet::Wait(&cookie), waiting).await;
+    let Met {
+        mut stream,
+        relay,
+        digest,
+    } = waits.map_err(VisitError::NoPlace)?;
+    let meeting = Meeting {
+        relay,
+        digest,
+        cookie,
+    };
+    let started = Visitor::start(
+        &seed.key,
+        &seed.introduction,
+        swarm,
+        &meeting,
+        &mut rand::rng(),
+    );
+    let (visitor, message) = started.map_err(|_| VisitError::BadKey)?;
+    let at = At::Relay {
+        id: seed.at,
+        digest: None,
+    };
+    let meet = Meet::Introduce(&seed.introduction, &message);
+    let introducing = isolation("hidden introduction", &cookie);
+    let introduced = outside.meet(at, meet, introducing).await;
+    drop(introduced.map_err(VisitError::NotIntroduced)?);
+    let came = async {
+        let joined = stream.read_u8().await.ok()?;
+        let mut answer = [0; ANSWER_LEN];
+        if Status::from_wire(joined) != Ok(Status::Done) {
+            return None;
+        }
+        stream.read_exact(&mut answer).await.ok()?;
+        Some(answer)
+    };
+    let answer = came.await.ok_or(VisitError::NotMet)?;
+    let keys = visitor.finish(&answer).map_err(|_| VisitError::Impostor)?;
+    Ok(Sealed::new(stream, keys, Side::Visitor))
+}

@@ -1,0 +1,427 @@
+//! Introduction and rendezvous over relays that run as processes of the real program (PROTOCOL.md §8).
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/relays.rs"]
+mod world;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use data_encoding::HEXLOWER;
+use hushswarm::config::RelayConfig;
+use hushswarm::hidden::{Keys, Limits, Reception, Sealed, Seed, Standing, VisitError, visit};
+use hushswarm::overlay::circuit::{Circuit, Meet, StreamFailure};
+use hushswarm::overlay::client::{Client, Wanted};
+use hushswarm::overlay::stream::CircuitStream;
+use hushswarm::route::circuits::CircuitRoute;
+use hushswarm::route::{At, Outside, RouteError};
+use hushswarm_circuits::body::{OpenKind, OpenStatus};
+use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, RelayId};
+use hushswarm_circuits::path::ExitNeed;
+use hushswarm_circuits::rendezvous::{Cookie, Establish, IntroductionId, Status, SwarmKey};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use world::{Recipe, World, key, pattern, until};
+
+/// Longer than anything here takes, so that what hangs fails.
+const LONG: Duration = Duration::from_secs(120);
+const INFOHASH: [u8; 20] = *b"an infohash of twent";
+const MIB: usize = 1 << 20;
+
+/// Relays that all take introductions and meetings.
+fn recipe(relays: usize) -> Recipe {
+    let mut recipe = Recipe::new(relays);
+    recipe.configure = introduces;
+    recipe
+}
+
+fn introduces(_: usize, config: &mut RelayConfig) {
+    config.roles.introduce = true;
+}
+
+fn swarm() -> SwarmKey {
+    SwarmKey::new(&INFOHASH).unwrap()
+}
+
+/// A hidden seed.
+struct Host {
+    reception: Reception,
+    visitors: mpsc::Receiver<Sealed>,
+    secret: DhSecret,
+}
+
+impl Host {
+    fn new(world: &World) -> Self {
+        let route = CircuitRoute::new(world.client(3));
+        let (reception, visitors) = Reception::open(Arc::new(route), Limits::default());
+        Self {
+            reception,
+            visitors,
+            secret: DhSecret::generate(&mut rand::rng()),
+        }
+    }
+
+    async fn stand(&self, at: At) -> (Standing, Seed) {
+        let keys = Keys {
+            introduction: IdentityKey::generate(&mut rand::rng()),
+            secret: self.secret.clone(),
+            swarm: swarm(),
+        };
+        let standing = timeout(LONG, self.reception.stand(at, keys))
+            .await
+            .unwrap()
+            .unwrap();
+        let seed = Seed {
+            key: self.secret.public(),
+            introduction: standing.introduction(),
+            at: standing.relay(),
+        };
+        (standing, seed)
+    }
+
+    async fn next(&mut self) -> Sealed {
+        timeout(LONG, self.visitors.recv()).await.unwrap().unwrap()
+    }
+}
+
+const ANYWHERE: At = At::Any { but: None };
+
+/// Sends bytes and reads what the other side sends, both to the end.
+async fn exchange(stream: Sealed, bytes: &[u8]) -> Vec<u8> {
+    let (mut from, mut to) = tokio::io::split(stream);
+    let mut came = Vec::new();
+    let send = async {
+        to.write_all(bytes).await.unwrap();
+        to.shutdown().await.unwrap();
+    };
+    let receive = async { from.read_to_end(&mut came).await.unwrap() };
+    tokio::join!(send, receive);
+    came
+}
+
+/// Another client's circuit to this relay.
+async fn circuit_to(client: &Client, id: RelayId, owner: &str) -> Arc<Circuit> {
+    let wanted = Wanted {
+        exit: ExitNeed::IntroduceAt(id),
+        hops: None,
+        avoid: &[],
+    };
+    client.circuit_for(key(owner), wanted).await.unwrap()
+}
+
+async fn ask(circuit: &Arc<Circuit>, meet: Meet<'_>) -> (CircuitStream, Status) {
+    circuit.meet(meet, LONG).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_visitor_and_a_seed_with_three_hops_each_exchange_64_mib_both_ways() {
+    let world = recipe(6).start();
+    let mut host = Host::new(&world);
+    let (_standing, seed) = host.stand(ANYWHERE).await;
+    let visitor = CircuitRoute::new(world.client(3));
+    let swarm = swarm();
+    let begun = Instant::now();
+    let (visited, came) = tokio::join!(visit(&visitor, &seed, &swarm), host.next());
+    println!("met after {} ms", begun.elapsed().as_millis());
+    let (up, down) = (pattern(1, 64 * MIB), pattern(2, 64 * MIB));
+    let begun = Instant::now();
+    let exchanged = async { tokio::join!(exchange(visited.unwrap(), &up), exchange(came, &down)) };
+    let (to_visitor, to_seed) = timeout(LONG, exchanged).await.unwrap();
+    println!(
+        "{} MB/s each way",
+        64 * MIB as u128 / begun.elapsed().as_micros()
+    );
+    assert!(to_seed == up && to_visitor == down);
+    let counters = host.reception.counters();
+    assert_eq!((counters.taken, counters.met, counters.foreign), (1, 1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_relay_logs_a_key_an_infohash_or_an_address() {
+    let world = recipe(5).start();
+    let mut host = Host::new(&world);
+    let (_standing, seed) = host.stand(ANYWHERE).await;
+    let visitor = CircuitRoute::new(world.client(3));
+    let swarm = swarm();
+    let (visited, came) = tokio::join!(visit(&visitor, &seed, &swarm), host.next());
+    let words = b"something that nobody else is to read";
+    let (back, there) = tokio::join!(exchange(visited.unwrap(), words), exchange(came, words));
+    assert_eq!((&back[..], &there[..]), (&words[..], &words[..]));
+    let mut log_of_all = String::new();
+    for n in 0..world.relays.len() {
+        let log = world.process(n).log();
+        log_of_all.push_str(&log);
+        for secret in [&seed.introduction.0[..], &seed.key, &INFOHASH] {
+            let hex = HEXLOWER.encode(secret);
+            let listed = format!("{secret:?}");
+            let listed = listed.trim_matches(['[', ']']);
+            let part = &hex[..16];
+            assert!(!log.contains(part) && !log.contains(listed), "{part}");
+            assert!(!log.contains(&*String::from_utf8_lossy(secret)));
+        }
+        assert!(!log.contains("127."), "an address in the log of relay {n}");
+    }
+    for line in ["introduction point", "introduction ", "rendezvous "] {
+        assert!(log_of_all.contains(line), "they log at all: {log_of_all}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_introduction_point_serves_when_one_is_killed() {
+    let mut world = recipe(6).start();
+    let mut host = Host::new(&world);
+    let (mut first, lost) = host.stand(ANYWHERE).await;
+    let other = At::Any {
+        but: Some(first.relay()),
+    };
+    let (_second, seed) = host.stand(other).await;
+    world.kill(world.place(&lost.at));
+    timeout(LONG, first.lost()).await.unwrap();
+    let visitor = CircuitRoute::new(world.client(3));
+    let swarm = swarm();
+    let failed = visit(&visitor, &lost, &swarm).await;
+    assert!(
+        matches!(
+            failed,
+            Err(VisitError::NotIntroduced(_) | VisitError::NoPlace(_))
+        ),
+        "{failed:?}"
+    );
+    let (visited, came) = tokio::join!(visit(&visitor, &seed, &swarm), host.next());
+    let (back, there) = tokio::join!(exchange(visited.unwrap(), b"a"), exchange(came, b"b"));
+    assert_eq!((&back[..], &there[..]), (&b"b"[..], &b"a"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_without_the_role_takes_nothing_and_none_is_found_where_nobody_has_it() {
+    let world = Recipe::new(3).start();
+    let client = world.client(3);
+    let route = CircuitRoute::new(client.clone());
+    let cookie = Cookie([1; 20]);
+    let asked = route.meet(ANYWHERE, Meet::Wait(&cookie), key("a")).await;
+    assert_eq!(asked.err(), Some(RouteError::Refused));
+    // Asked by somebody who does not look at the list.
+    let circuit = client.fresh_circuit(ExitNeed::Any).await.unwrap();
+    let introduction = IdentityKey::generate(&mut rand::rng());
+    let id = IntroductionId([1; 32]);
+    for meet in [
+        Meet::Introduction(&introduction),
+        Meet::Introduce(&id, b"message"),
+        Meet::Wait(&cookie),
+        Meet::Join(&cookie),
+    ] {
+        let refused = circuit.meet(meet, LONG).await.err();
+        assert_eq!(refused, Some(StreamFailure::Status(OpenStatus::Refused)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cookies_and_keys_that_nobody_has_are_unknown_and_a_cookie_joins_once() {
+    let world = recipe(3).start();
+    let (a, b) = (world.client(3), world.client(3));
+    let at = world.relays[1].id;
+    let (a, b) = (circuit_to(&a, at, "a").await, circuit_to(&b, at, "b").await);
+    let cookie = Cookie([7; 20]);
+    assert_eq!(ask(&b, Meet::Join(&cookie)).await.1, Status::Unknown);
+    let nobody = Meet::Introduce(&IntroductionId([3; 32]), b"message");
+    assert_eq!(ask(&b, nobody).await.1, Status::Unknown);
+    let (mut waiting, status) = ask(&a, Meet::Wait(&cookie)).await;
+    assert_eq!(status, Status::Done);
+    assert_eq!(ask(&b, Meet::Wait(&cookie)).await.1, Status::Refused);
+    // Sent before anybody has joined: it is kept.
+    waiting.write_all(b"early").await.unwrap();
+    let (mut joined, status) = ask(&b, Meet::Join(&cookie)).await;
+    assert_eq!(status, Status::Done);
+    assert_eq!(waiting.read_u8().await.unwrap(), Status::Done.wire());
+    assert_eq!(ask(&b, Meet::Join(&cookie)).await.1, Status::Unknown);
+    let mut early = [0; 5];
+    joined.read_exact(&mut early).await.unwrap();
+    assert_eq!(&early, b"early");
+    // One direction ends, and the other goes on.
+    waiting.shutdown().await.unwrap();
+    assert_eq!(joined.read(&mut early).await.unwrap(), 0);
+    joined.write_all(b"later").await.unwrap();
+    waiting.read_exact(&mut early).await.unwrap();
+    assert_eq!(&early, b"later");
+    joined.shutdown().await.unwrap();
+    assert_eq!(waiting.read(&mut early).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_and_a_lost_circuit_reach_the_other_end() {
+    let world = recipe(3).start();
+    let (first, second) = (world.client(3), world.client(3));
+    let at = world.relays[1].id;
+    for (n, by_circuit) in [(1, false), (2, true), (3, false), (4, true)] {
+        let (owner, cookie) = (format!("{n}"), Cookie([n; 20]));
+        let a = circuit_to(&first, at, &owner).await;
+        let b = circuit_to(&second, at, &owner).await;
+        let (mut waiting, _) = ask(&a, Meet::Wait(&cookie)).await;
+        let (mut joined, _) = ask(&b, Meet::Join(&cookie)).await;
+        assert_eq!(waiting.read_u8().await.unwrap(), 0);
+        waiting.write_all(b"a").await.unwrap();
+        assert_eq!(joined.read_u8().await.unwrap(), b'a');
+        let (gone, circuit, mut left) = if n > 2 {
+            (waiting, a, joined)
+        } else {
+            (joined, b, waiting)
+        };
+        if by_circuit {
+            circuit.close();
+        } else {
+            drop(gone);
+        }
+        let read = timeout(LONG, left.read_u8()).await.unwrap();
+        assert!(read.is_err(), "{n}");
+        let error = read.err().unwrap().kind();
+        assert_eq!(error, std::io::ErrorKind::ConnectionReset, "{n}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_introduction_point_is_its_keys_holders_and_moves_with_it() {
+    let world = recipe(3).start();
+    let (a, b) = (world.client(3), world.client(3));
+    let at = world.relays[1].id;
+    let (a, b) = (circuit_to(&a, at, "a").await, circuit_to(&b, at, "b").await);
+    let seed = IdentityKey::generate(&mut rand::rng());
+    let id = IntroductionId(seed.public().0);
+    let (mut first, status) = ask(&a, Meet::Introduction(&seed)).await;
+    assert_eq!(status, Status::Done);
+    assert_eq!(ask(&b, Meet::Introduce(&id, b"one")).await.1, Status::Done);
+    let mut record = [0; 5];
+    first.read_exact(&mut record).await.unwrap();
+    assert_eq!(&record, b"\0\x03one");
+    let (mut second, status) = ask(&b, Meet::Introduction(&seed)).await;
+    assert_eq!(status, Status::Done);
+    assert_eq!(first.read(&mut record).await.unwrap(), 0, "it was moved");
+    assert_eq!(ask(&b, Meet::Introduce(&id, b"two")).await.1, Status::Done);
+    second.read_exact(&mut record).await.unwrap();
+    assert_eq!(&record, b"\0\x03two");
+    drop(second);
+    let mut gone = Status::Done;
+    for _ in 0..100 {
+        gone = ask(&a, Meet::Introduce(&id, b"three")).await.1;
+        if gone == Status::Unknown {
+            break;
+        }
+        // The reset may still be on its way, and the rate is five a second.
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    assert_eq!(gone, Status::Unknown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_was_signed_for_another_circuit_is_refused_and_one_that_is_broken_resets() {
+    let world = recipe(3).start();
+    let (a, b) = (world.client(3), world.client(3));
+    let at = world.relays[1].id;
+    let (a, b) = (circuit_to(&a, at, "a").await, circuit_to(&b, at, "b").await);
+    let seed = IdentityKey::generate(&mut rand::rng());
+    // As somebody has it who was the introduction point in another circuit.
+    let stolen = Establish::sign(&seed, &Key32::new([1; 32])).encode();
+    let asked = a.ask(OpenKind::IntroductionPoint, &stolen, LONG).await;
+    assert_eq!(asked.unwrap().1, Status::Refused);
+    let id = IntroductionId(seed.public().0);
+    assert_eq!(
+        ask(&b, Meet::Introduce(&id, b"message")).await.1,
+        Status::Unknown
+    );
+    // No length, and more than there may be.
+    for length in [[0, 0], [8, 1]] {
+        let broken = [&id.0[..], &length, &[1; 3000]].concat();
+        let asked = a.ask(OpenKind::Introduce, &broken, LONG).await;
+        assert_eq!(asked.err(), Some(StreamFailure::CircuitLost));
+        assert!(!a.is_closed(), "the stream alone is reset");
+    }
+    world.assert_sound();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_are_refused_and_others_are_served() {
+    let mut recipe = Recipe::new(3);
+    recipe.configure = |_, config| {
+        introduces(0, config);
+        let limit = |number| std::num::NonZeroU32::new(number).unwrap();
+        config.introductions.introduction_points_per_circuit = limit(2);
+        config.introductions.rendezvous_points_per_circuit = limit(3);
+        config.introductions.introductions_per_second_per_circuit = limit(2);
+    };
+    let world = recipe.start();
+    let (a, b) = (world.client(3), world.client(3));
+    let at = world.relays[1].id;
+    let (a, b) = (circuit_to(&a, at, "a").await, circuit_to(&b, at, "b").await);
+    let (mut held, mut refused) = (Vec::new(), 0);
+    for n in 0..6_u8 {
+        let seed = IdentityKey::generate(&mut rand::rng());
+        for meet in [Meet::Introduction(&seed), Meet::Wait(&Cookie([n; 20]))] {
+            match a.meet(meet, LONG).await {
+                Ok((stream, status)) => {
+                    assert_eq!(status, Status::Done);
+                    held.push(stream);
+                }
+                Err(failure) => {
+                    assert_eq!(failure, StreamFailure::Status(OpenStatus::Limit));
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert_eq!((held.len(), refused), (5, 7));
+    let seed = IdentityKey::generate(&mut rand::rng());
+    let (_standing, status) = ask(&b, Meet::Introduction(&seed)).await;
+    assert_eq!(status, Status::Done, "another circuit has its own share");
+    let id = IntroductionId(seed.public().0);
+    let mut over = 0;
+    for _ in 0..20 {
+        let asked = a.meet(Meet::Introduce(&id, b"message"), LONG).await;
+        over += usize::from(asked.err() == Some(StreamFailure::Status(OpenStatus::Limit)));
+    }
+    assert!(over > 5, "{over}");
+    world.assert_sound();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_stop_bound_what_a_rendezvous_point_holds() {
+    let world = recipe(3).start();
+    let (a, b) = (world.client(3), world.client(3));
+    let at = world.relays[1].id;
+    let (a, b) = (circuit_to(&a, at, "a").await, circuit_to(&b, at, "b").await);
+    let before = world.process(1).rss();
+    let mut held = Vec::new();
+    for n in 0..8_u8 {
+        let cookie = Cookie([n; 20]);
+        let (mut waiting, _) = ask(&a, Meet::Wait(&cookie)).await;
+        let (mut joined, _) = ask(&b, Meet::Join(&cookie)).await;
+        assert_eq!(waiting.read_u8().await.unwrap(), 0);
+        // The visitor never reads; what it is sent piles up, until nothing is taken any more.
+        let block = vec![n; 256 * 1024];
+        let mut sent = 0;
+        while let Ok(wrote) = timeout(Duration::from_secs(1), joined.write(&block)).await {
+            sent += wrote.unwrap();
+        }
+        // Two windows, the queues of three programs, and what is on the way.
+        assert!(sent < 4 * MIB, "{sent} bytes went to nobody");
+        held.push((waiting, joined, sent));
+    }
+    let grown = world.process(1).rss().saturating_sub(before);
+    println!("grown by {grown} KiB");
+    assert!(
+        grown < 32 * 1024,
+        "{grown} KiB for eight streams that nobody reads"
+    );
+    // And they go on where they were: all that was taken comes.
+    let (waiting, _, sent) = &mut held[3];
+    let mut some = vec![0; *sent];
+    timeout(LONG, waiting.read_exact(&mut some))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(some.iter().all(|byte| *byte == 3));
+    drop(held);
+    until("everything is given back", || {
+        world.process(1).rss() < before + 32 * 1024
+    })
+    .await;
+}
