@@ -2,15 +2,20 @@
 //!
 //! A seed stands at introduction points ([`Reception::stand`]) and gets streams of visitors; a visitor that knows a seed's
 //! keys and one of its points gets a stream by [`visit`]. What both get is a [`Sealed`] stream, which the relay that
-//! carries it can neither read nor change.
+//! carries it can neither read nor change. [`HiddenRoute`] lets whoever has an [`Outside`](crate::route::Outside) call seeds of a [`Book`] by
+//! name.
 
+mod book;
 mod reception;
+mod route;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod visitor;
 
+pub use book::{Book, target};
 pub use reception::{Counters, Keys, Limits, Lost, Reception, Standing};
+pub use route::HiddenRoute;
 pub use stream::{Sealed, Side};
 pub use visitor::{Seed, VisitError, visit};
 

@@ -1,6 +1,8 @@
 //! Visitors and seeds at a relay that may do what it wants: it lies, replays, drops, floods, changes and cuts off.
 #![allow(clippy::unwrap_used)]
 
+mod calls;
+
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex};

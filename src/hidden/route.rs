@@ -1,0 +1,156 @@
+//! The way out of a program that knows hidden seeds: who asks for one by its name meets it at a relay; everything else goes
+//! where it went before.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use hushswarm_circuits::isolation::Isolation;
+use hushswarm_circuits::rendezvous::{Contact, SwarmKey};
+use hushswarm_circuits::target::{Host, HostName, Target};
+use rand::seq::SliceRandom;
+use tokio::time::sleep;
+
+use super::book::Book;
+use super::stream::Sealed;
+use super::visitor::{Seed, VisitError, visit};
+use crate::hush::SeedKey;
+use crate::route::{At, BoxFuture, BoxStream, Datagrams, Meet, Met, Outside, RouteError};
+
+/// An introduction point may drop what it should hand on, and nobody says so: after this time another is tried beside it. Two
+/// circuits of three hops are built within it, as a rule.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Most introduction points that one call tries.
+const MAX_TRIES: usize = 4;
+
+/// A way out that reaches hidden seeds.
+pub struct HiddenRoute {
+    outside: Arc<dyn Outside>,
+    book: Arc<Book>,
+}
+
+impl HiddenRoute {
+    /// Meets the seeds of this book at relays that `outside` leads to.
+    pub fn new(outside: Arc<dyn Outside>, book: Arc<Book>) -> Self {
+        Self { outside, book }
+    }
+
+    async fn call(&self, key: SeedKey) -> Result<BoxStream, RouteError> {
+        let (swarm, contact) = self.book.find(&key).ok_or(RouteError::Unreachable)?;
+        let swarm = SwarmKey::new(&swarm).map_err(|_| RouteError::Unreachable)?;
+        let stream = visit_any(&*self.outside, &contact, &swarm).await;
+        stream
+            .map(|stream| Box::new(stream) as BoxStream)
+            .map_err(|error| match error {
+                VisitError::NoPlace(error) => error,
+                // The seed may stand somewhere else by now.
+                VisitError::NotIntroduced(RouteError::NoCircuit(why)) => RouteError::NoCircuit(why),
+                VisitError::NotIntroduced(_) => RouteError::ConnectionRefused,
+                VisitError::NotMet => RouteError::TimedOut,
+                VisitError::Impostor | VisitError::BadKey => RouteError::Unreachable,
+            })
+    }
+}
+
+/// Visits a seed through one of its introduction points after another, in random order: the next at once where one can't, and
+/// beside it where one says nothing. The first that leads to the seed is taken.
+async fn visit_any(
+    outside: &dyn Outside,
+    contact: &Contact,
+    swarm: &SwarmKey,
+) -> Result<Sealed, VisitError> {
+    let mut points = contact.points().to_vec();
+    points.shuffle(&mut rand::rng());
+    points.truncate(MAX_TRIES);
+    let mut points = points.into_iter();
+    let mut visits = FuturesUnordered::new();
+    let mut failure = None;
+    loop {
+        if let Some(point) = points.next() {
+            let seed = Seed {
+                key: contact.key,
+                introduction: point.introduction,
+                at: point.relay,
+            };
+            visits.push(async move { visit(outside, &seed, swarm).await });
+        }
+        let patience = async {
+            if points.len() == 0 {
+                std::future::pending::<()>().await;
+            }
+            sleep(PATIENCE).await;
+        };
+        tokio::select! {
+            visited = visits.next() => match visited {
+                Some(Ok(stream)) => return Ok(stream),
+                Some(Err(error)) => failure = Some(error),
+                None => return Err(failure.unwrap_or(VisitError::NotMet)),
+            },
+            () = patience => {}
+        }
+    }
+}
+
+impl Outside for HiddenRoute {
+    fn connect<'a>(
+        &'a self,
+        target: &'a Target,
+        isolation: Isolation,
+    ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
+        let seed = match &target.host {
+            Host::Name(name) => SeedKey::of_host(name.as_str()),
+            Host::Ip(_) => None,
+        };
+        match seed {
+            // Each meeting has circuits of its own, whoever asks.
+            Some(key) => Box::pin(self.call(key)),
+            None => self.outside.connect(target, isolation),
+        }
+    }
+
+    fn datagrams(
+        &self,
+        isolation: Isolation,
+    ) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>> {
+        self.outside.datagrams(isolation)
+    }
+
+    fn carries_datagrams(&self) -> bool {
+        self.outside.carries_datagrams()
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        name: &'a HostName,
+        isolation: Isolation,
+    ) -> BoxFuture<'a, Result<Vec<IpAddr>, RouteError>> {
+        self.outside.resolve(name, isolation)
+    }
+
+    fn dht<'a>(
+        &'a self,
+        request: &'a [u8],
+        isolation: Isolation,
+    ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
+        self.outside.dht(request, isolation)
+    }
+
+    fn meet<'a>(
+        &'a self,
+        at: At,
+        meet: Meet<'a>,
+        isolation: Isolation,
+    ) -> BoxFuture<'a, Result<Met, RouteError>> {
+        self.outside.meet(at, meet, isolation)
+    }
+
+    fn resolve_ptr(
+        &self,
+        ip: IpAddr,
+        isolation: Isolation,
+    ) -> BoxFuture<'_, Result<HostName, RouteError>> {
+        self.outside.resolve_ptr(ip, isolation)
+    }
+}
