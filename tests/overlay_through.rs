@@ -8,9 +8,10 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use hushswarm::error::Error;
 use hushswarm::net::{BoxFuture, Place, RelayDialer, Transport, Way};
 use hushswarm::overlay::client::{BuildError, Client, ClientConfig, GuardStore, Status};
-use hushswarm_circuits::path::GuardSample;
+use hushswarm_circuits::path::{GuardSample, MiddleSample};
 use hushswarm_circuits::relay_list::{Descriptor, Proto};
 use world::{Recipe, key};
 
@@ -40,6 +41,10 @@ impl GuardStore for Stored {
     fn save(&self, sample: &GuardSample) {
         let failures = sample.guards().iter().map(|guard| guard.failures);
         *self.0.lock().unwrap() = failures.sum();
+    }
+
+    fn middles(&self, _: &mut dyn FnMut(&mut MiddleSample)) -> Result<MiddleSample, Error> {
+        unreachable!("nobody is met here")
     }
 }
 

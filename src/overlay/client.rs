@@ -11,7 +11,8 @@ use hushswarm_circuits::frame::Pool;
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::keys::RelayId;
 use hushswarm_circuits::path::{
-    ExitNeed, GuardSample, PRIMARY_GUARDS, PathError, PathNeeds, PathRules, choose,
+    ExitNeed, GuardSample, MAX_HOPS, MiddleSample, PRIMARY_GUARDS, PathError, PathNeeds, PathRules,
+    choose,
 };
 use hushswarm_circuits::relay_list::{Descriptor, Proto, RelayList};
 use hushswarm_circuits::scheduler::CreditBudget;
@@ -21,8 +22,11 @@ use tokio::sync::watch;
 use tracing::{debug, info};
 
 use super::circuit::Circuit;
+pub use super::failure::{BuildError, Status};
 use super::links::Links;
+use super::middles::{Drawing, Middles};
 use crate::config::unix_now;
+use crate::error::Error;
 use crate::net::{RelayDialer, Way};
 
 /// A circuit must be built within this time, or another path is tried.
@@ -83,48 +87,6 @@ impl Default for ClientConfig {
     }
 }
 
-/// How the overlay stands, for the user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// No circuit has been built so far.
-    Connecting,
-    /// The last circuit that was wanted could be built.
-    Ready,
-    /// It could not: nothing leaves until one can.
-    Unreachable(BuildError),
-}
-
-/// No circuit could be built. Nothing is sent any other way.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuildError {
-    /// The list has no path for this.
-    #[error("{0}; {hint}", hint = .0.hint())]
-    NoPath(#[from] PathError),
-    /// No guard could be reached.
-    #[error("no guard relay answers")]
-    GuardUnreachable,
-    /// The way to all relays is missing: what it needs, for people.
-    #[error("{0}")]
-    NoWay(String),
-    /// Relays further on could not be reached.
-    #[error("the relays after the guard do not answer")]
-    Failed,
-    /// The relay list's time is over, or has not come: what it says of relays is not to be relied on.
-    #[error(
-        "the relay list has expired: get the network's newest one, and check this computer's clock"
-    )]
-    ListExpired,
-    /// There is no relay list, since the user chose Tor alone ([`Client::without_relays`]).
-    #[error(
-        "there is no relay list, and without one only Tor is used: give one with --network FILE"
-    )]
-    NoRelays,
-    /// [`Client::close`] was called.
-    #[error("circuits are no longer built")]
-    Closed,
-}
-
 /// What a circuit is wanted for.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
@@ -136,10 +98,16 @@ pub struct Wanted<'a> {
     pub avoid: &'a [RelayId],
 }
 
-/// Stores the guards between runs.
+/// Stores the guards between runs, and the fixed middles.
 pub trait GuardStore: Send + Sync {
     /// Called when the sample changed.
     fn save(&self, sample: &GuardSample);
+
+    /// Lets `refresh` change the fixed middles that are stored, and gives what they are then. Waits for the disk.
+    ///
+    /// # Errors
+    /// They can't be read or stored: no others are to be used.
+    fn middles(&self, refresh: &mut dyn FnMut(&mut MiddleSample)) -> Result<MiddleSample, Error>;
 }
 
 type Slot = Arc<tokio::sync::Mutex<Vec<Arc<Circuit>>>>;
@@ -147,7 +115,8 @@ type Slot = Arc<tokio::sync::Mutex<Vec<Arc<Circuit>>>>;
 struct Inner {
     list: RwLock<Arc<RelayList>>,
     guards: Mutex<GuardSample>,
-    store: Option<Box<dyn GuardStore>>,
+    middles: Middles,
+    store: Option<Arc<dyn GuardStore>>,
     links: Arc<Links>,
     config: ClientConfig,
     slots: Mutex<HashMap<Isolation, Slot>>,
@@ -189,7 +158,8 @@ impl Client {
         let inner = Arc::new(Inner {
             list: RwLock::new(list),
             guards: Mutex::new(guards),
-            store,
+            middles: Middles::default(),
+            store: store.map(Arc::from),
             links: Links::new(dialer, None, link_config),
             config,
             slots: Mutex::default(),
@@ -291,7 +261,8 @@ impl Client {
     }
 
     /// The circuit of an isolation key that offers what is wanted, built if there is none. One of another length is not
-    /// taken: who asked for three relays is not served by one, nor the other way round.
+    /// taken: who asked for three relays is not served by one, nor the other way round. Nor is one with another middle than the
+    /// fixed ones, where it is for a meeting ([`ExitNeed::needs_fixed_middle`]).
     ///
     /// # Errors
     /// No circuit could be built: wait, and ask again.
@@ -306,10 +277,16 @@ impl Client {
         // Held while building: others with the same key wait for the same circuit.
         let mut held = slot.lock().await;
         held.retain(|circuit| !circuit.is_closed());
+        let middles = inner.middles_for(wanted.exit, hops).await?;
+        let may_pass = |relay: &Arc<Descriptor>| match &middles {
+            Some(fixed) => fixed.contains(&relay.identity),
+            None => true,
+        };
         let fits = |circuit: &Circuit| {
             circuit.is_usable(inner.config.dirty_after)
                 && circuit.path().len() == hops
                 && circuit.offers(wanted.exit)
+                && circuit.path().get(1).is_none_or(may_pass)
                 && !circuit
                     .path()
                     .iter()
@@ -433,7 +410,7 @@ impl Inner {
                     failure.get_or_insert(error);
                     break;
                 }
-                Err(error @ BuildError::NoWay(_)) => {
+                Err(error @ (BuildError::NoWay(_) | BuildError::NoMiddles)) => {
                     // No other relay is nearer.
                     failure = Some(error);
                     break;
@@ -448,7 +425,9 @@ impl Inner {
         );
         let is_special = match failure {
             // No exit lets this target out, or nobody has so many hops. That says nothing about other requests.
-            BuildError::NoPath(PathError::NoExit | PathError::Hops(_)) => true,
+            BuildError::NoPath(PathError::NoExit | PathError::Hops(_)) | BuildError::NoMiddles => {
+                true
+            }
             // Those who look up in the DHT or introduce may be few, and all too near to a guard; so may one that is named.
             BuildError::NoPath(_) => hops != self.config.hops || needs_few,
             BuildError::Failed => needs_few,
@@ -465,6 +444,28 @@ impl Inner {
         Err(failure)
     }
 
+    /// The only relays that may be the middle of a circuit for this; `None`: any.
+    async fn middles_for(
+        &self,
+        exit: ExitNeed,
+        hops: usize,
+    ) -> Result<Option<Vec<RelayId>>, BuildError> {
+        if !exit.needs_fixed_middle() {
+            return Ok(None);
+        }
+        if hops != MAX_HOPS {
+            return Err(PathError::NoRoomForMiddle(hops).into());
+        }
+        let drawing = Drawing {
+            list: self.list(),
+            guards: self.first_guards(),
+            rules: self.config.rules,
+            now: unix_now(),
+        };
+        let usable = self.middles.usable(drawing, self.store.as_ref()).await;
+        usable.map(Some).map_err(|_| BuildError::NoMiddles)
+    }
+
     /// The first guards, to be tried although they wait after a failure; none when that was done a moment ago.
     fn last_resort(&self) -> Vec<RelayId> {
         let mut last = lock(&self.last_resort);
@@ -472,6 +473,12 @@ impl Inner {
             return Vec::new();
         }
         *last = Some(Instant::now());
+        drop(last);
+        self.first_guards()
+    }
+
+    /// The guards that are used normally, whether they wait or not.
+    fn first_guards(&self) -> Vec<RelayId> {
         let guards = lock(&self.guards);
         let listed = guards
             .guards()
@@ -488,6 +495,7 @@ impl Inner {
         spare: &mut Option<Vec<RelayId>>,
         first: bool,
     ) -> Result<Arc<Circuit>, BuildError> {
+        let middles = self.middles_for(exit, hops).await?;
         let now = unix_now();
         let guards = lock(&self.guards).usable(now);
         let mut failed: Vec<RelayId> = {
@@ -501,6 +509,7 @@ impl Inner {
                 hops,
                 exit,
                 avoid: [avoid, failed].concat(),
+                middles: middles.clone(),
             };
             choose(&list, guards, &needs, rules, &mut rand::rng())
         };
@@ -511,7 +520,12 @@ impl Inner {
             failed.clear();
             chosen = path(&guards, &failed);
         }
-        if !matches!(chosen, Ok(_) | Err(PathError::NoExit | PathError::Hops(_))) {
+        // Who visits must not bring about by the last hop that guards are tried for which it is not yet time.
+        let helps = !matches!(
+            chosen,
+            Ok(_) | Err(PathError::NoExit | PathError::Hops(_) | PathError::NoFixedMiddle)
+        );
+        if helps {
             let spare = spare.get_or_insert_with(|| self.last_resort());
             chosen = path(spare, &failed).or(chosen);
         }

@@ -11,11 +11,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use hushswarm_circuits::path::{Guard, GuardSample, SAMPLE_SIZE};
+use hushswarm_circuits::path::{Guard, GuardSample, MiddleSample, SAMPLE_SIZE};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::client::GuardStore;
+use super::middles;
 use crate::config::{id_from_hex, id_to_hex};
 use crate::error::{Error, Exit, Kind};
 use crate::state::StateDir;
@@ -177,9 +178,11 @@ impl Mailbox {
     }
 }
 
-/// Keeps the guards of one network in the state folder. A thread of its own waits for the disk, so that circuits do
+/// Keeps the guards of one network in the state folder, and its fixed middles beside them. A thread of its own waits for the disk, so that circuits do
 /// not; dropping the value waits for what is still to be written.
 pub struct GuardFile {
+    dir: Arc<StateDir>,
+    network: String,
     mailbox: Arc<Mailbox>,
     stored: Mutex<GuardSample>,
     writer: Option<JoinHandle<()>>,
@@ -211,13 +214,16 @@ impl GuardFile {
         if sample != before {
             store(&dir, network, &sample)?;
         }
+        // Nobody is to learn only when somebody visits that they are damaged.
+        middles::load(&dir, network)?;
         drop(turn);
+        let (dir, network) = (Arc::new(dir), network.to_owned());
         let mailbox = Arc::new(Mailbox::default());
-        let (network, inbox) = (network.to_owned(), Arc::clone(&mailbox));
+        let (folder, name, inbox) = (Arc::clone(&dir), network.clone(), Arc::clone(&mailbox));
         let mut known = sample.clone();
         let work = move || {
             while let Some(sample) = inbox.next() {
-                if let Err(error) = store_beside(&dir, &network, &known, &sample) {
+                if let Err(error) = store_beside(&folder, &name, &known, &sample) {
                     warn!(%error, "the guards can't be stored: is the disk full?");
                 }
                 known = sample;
@@ -231,6 +237,8 @@ impl GuardFile {
         Ok((
             sample,
             Self {
+                dir,
+                network,
                 mailbox,
                 stored,
                 writer: Some(writer),
@@ -248,6 +256,10 @@ impl GuardStore for GuardFile {
         stored.clone_from(sample);
         self.mailbox.lock().sample = Some(sample.clone());
         self.mailbox.changed.notify_one();
+    }
+
+    fn middles(&self, refresh: &mut dyn FnMut(&mut MiddleSample)) -> Result<MiddleSample, Error> {
+        middles::update(&self.dir, &self.network, refresh)
     }
 }
 

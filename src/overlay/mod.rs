@@ -3,7 +3,9 @@
 pub mod circuit;
 pub mod client;
 pub mod directory;
+mod failure;
 pub mod guards;
 pub mod link;
 pub mod links;
+pub mod middles;
 pub mod stream;

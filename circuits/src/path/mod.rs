@@ -1,13 +1,16 @@
 //! Path choice: which relays a circuit goes through, and which guards it may start at.
 //!
 //! Pure: a list, the guards and a random source go in, relays come out. What always holds: no relay twice, no two
-//! relays of one family or one network, the last one's policy accepts the target, the first one is a guard.
+//! relays of one family or one network, the last one's policy accepts the target, the first one is a guard; and where
+//! others choose the last one, the middle is one of a few that stay (PROTOCOL.md §7.3).
 
 mod guards;
+mod middles;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use rand::seq::IndexedRandom as _;
 use rand::{CryptoRng, RngExt as _};
 
 use crate::keys::RelayId;
@@ -17,6 +20,9 @@ use crate::target::Target;
 pub use guards::{
     GUARD_LIFE, Guard, GuardSample, MAX_BACKOFF, NETWORK_LIKELY_DOWN, PRIMARY_GUARDS, SAMPLE_SIZE,
     UNLISTED_LIFE,
+};
+pub use middles::{
+    MAX_MIDDLE_LIFE, MIDDLES, MIN_MIDDLE_LIFE, Middle, MiddleSample, UNLISTED_MIDDLE_LIFE,
 };
 
 /// Most hops of a circuit: a cell has three tag slots (PROTOCOL.md §1).
@@ -84,6 +90,21 @@ impl ExitNeed {
         }
     }
 
+    /// Whether the path has to go through one of the fixed middles ([`MiddleSample`]): somebody else may choose, time and
+    /// again, which relay comes last. Whoever visits a hidden seed names the rendezvous point; whoever is visited has named the
+    /// introduction points; and a seed's own circuits to those stand for as long as it does.
+    pub fn needs_fixed_middle(self) -> bool {
+        match self {
+            Self::Introduce | Self::IntroduceAt(_) => true,
+            Self::Target { .. }
+            | Self::Datagrams
+            | Self::Lookup
+            | Self::Dht
+            | Self::List
+            | Self::Any => false,
+        }
+    }
+
     /// Whether a relay offers this.
     pub fn is_met_by(self, relay: &Descriptor) -> bool {
         match self {
@@ -117,6 +138,8 @@ pub struct PathNeeds {
     pub exit: ExitNeed,
     /// Relays that must not be in it, for example exits that have just refused.
     pub avoid: Vec<RelayId>,
+    /// The only relays that may be the second of three; `None`: any. With them a path has three hops or is refused.
+    pub middles: Option<Vec<RelayId>>,
 }
 
 /// How far apart two relays of a path must be.
@@ -185,6 +208,12 @@ pub enum PathError {
     /// No third relay is far enough from the others.
     #[error("no relay in the list is far enough from both ends to be the middle hop")]
     NoMiddle,
+    /// None of the fixed middles is far enough from the others, or all are to be avoided.
+    #[error("none of the fixed middle relays can come before this last hop")]
+    NoFixedMiddle,
+    /// Too few hops for what others may send us to.
+    #[error("a circuit to an introduction or rendezvous point has {MAX_HOPS} hops, not {0}")]
+    NoRoomForMiddle(usize),
 }
 
 impl PathError {
@@ -198,6 +227,12 @@ impl PathError {
             Self::NoGuard => {
                 "guards that failed are tried again within the hour; is this computer online, and is the relay list new?"
             }
+            Self::NoFixedMiddle => {
+                "try again in a minute, or at another relay; the fixed middle relays stay, since new ones are what an attacker waits for"
+            }
+            Self::NoRoomForMiddle(_) => {
+                "choose 3 hops: others choose the last relay there, and with fewer it would be next to the guard or to this computer"
+            }
             Self::GuardTooClose | Self::NoMiddle => {
                 "the network needs more relays in other families and networks (on one machine: set ipv4_prefix = 0 in the network file), or use fewer hops"
             }
@@ -209,7 +244,7 @@ impl PathError {
 ///
 /// `guards` are usable now, in order of preference ([`GuardSample::usable`]). The first guard that has any path at
 /// all is taken, whatever the exit: a guard that changed with the target would be no guard. Exit and middle are
-/// drawn by bandwidth.
+/// drawn by bandwidth; fixed middles evenly, as they were drawn by bandwidth before.
 ///
 /// # Errors
 /// There is no such path: tell the user which need failed, with the hint.
@@ -222,6 +257,9 @@ pub fn choose(
 ) -> Result<Vec<Arc<Descriptor>>, PathError> {
     if !(1..=MAX_HOPS).contains(&needs.hops) {
         return Err(PathError::Hops(needs.hops));
+    }
+    if needs.middles.is_some() && needs.hops != MAX_HOPS {
+        return Err(PathError::NoRoomForMiddle(needs.hops));
     }
     let allowed: Vec<_> = list
         .relays()
@@ -258,14 +296,27 @@ pub fn choose(
             let exit = draw(&exits, rng).ok_or(PathError::NoExit)?;
             return Ok(vec![Arc::clone(guard), Arc::clone(exit)]);
         }
-        let middles: Vec<_> = allowed.iter().copied().filter(apart).collect();
+        let is_fixed = |relay: &&Arc<Descriptor>| {
+            let fixed = needs.middles.as_ref();
+            fixed.is_none_or(|fixed| fixed.contains(&relay.identity))
+        };
+        let middles: Vec<_> = allowed
+            .iter()
+            .copied()
+            .filter(is_fixed)
+            .filter(apart)
+            .collect();
         while let Some(exit) = draw(&exits, rng) {
             let middles: Vec<_> = middles
                 .iter()
                 .copied()
                 .filter(|relay| rules.are_apart(exit, relay))
                 .collect();
-            if let Some(middle) = draw(&middles, rng) {
+            let middle = match needs.middles {
+                Some(_) => middles.choose(rng).copied(),
+                None => draw(&middles, rng),
+            };
+            if let Some(middle) = middle {
                 return Ok(vec![
                     Arc::clone(guard),
                     Arc::clone(middle),
@@ -275,7 +326,10 @@ pub fn choose(
             exits.retain(|other| other.identity != exit.identity);
         }
         // The failure that came closest to a path says most.
-        failure = PathError::NoMiddle;
+        failure = match needs.middles {
+            Some(_) => PathError::NoFixedMiddle,
+            None => PathError::NoMiddle,
+        };
     }
     Err(failure)
 }
@@ -305,5 +359,7 @@ fn draw<'a>(
     None
 }
 
+#[cfg(test)]
+mod middle_tests;
 #[cfg(test)]
 mod tests;

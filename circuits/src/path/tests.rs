@@ -19,6 +19,7 @@ fn needs(hops: usize) -> PathNeeds {
         hops,
         exit: ExitNeed::Any,
         avoid: Vec::new(),
+        middles: None,
     }
 }
 
@@ -381,7 +382,7 @@ proptest! {
         let guards: Vec<RelayId> = (1..=shapes.len() as u16).rev().map(id).collect();
         let ip = "8.8.8.8".parse().unwrap();
         let exit = ExitNeed::Target { proto: Proto::Tcp, ip: (!by_name).then_some(ip), port };
-        let needs = PathNeeds { hops, exit, avoid: avoid.into_iter().map(id).collect() };
+        let needs = PathNeeds { hops, exit, avoid: avoid.into_iter().map(id).collect(), middles: None };
         let rules = PathRules::default();
         let mut rng = StdRng::seed_from_u64(seed);
         let fits = |guard: &Descriptor, middle: Option<&Descriptor>, exit: &Descriptor| {
