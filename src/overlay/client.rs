@@ -60,7 +60,7 @@ const CREDIT_MEMORY: usize = 64 * 1024 * 1024;
 /// How a client behaves.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// Relays in a circuit, 1 to 3.
+    /// Relays in a circuit, 1 to 3. With fewer than 3 nobody is met (PROTOCOL.md §7.3).
     pub hops: usize,
     /// Circuits kept ready for whoever asks next.
     pub prebuilt: usize,

@@ -69,16 +69,21 @@ pub fn update(
 }
 
 fn store(dir: &StateDir, network: &str, sample: &MiddleSample) -> Result<(), Error> {
+    let text = encode(sample).map_err(|error| {
+        Error::new(Kind::Bug, "can't write the fixed middles").with_source(error)
+    })?;
+    Ok(dir.write_secret(&file_name(network), text.as_bytes())?)
+}
+
+fn encode(sample: &MiddleSample) -> Result<String, toml::ser::Error> {
     let middle = sample.middles().iter().map(|middle| StoredMiddle {
         id: id_to_hex(&middle.id),
         until: middle.until,
         unlisted_since: middle.unlisted_since,
     });
-    let text = toml::to_string(&Stored {
+    toml::to_string(&Stored {
         middle: middle.collect(),
     })
-    .map_err(|error| Error::new(Kind::Bug, "can't write the fixed middles").with_source(error))?;
-    Ok(dir.write_secret(&file_name(network), text.as_bytes())?)
 }
 
 fn file_name(network: &str) -> String {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hushswarm_circuits::keys::{IdentityKey, RelayId, Suite};
 use hushswarm_circuits::path::GuardSample;
 use hushswarm_circuits::relay_list::{Draft, ExitPolicy, RelayInfo, Roles, Trust};
+use proptest::prelude::*;
 
 use super::*;
 use crate::config::unix_now;
@@ -98,6 +99,29 @@ fn middles_come_back_in_order_and_per_network() {
         assert_eq!(load(&dir, network).unwrap(), sample);
     }
     assert_eq!(load(&dir, "one").unwrap(), sample(4));
+}
+
+proptest! {
+    /// TOML has no numbers beyond those of an i64.
+    #[test]
+    fn any_sample_comes_back_and_any_bytes_are_read_or_refused(
+        middles in prop::collection::vec((any::<[u8; 32]>(), any::<u32>(), any::<Option<u32>>()), 0..6),
+        place: prop::sample::Index, byte: u8,
+    ) {
+        let sample = MiddleSample::from_middles(middles.iter().map(|(id, until, since)| Middle {
+            id: RelayId(*id),
+            until: (*until).into(),
+            unlisted_since: since.map(u64::from),
+        }));
+        let mut text = encode(&sample).unwrap().into_bytes();
+        let parsed = parse(&text);
+        prop_assert_eq!(parsed.as_ref(), Some(&sample));
+        if !text.is_empty() {
+            let at = place.index(text.len());
+            text[at] = byte;
+        }
+        prop_assert!(parse(&text).is_none_or(|read| read.middles().len() <= MIDDLES));
+    }
 }
 
 #[test]
