@@ -9,18 +9,23 @@ use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER;
 use hushswarm::config::RelayConfig;
-use hushswarm::hidden::{Keys, Limits, Reception, Sealed, Seed, Standing, VisitError, visit};
+use hushswarm::hidden::{
+    self, HostOptions, Identity, Keys, Limits, Reception, Sealed, Seed, Standing, VisitError, visit,
+};
 use hushswarm::overlay::circuit::{Circuit, Meet, StreamFailure};
 use hushswarm::overlay::client::{Client, Wanted};
 use hushswarm::overlay::stream::CircuitStream;
 use hushswarm::route::circuits::CircuitRoute;
 use hushswarm::route::{At, Outside, RouteError};
+use hushswarm::state::StateDir;
 use hushswarm_circuits::body::{OpenKind, OpenStatus};
 use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, RelayId};
 use hushswarm_circuits::path::ExitNeed;
-use hushswarm_circuits::rendezvous::{Cookie, Establish, IntroductionId, Status, SwarmKey};
+use hushswarm_circuits::rendezvous::{
+    Contact, Cookie, Establish, IntroductionId, Status, SwarmKey,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use world::{Recipe, World, key, pattern, until};
 
@@ -424,4 +429,87 @@ async fn readers_that_stop_bound_what_a_rendezvous_point_holds() {
         world.process(1).rss() < before + 32 * 1024
     })
     .await;
+}
+
+/// Waits until a seed names so many points, and these stand.
+async fn named(contact: &mut watch::Receiver<Option<Contact>>, points: usize) -> Contact {
+    let whole = |contact: &Option<Contact>| {
+        let named = contact.as_ref().map_or(0, |contact| contact.points().len());
+        named == points
+    };
+    let named = timeout(LONG, contact.wait_for(whole)).await.unwrap();
+    named.unwrap().clone().unwrap()
+}
+
+/// Visits a seed at each of its points.
+async fn visit_all(visitor: &CircuitRoute, contact: &Contact, came: &mut mpsc::Receiver<Sealed>) {
+    let swarm = swarm();
+    for point in contact.points() {
+        let seed = Seed {
+            key: contact.key,
+            introduction: point.introduction,
+            at: point.relay,
+        };
+        let next = async { timeout(LONG, came.recv()).await.unwrap().unwrap() };
+        let (visited, came) = tokio::join!(visit(visitor, &seed, &swarm), next);
+        let (back, there) = tokio::join!(exchange(visited.unwrap(), b"a"), exchange(came, b"b"));
+        assert_eq!((&back[..], &there[..]), (&b"b"[..], &b"a"[..]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_whose_introduction_relay_is_killed_takes_another_and_visitors_come() {
+    let mut world = recipe(8).start();
+    let outside = Arc::new(CircuitRoute::new(world.client(3)));
+    let identity = Identity::ephemeral(&mut rand::rng());
+    let key = identity.key();
+    let options = HostOptions::default();
+    let (host, mut came) = hidden::Host::start(outside, identity, swarm(), options);
+    let mut contact = host.contact();
+    let first = named(&mut contact, 3).await;
+    assert_eq!(first.key, key.0);
+    let visitor = CircuitRoute::new(world.client(3));
+    visit_all(&visitor, &first, &mut came).await;
+    let gone = first.points()[0].relay;
+    world.kill(world.place(&gone));
+    let without = |contact: &Option<Contact>| {
+        let points = contact.as_ref().map_or(&[][..], Contact::points);
+        points.len() == 3 && points.iter().all(|point| point.relay != gone)
+    };
+    // It is waited for first, and circuits through it are found out to be dead.
+    timeout(3 * LONG, contact.wait_for(without))
+        .await
+        .unwrap()
+        .unwrap();
+    let second = contact.borrow().clone().unwrap();
+    let kept = second
+        .points()
+        .iter()
+        .filter(|point| first.points().contains(point));
+    assert_eq!(kept.count(), 2);
+    visit_all(&visitor, &second, &mut came).await;
+    assert_eq!(host.status().standing, 3);
+    assert_eq!(host.status().counters.met, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_starts_again_is_found_where_it_was() {
+    let world = recipe(6).start();
+    let state = StateDir::open(world.dir.path().join("seed")).unwrap();
+    let visitor = CircuitRoute::new(world.client(3));
+    let mut before = None;
+    for _ in 0..2 {
+        let outside = Arc::new(CircuitRoute::new(world.client(3)));
+        let identity = Identity::keep(&state, &INFOHASH, &mut rand::rng()).unwrap();
+        let options = HostOptions::default();
+        let (host, mut came) = hidden::Host::start(outside, identity, swarm(), options);
+        let mut contact = host.contact();
+        let mut now = named(&mut contact, 3).await;
+        until("all stand", || host.status().standing == 3).await;
+        now = contact.borrow().clone().unwrap_or(now);
+        // As somebody calls it who has an old link.
+        let told = before.get_or_insert_with(|| now.clone());
+        assert_eq!(*told, now);
+        visit_all(&visitor, told, &mut came).await;
+    }
 }
