@@ -21,10 +21,11 @@ use hushswarm_circuits::layers::{BackwardHop, ForwardHop, LayerKeys, MARK_LEN, O
 use hushswarm_circuits::link::{
     LinkInitiator, LinkKeys, LinkOpener, LinkPeer, LinkSealer, respond, sign_auth, verify_auth,
 };
+use hushswarm_circuits::rendezvous::item::{Entry, Period, SLOTS, Slot};
 use hushswarm_circuits::rendezvous::sealed::{Opener, Read, Sealer};
 use hushswarm_circuits::rendezvous::wire::{encode_introduce, encode_record};
 use hushswarm_circuits::rendezvous::{
-    Cookie, Establish, IntroductionId, Introductions, Meeting, SwarmKey, Visitor,
+    Contact, Cookie, Establish, IntroductionId, Introductions, Meeting, Point, SwarmKey, Visitor,
 };
 use rand::{TryCryptoRng, TryRng};
 
@@ -440,6 +441,43 @@ fn dht_vectors_are_unchanged() {
     }
     assert!(reader.is_ended());
     out.compare("dht.txt");
+}
+
+#[test]
+fn item_vectors_are_unchanged() {
+    let mut out = Vectors::new(
+        "Items of hidden seeds in the DHT (PROTOCOL.md 8.6). Values are hexadecimal.\n\
+         now is seconds since 1970, since the seconds from the beginning of its period. Public keys are those of the four slots.\n\
+         value is what the slot 2 has, sealed with this salt: one contact, written at since.",
+    );
+    let infohash: [u8; 20] = std::array::from_fn(|n| n as u8);
+    let now: u64 = 1_800_000_000;
+    let period = Period::at(&infohash, now);
+    out.case("item");
+    out.put("infohash", &infohash);
+    out.put("now", &now.to_be_bytes());
+    out.put("since", &period.since(now).to_be_bytes());
+    for number in 0..SLOTS {
+        let slot = Slot::new(&infohash, &period, number);
+        out.put(&format!("public_{number}"), &slot.signer().public().0);
+    }
+    let point = Point {
+        relay: RelayId(Script::key("relay")),
+        introduction: IntroductionId(Script::key("introduction point")),
+    };
+    let contact = Contact::new(Script::key("hidden seed"), vec![point]).unwrap();
+    let entries = [Entry {
+        written: period.since(now),
+        contact,
+    }];
+    let slot = Slot::new(&infohash, &period, 2);
+    let mut salt = Script::new("item salt");
+    let value = slot.seal(&entries, &mut salt);
+    assert_eq!(slot.open(&value).unwrap(), entries);
+    out.put("salt", &salt.given);
+    out.put("contact", &entries[0].contact.encode());
+    out.put("value", &value);
+    out.compare("item.txt");
 }
 
 #[test]

@@ -19,14 +19,15 @@ use hushswarm_circuits::body::{
 };
 use hushswarm_circuits::dht as lookups;
 use hushswarm_circuits::frame::{Class, FrameType, Header};
-use hushswarm_circuits::keys::{IdentityKey, Key32, Suite};
+use hushswarm_circuits::keys::{IdentityKey, Key32, RelayId, Suite};
 use hushswarm_circuits::lookup::Answer;
 use hushswarm_circuits::path::PathRules;
 use hushswarm_circuits::relay_list::{
     Descriptor, Draft, ExitPolicy, LinkService, RelayInfo, Roles,
 };
+use hushswarm_circuits::rendezvous::item::{self, Entry};
 use hushswarm_circuits::rendezvous::wire::{encode_introduce, encode_record};
-use hushswarm_circuits::rendezvous::{Establish, IntroductionId};
+use hushswarm_circuits::rendezvous::{Contact, Establish, IntroductionId, Point};
 use hushswarm_circuits::target::{HostName, Target};
 use hushswarm_fuzz::targets::{HASH, NOW, authority};
 
@@ -79,6 +80,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ),
         ("extension", extensions()),
         ("frame_header", headers()),
+        ("hidden_item", hidden_items()),
         ("hop_handshake", handshakes()),
         ("http_proxy", http_requests()),
         ("http_tracker", announces()),
@@ -145,6 +147,31 @@ fn relay_configs() -> Seeds {
     let dht = "nickname = 'r'\nlisten = ['127.0.0.1:1']\nexit = true\n[dht]\n\
         bootstrap = ['a.example:6881', '[2001:db8::1]:1']\n[dht.limits]\nlookups = 5\n";
     vec![("dht", dht.into()), ("relay", relay_config().into_bytes())]
+}
+
+fn hidden_items() -> Seeds {
+    let point = |n| Point {
+        relay: RelayId([n; 32]),
+        introduction: IntroductionId([n + 1; 32]),
+    };
+    let entry = |n: u8, points: u8| Entry {
+        written: 1000 * u32::from(n),
+        contact: Contact::new([n; 32], (0..points).map(point).collect()).expect("in bounds"),
+    };
+    let four = [entry(1, 3), entry(2, 3), entry(3, 3), entry(4, 3)];
+    let long = [entry(1, 4)];
+    let mut trailing = item::encode(&four[..1]);
+    trailing[600] = 1;
+    vec![
+        ("four", item::encode(&four).to_vec()),
+        ("none", item::encode(&[]).to_vec()),
+        ("one", item::encode(&[entry(1, 1)]).to_vec()),
+        ("trailing", trailing.to_vec()),
+        (
+            "twice",
+            item::encode(&[long[0].clone(), long[0].clone()]).to_vec(),
+        ),
+    ]
 }
 
 fn meeting_requests() -> Seeds {

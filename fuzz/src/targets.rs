@@ -54,7 +54,9 @@ pub use local::{
     client_files, jail_query, leaktest_classify, leaktest_dht, leaktest_dns, leaktest_peek,
     leaktest_udp_tracker, onion_address, routes_file, tor_file,
 };
-pub use lookups::meetings::{introduction, meeting_records, meeting_request, sealed_records};
+pub use lookups::meetings::{
+    hidden_item, introduction, meeting_records, meeting_request, sealed_records,
+};
 pub use lookups::{dht_records, dht_request, dns_reply, lookup_answer};
 pub use proxy::{http_proxy, socks_datagram, socks_request};
 
@@ -72,6 +74,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("exit_policy", exit_policy),
     ("extension", extension),
     ("frame_header", frame_header),
+    ("hidden_item", hidden_item),
     ("hop_handshake", hop_handshake),
     ("http_proxy", http_proxy),
     ("http_tracker", http_tracker),

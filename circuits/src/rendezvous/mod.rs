@@ -1,9 +1,10 @@
 //! Introduction and rendezvous (PROTOCOL.md §8): how two who don't know each other's place meet at a relay.
 //!
 //! [`wire`] is what relays read; [`message`] and [`sealed`] are what passes through them, which they can't read;
-//! [`contact`] is what visitors know of a seed.
+//! [`contact`] is what visitors know of a seed, and [`item`] where they find it.
 
 pub mod contact;
+pub mod item;
 pub mod message;
 pub mod sealed;
 pub mod wire;

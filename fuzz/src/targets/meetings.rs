@@ -1,6 +1,7 @@
 //! Targets of introduction and rendezvous: what relays read, what seeds and visitors read of each other.
 
 use hushswarm_circuits::keys::{DhSecret, Key32, RelayId};
+use hushswarm_circuits::rendezvous::item::{self, MAX_ENTRIES, PLAIN_LEN, Period, Slot};
 use hushswarm_circuits::rendezvous::message::{ANSWER_LEN, MESSAGE_LEN};
 use hushswarm_circuits::rendezvous::sealed::{MAX_DATA, Opener, Read, Sealer};
 use hushswarm_circuits::rendezvous::wire::{
@@ -11,7 +12,26 @@ use hushswarm_circuits::rendezvous::{
     Cookie, Establish, IntroductionId, Introductions, Meeting, SwarmKey, Visitor,
 };
 
-use super::super::{disturb, rng};
+use super::super::{HASH, NOW, disturb, rng};
+
+/// What members of a swarm write into the DHT (§8.6): as a stranger's value, and as what a member sealed.
+pub fn hidden_item(input: &[u8]) {
+    let slot = Slot::new(&HASH, &Period::at(&HASH, NOW), 1);
+    assert!(slot.open(input).is_err(), "nobody sealed this");
+    let mut plain = [0; PLAIN_LEN];
+    let len = input.len().min(PLAIN_LEN);
+    plain[..len].copy_from_slice(&input[..len]);
+    let Ok(entries) = item::decode(&plain) else {
+        return;
+    };
+    assert_eq!(item::encode(&entries)[..], plain);
+    let sealed = slot.seal(&entries, &mut rng());
+    assert_eq!(slot.open(&sealed).as_ref(), Ok(&entries));
+    if let Some(first) = entries.first() {
+        let merged = item::merge(first.contact.clone(), first.written, entries.clone());
+        assert!(merged.len() <= MAX_ENTRIES && item::decode(&item::encode(&merged)).is_ok());
+    }
+}
 
 /// Requests that relays read (§8.1): those for introduction points, and introductions.
 pub fn meeting_request(input: &[u8]) {

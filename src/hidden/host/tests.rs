@@ -413,7 +413,7 @@ async fn relays_that_refuse_are_left_for_others_and_a_small_network_is_not_worn_
     let net = Net::new(6);
     net.lock().refusing.extend([0, 1, 2]);
     let (_host, contact) = start(&net, ephemeral());
-    passes(600).await;
+    passes(2 * 3600).await;
     assert_eq!(relays(&points(&contact)), BTreeSet::from([3, 4, 5]));
     let net = Net::new(2);
     let (_second, contact) = start(&net, ephemeral());
