@@ -6,6 +6,8 @@
 
 mod host;
 mod identity;
+mod items;
+mod notice;
 mod reception;
 mod stream;
 #[cfg(test)]
@@ -14,6 +16,7 @@ mod visitor;
 
 pub use host::{Host, HostOptions, HostStatus};
 pub use identity::Identity;
+pub use notice::{Notice, Seeking, publish, seek};
 pub use reception::{Counters, Keys, Limits, Lost, Reception, Standing};
 pub use stream::{Sealed, Side};
 pub use visitor::{Seed, VisitError, visit};

@@ -73,7 +73,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "hidden",
         &[
-            "route", "circuits", "state", "config", "error", "hush", "onion", "redact",
+            "dht", "route", "krpc", "bencode", "circuits", "state", "config", "error", "hush",
+            "onion", "redact",
         ],
     ),
     (
