@@ -3,6 +3,8 @@
 //! A seed ([`Host`], with the keys of an [`Identity`]) stands at introduction points ([`Reception::stand`]) and gets streams of visitors; a visitor that knows a seed's
 //! keys and one of its points gets a stream by [`visit`]. What both get is a [`Sealed`] stream, which the relay that
 //! carries it can neither read nor change.
+//!
+//! Who knows the infohash alone finds seeds by [`seek`], where they [`publish`] themselves in the DHT.
 
 mod host;
 mod identity;
