@@ -527,8 +527,22 @@ fn gossip() -> Seeds {
     let onions = Onions {
         me: peer(1),
         added: (2..5).filter_map(peer).collect(),
+        ..Onions::default()
+    };
+    let contact = |byte, points: u8| {
+        let point = |n| Point {
+            relay: RelayId([n; 32]),
+            introduction: IntroductionId([n; 32]),
+        };
+        Contact::new([byte; 32], (0..points).map(point).collect()).ok()
+    };
+    let seeds = Onions {
+        seed: contact(1, 2),
+        seeds: (2..5).filter_map(|byte| contact(byte, byte)).collect(),
+        ..Onions::default()
     };
     vec![
+        ("seeds", seeds.encode()),
         ("onions", onions.encode()),
         ("nobody", Onions::default().encode()),
     ]

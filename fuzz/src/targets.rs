@@ -8,8 +8,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hushswarm::config::{NetworkFile, RelayConfig};
+use hushswarm::hush::SeedKey;
 use hushswarm::torrent::extension::{Exchange as Tells, MetadataMessage, PeerExtensions};
-use hushswarm::torrent::gossip::{MAX_ADDED, OnionPeer, Onions};
+use hushswarm::torrent::gossip::{
+    Concealed, MAX_ADDED, MAX_SEEDS, MAX_SEEDS_LEN, OnionPeer, Onions,
+};
 use hushswarm::torrent::infohash::InfoHash;
 use hushswarm::torrent::magnet::Magnet;
 use hushswarm::torrent::metainfo::{Info, Metainfo};
@@ -656,10 +659,21 @@ pub fn extension(input: &[u8]) {
     }
 }
 
-/// What onion peers tell each other (docs/onion-gossip.md).
+/// What peers of hidden swarms tell each other (docs/onion-gossip.md).
 pub fn onion_gossip(input: &[u8]) {
     if let Ok(onions) = Onions::parse(input) {
         assert!(onions.added.len() <= MAX_ADDED);
+        assert!(onions.me.is_none() || onions.seed.is_none());
+        let contacts: Vec<Vec<u8>> = onions.seeds.iter().map(|seed| seed.encode()).collect();
+        assert!(contacts.len() <= MAX_SEEDS && contacts.concat().len() <= MAX_SEEDS_LEN);
+        for contact in onions.seeds.iter().chain(&onions.seed) {
+            let seed = Concealed::Seed(SeedKey(contact.key));
+            let target = seed.to_target();
+            assert_eq!(
+                target.and_then(|at| Concealed::from_target(&at)),
+                Some(seed)
+            );
+        }
         assert_eq!(Onions::parse(&onions.encode()), Ok(onions.clone()));
         let shown = format!("{onions:?}");
         for peer in &onions.added {

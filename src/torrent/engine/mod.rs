@@ -12,13 +12,14 @@ mod world;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use hushswarm_circuits::rendezvous::Contact;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use create::{CreateError, Created, create};
 pub use sorter::Sorter;
 
-use super::gossip::OnionPeer;
+use super::gossip::{OnionPeer, SeedBook};
 use super::magnet::Magnet;
 use super::metainfo::Metainfo;
 use super::storage::{DEFAULT_BUDGET, StorageOptions};
@@ -45,9 +46,12 @@ pub struct Options {
     pub write_budget: usize,
     /// Trackers and peers may be at private addresses: for test networks only (leaks L49).
     pub allow_private: bool,
-    /// Tell onion peers of onion peers, and be told; never of a private torrent's. Connections that use no onion service see
-    /// nothing of it. Off, unless it is turned on: a service that lets in only some must not be passed on.
+    /// Tell hidden peers (onion services and hidden seeds) of hidden peers, and be told; never of a private torrent's. Connections
+    /// with public peers see nothing of it. Off, unless it is turned on: a service that lets in only some must not be passed on.
     pub gossip: bool,
+    /// Who knows where hidden seeds are introduced, and how to call them through the engine's way out. Without it nobody's word
+    /// about hidden seeds is taken, and those of magnet links are passed over.
+    pub seeds: Option<Arc<dyn SeedBook>>,
 }
 
 impl Options {
@@ -59,6 +63,7 @@ impl Options {
             write_budget: DEFAULT_BUDGET,
             allow_private: false,
             gossip: false,
+            seeds: None,
         }
     }
 }
@@ -124,7 +129,13 @@ impl Engine {
         let (hash, info, trackers, peers) = match job.source {
             Source::Magnet(magnet) => {
                 let tiers = magnet.trackers.into_iter().map(|url| vec![url]).collect();
-                (magnet.hash, None, tiers, magnet.peers)
+                let mut peers = magnet.peers;
+                for contact in magnet.seeds {
+                    let book = self.options.seeds.as_ref();
+                    let seed = book.and_then(|book| book.learn(magnet.hash, contact));
+                    peers.extend(seed.filter(|seed| !peers.contains(seed)));
+                }
+                (magnet.hash, None, tiers, peers)
             }
             Source::Metainfo(metainfo) => {
                 let hash = metainfo.info.hash;
@@ -136,7 +147,7 @@ impl Engine {
                 )
             }
         };
-        self.start(|own| Setup {
+        self.start(|own, own_seed| Setup {
             hash,
             info,
             trackers,
@@ -152,12 +163,14 @@ impl Engine {
             gossip: self.options.gossip,
             finder: self.finder.clone(),
             own,
+            own_seed,
+            seeds: self.options.seeds.clone(),
         })
     }
 
     /// Gives what lies in `folder` under the torrent's name. It is checked first, and never written.
     pub fn seed(&self, metainfo: Metainfo, folder: PathBuf) -> Handle {
-        self.start(|own| Setup {
+        self.start(|own, own_seed| Setup {
             hash: metainfo.info.hash,
             info: Some(Arc::new(metainfo.info)),
             trackers: metainfo.trackers,
@@ -173,6 +186,8 @@ impl Engine {
             gossip: self.options.gossip,
             finder: self.finder.clone(),
             own,
+            own_seed,
+            seeds: self.options.seeds.clone(),
         })
     }
 
@@ -184,9 +199,13 @@ impl Engine {
         }
     }
 
-    fn start(&self, setup: impl FnOnce(watch::Receiver<Vec<OnionPeer>>) -> Setup) -> Handle {
+    fn start(
+        &self,
+        setup: impl FnOnce(watch::Receiver<Vec<OnionPeer>>, watch::Receiver<Option<Contact>>) -> Setup,
+    ) -> Handle {
         let (own, own_seen) = watch::channel(Vec::new());
-        let setup = setup(own_seen);
+        let (own_seed, own_seed_seen) = watch::channel(None);
+        let setup = setup(own_seen, own_seed_seen);
         let first = if setup.info.is_some() {
             State::Checking
         } else {
@@ -199,6 +218,7 @@ impl Engine {
             progress,
             commands,
             own,
+            own_seed,
             task,
         }
     }
@@ -210,6 +230,7 @@ pub struct Handle {
     progress: watch::Receiver<Progress>,
     commands: mpsc::Sender<Command>,
     own: watch::Sender<Vec<OnionPeer>>,
+    own_seed: watch::Sender<Option<Contact>>,
     task: JoinHandle<()>,
 }
 
@@ -219,11 +240,13 @@ impl std::fmt::Debug for Command {
     }
 }
 
-/// Hands in streams that peers opened to our onion service. Clones lead to the same torrent.
+/// Hands in streams that peers opened to our onion service or hidden seed. Clones lead to the same torrent.
 #[derive(Clone)]
 pub struct OnionDoor {
     commands: mpsc::Sender<Command>,
     own: watch::Sender<Vec<OnionPeer>>,
+    own_seed: watch::Sender<Option<Contact>>,
+    via: Via,
 }
 
 impl OnionDoor {
@@ -233,7 +256,17 @@ impl OnionDoor {
         self.own.send_replace(own);
     }
 
-    /// Says that there is none any more.
+    /// Says how our hidden seed is reached, whenever that changes; `None` while it is introduced nowhere. Hidden seeds that are
+    /// called, and who comes by [`Handle::hidden_door`], are told it, where [`Options::gossip`] allows it. Its key is never called.
+    pub fn stand(&self, contact: Option<Contact>) {
+        self.own_seed.send_if_modified(|now| {
+            let changed = *now != contact;
+            *now = contact;
+            changed
+        });
+    }
+
+    /// Says that there is no onion service of ours any more.
     pub fn close(&self) {
         self.own.send_replace(Vec::new());
     }
@@ -245,7 +278,7 @@ impl OnionDoor {
 
     /// The same for one of which these bytes were read already.
     fn accept_begun(&self, stream: BoxStream, said: Vec<u8>) {
-        let via = Via::Onion;
+        let via = self.via;
         let visitor = Visitor { stream, via, said };
         let _ = self.commands.try_send(Command::Accept(visitor));
     }
@@ -266,9 +299,21 @@ impl Handle {
 
     /// Where streams that peers open to our onion service are handed in, by whoever does not hold the torrent.
     pub fn onion_door(&self) -> OnionDoor {
+        self.door(Via::Onion)
+    }
+
+    /// The same for streams by meetings with our hidden seed. Whoever comes here is told where the seed is introduced by now; who
+    /// came to the onion service is not, since he would know that both are one.
+    pub fn hidden_door(&self) -> OnionDoor {
+        self.door(Via::Hidden)
+    }
+
+    fn door(&self, via: Via) -> OnionDoor {
         OnionDoor {
             commands: self.commands.clone(),
             own: self.own.clone(),
+            own_seed: self.own_seed.clone(),
+            via,
         }
     }
 

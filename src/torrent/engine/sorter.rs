@@ -72,7 +72,7 @@ mod tests {
     use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::sync::{mpsc, watch};
 
-    use super::super::Command;
+    use super::super::{Command, Via};
     use super::*;
 
     /// Two torrents behind one door, and what comes to each.
@@ -81,7 +81,13 @@ mod tests {
         let (two, at_two) = mpsc::channel(4);
         let doors = [(1, one), (2, two)].map(|(n, commands)| {
             let own = watch::Sender::new(Vec::new());
-            (InfoHash([n; 20]), OnionDoor { commands, own })
+            let door = OnionDoor {
+                commands,
+                own,
+                own_seed: watch::Sender::new(None),
+                via: Via::Onion,
+            };
+            (InfoHash([n; 20]), door)
         });
         (Sorter::new(doors), [at_one, at_two])
     }

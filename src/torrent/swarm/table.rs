@@ -170,7 +170,7 @@ impl PeerTable {
         true
     }
 
-    /// Learns of an onion service, to which this many streams are opened at once, each by a circuit of its own.
+    /// Learns of an onion service or hidden seed, to which this many streams are opened at once, each by a circuit of its own.
     pub(super) fn add_onion(&mut self, now: Instant, target: &Target, streams: u16) {
         self.add(now, Way::Host(target.clone()));
         for number in 1..streams {
@@ -199,6 +199,23 @@ impl PeerTable {
             known.hearsay = Some(teller);
         }
         true
+    }
+
+    /// Whether this host is known, and may be called some time.
+    pub(super) fn knows_host(&self, host: &Host) -> bool {
+        let mut known = self.known.values();
+        known.any(|known| known.state != State::Banned && host_of(&known.way) == Some(host))
+    }
+
+    /// Forgets a host that was heard of just now, and was not called yet.
+    pub(super) fn withdraw(&mut self, host: &Host) {
+        let known = self.known.iter();
+        let of_host = known.filter(|(_, known)| host_of(&known.way) == Some(host));
+        let idle = of_host.filter(|(_, known)| known.state != State::Busy);
+        let keys: Vec<PeerKey> = idle.map(|(key, _)| *key).collect();
+        for key in keys {
+            self.forget(key);
+        }
     }
 
     /// Whether as many are remembered at this address as may be, of whom only others told: nobody is called at many ports

@@ -218,15 +218,15 @@ impl Talker {
 
 fn added(range: std::ops::Range<u32>) -> Onions {
     Onions {
-        me: None,
         added: range.map(onion).collect(),
+        ..Onions::default()
     }
 }
 
 fn me(n: u32) -> Onions {
     Onions {
         me: Some(onion(n)),
-        added: Vec::new(),
+        ..Onions::default()
     }
 }
 

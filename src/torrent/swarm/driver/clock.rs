@@ -32,6 +32,7 @@ impl Driver {
         if self.seconds.is_multiple_of(CHOKE_EVERY) {
             self.choke();
             self.share_streams();
+            self.forget_rumours();
         }
         self.take_early();
         self.tell_onions();

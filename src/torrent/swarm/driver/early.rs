@@ -1,5 +1,6 @@
 //! Of whom other peers told before it was known whether the torrent is private (BEP 27).
 
+use hushswarm_circuits::rendezvous::Contact;
 use hushswarm_circuits::target::Target;
 use tokio::time::Instant;
 
@@ -7,17 +8,25 @@ use super::Driver;
 use crate::torrent::picker::PeerKey;
 use crate::torrent::swarm::table::{MAX_HEARSAY, MAX_HEARSAY_EACH};
 
+/// A peer of whom another told.
+pub(super) enum Told {
+    /// By its address or onion service.
+    At(Target),
+    /// A hidden seed.
+    Seed(Contact),
+}
+
 /// Those who wait, and who told of them: as many as the table would take.
 #[derive(Default)]
-pub(super) struct Early(Vec<(PeerKey, Target)>);
+pub(super) struct Early(Vec<(PeerKey, Told)>);
 
 impl Early {
     /// Hears of these from one peer.
-    pub(super) fn hear(&mut self, teller: PeerKey, of: impl Iterator<Item = Target>) {
+    pub(super) fn hear(&mut self, teller: PeerKey, of: impl Iterator<Item = Told>) {
         let told = self.0.iter().filter(|(other, _)| *other == teller);
         let room = MAX_HEARSAY_EACH.saturating_sub(told.count());
         let room = room.min(MAX_HEARSAY.saturating_sub(self.0.len()));
-        self.0.extend(of.take(room).map(|target| (teller, target)));
+        self.0.extend(of.take(room).map(|told| (teller, told)));
     }
 }
 
@@ -33,8 +42,13 @@ impl Driver {
             return;
         }
         let now = Instant::now().into_std();
-        for (teller, target) in early.into_iter().flat_map(|early| early.0) {
-            self.table.add_hearsay(now, target, Some(teller));
+        for (teller, told) in early.into_iter().flat_map(|early| early.0) {
+            match told {
+                Told::At(target) => {
+                    self.table.add_hearsay(now, target, Some(teller));
+                }
+                Told::Seed(contact) => self.hear_seed(teller, contact),
+            }
         }
     }
 }

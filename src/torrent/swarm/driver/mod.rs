@@ -4,6 +4,7 @@ mod clock;
 mod early;
 mod onions;
 mod pex;
+mod seeds;
 mod seeking;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hushswarm_circuits::isolation::Isolation;
+use hushswarm_circuits::rendezvous::Contact;
 use hushswarm_circuits::target::Target;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -22,10 +24,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use self::early::Early;
+use self::seeds::Rumours;
 use super::announce::{Announcer, Answer, Counters};
 use super::choker::Choker;
 use super::connection::{Connection, News};
-use super::gossip::Gossip;
+use super::gossip::{Gossip, Origin};
 use super::metadata::Fetch;
 use super::pex::Pex;
 use super::progress::{Failure, Progress, Rate, State};
@@ -36,7 +39,7 @@ use crate::dht::PeerFinder;
 use crate::route::special::Place;
 use crate::route::{BoxStream, Outside, RouteError};
 use crate::torrent::extension::Exchange;
-use crate::torrent::gossip::OnionPeer;
+use crate::torrent::gossip::{Concealed, OnionPeer, SeedBook};
 use crate::torrent::infohash::{InfoHash, PeerName};
 use crate::torrent::metainfo::Info;
 use crate::torrent::peer::CloseReason;
@@ -70,6 +73,8 @@ pub(crate) enum Via {
     Address,
     /// To our own onion service.
     Onion,
+    /// By a meeting with our own hidden seed.
+    Hidden,
 }
 
 /// A peer that came to us.
@@ -115,12 +120,16 @@ pub(crate) struct Setup {
     pub(crate) tracker: TrackerClient,
     pub(crate) allow_private: bool,
     pub(crate) outside: Arc<dyn Outside>,
-    /// Tell onion peers of onion peers.
+    /// Tell hidden peers of hidden peers.
     pub(crate) gossip: bool,
     /// Finds peers in the DHT.
     pub(crate) finder: Option<Arc<dyn PeerFinder>>,
     /// Where our own onion services are, once they are.
     pub(crate) own: watch::Receiver<Vec<OnionPeer>>,
+    /// How our own hidden seed is reached, while it is.
+    pub(crate) own_seed: watch::Receiver<Option<Contact>>,
+    /// Who knows where hidden seeds are introduced.
+    pub(crate) seeds: Option<Arc<dyn SeedBook>>,
 }
 
 type Prepared = Result<(Arc<Storage>, Bits), StorageError>;
@@ -153,8 +162,9 @@ pub(crate) struct Driver {
     calling: BTreeSet<PeerKey>,
     waiting: VecDeque<Visitor>,
     gossip: Gossip,
-    /// Onion services that are being called or connected.
-    onions: BTreeMap<PeerKey, OnionPeer>,
+    /// Onion services and hidden seeds that are being called or connected, and who came to ours.
+    origins: BTreeMap<PeerKey, Origin>,
+    rumours: Rumours,
     pex: Pex,
     /// Apart, so that public peers can't keep out those of whom onion peers tell.
     early_onions: Early,
@@ -236,7 +246,7 @@ impl Driver {
         for target in &setup.peers {
             if Place::is_concealed(target) {
                 // Spelled as others are told of it.
-                let usual = OnionPeer::from_target(target).and_then(|onion| onion.to_target());
+                let usual = Concealed::from_target(target).and_then(|peer| peer.to_target());
                 table.add_onion(now, usual.as_ref().unwrap_or(target), streams);
             } else {
                 table.add(now, way_to(target));
@@ -266,7 +276,8 @@ impl Driver {
             calling: BTreeSet::new(),
             waiting: VecDeque::new(),
             gossip: Gossip::default(),
-            onions: BTreeMap::new(),
+            origins: BTreeMap::new(),
+            rumours: Rumours::default(),
             pex: Pex::default(),
             early_onions: Early::default(),
             early_peers: Early::default(),
@@ -516,7 +527,15 @@ impl Driver {
             return;
         }
         let key = self.table.add_incoming();
-        let exchange = self.exchange(visitor.via == Via::Onion, false);
+        let origin = match visitor.via {
+            Via::Address => None,
+            Via::Onion => Some(Origin::ToOnion),
+            Via::Hidden => Some(Origin::ToSeed),
+        };
+        let exchange = self.exchange(origin.is_some(), false);
+        if let Some(origin) = origin {
+            self.origins.insert(key, origin);
+        }
         let (shared, news) = (Arc::clone(&self.shared), self.news_sender.clone());
         let mut connection = Connection::new(shared, key, false, news).offer(exchange);
         connection.feed(&visitor.said);

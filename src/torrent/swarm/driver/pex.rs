@@ -4,16 +4,17 @@ use hushswarm_circuits::target::Target;
 use tokio::time::Instant;
 
 use super::Driver;
+use super::early::Told;
 use crate::torrent::extension::Exchange;
 use crate::torrent::pex::PeerExchange;
 use crate::torrent::picker::PeerKey;
 use crate::torrent::swarm::Order;
 
 impl Driver {
-    /// Of whom a connection may tell. Hidden peers and public ones stay apart; `further` is one more stream to the same onion
-    /// service, which would say everything again.
-    pub(super) fn exchange(&self, onion: bool, further: bool) -> Exchange {
-        match (onion, self.is_private()) {
+    /// Of whom a connection may tell. Hidden peers and public ones stay apart; `further` is one more stream to the same hidden
+    /// peer, which would say everything again.
+    pub(super) fn exchange(&self, hidden: bool, further: bool) -> Exchange {
+        match (hidden, self.is_private()) {
             (true, _) if self.gossips() && !further => Exchange::Onions,
             (false, false) => Exchange::Public,
             (true | false, _) => Exchange::Nobody,
@@ -28,7 +29,7 @@ impl Driver {
         let worth_a_call = self.pex.heard(key, peers, self.setup.allow_private);
         tracing::debug!(worth_a_call = worth_a_call.len(), "told of peers");
         self.early_peers
-            .hear(key, worth_a_call.into_iter().map(Target::ip));
+            .hear(key, worth_a_call.into_iter().map(Target::ip).map(Told::At));
         self.take_early();
     }
 
