@@ -54,7 +54,7 @@ pub enum Exchange {
     Nobody,
     /// Of peers of the public swarm (BEP 11): on connections with it.
     Public,
-    /// Of onion peers (docs/onion-gossip.md): on connections through onion services.
+    /// Of onion services and hidden seeds (docs/onion-gossip.md): on connections with such.
     Onions,
 }
 

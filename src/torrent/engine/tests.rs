@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 mod onions;
 mod pex;
+mod seeds;
 mod sought;
 
 use std::collections::BTreeSet;

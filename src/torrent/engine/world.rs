@@ -38,7 +38,7 @@ type Call = (Option<SocketAddr>, Isolation);
 pub(super) struct World {
     listeners: Mutex<BTreeMap<SocketAddr, Listener>>,
     onions: Mutex<BTreeMap<Target, Listener>>,
-    /// Onion services that were called, there or not.
+    /// Onion services and hidden seeds that were called, there or not.
     pub(super) onion_calls: Mutex<Vec<Target>>,
     pub(super) calls: Mutex<Vec<Call>>,
     /// Heads of announces.
@@ -79,7 +79,11 @@ impl World {
         onion: OnionPeer,
         listener: impl Fn(BoxStream) + Send + Sync + 'static,
     ) {
-        let target = onion.to_target().unwrap();
+        self.at(onion.to_target().unwrap(), listener);
+    }
+
+    /// Somebody listens at this onion service or hidden seed.
+    pub(super) fn at(&self, target: Target, listener: impl Fn(BoxStream) + Send + Sync + 'static) {
         let mut onions = self.onions.lock().unwrap();
         onions.insert(target, Box::new(listener));
     }
@@ -183,7 +187,7 @@ impl Outside for View {
             }
             let (near, far) = tokio::io::duplex(64 << 10);
             match &target.host {
-                Host::Name(_) if Place::is_onion(target) => {
+                Host::Name(_) if Place::is_concealed(target) => {
                     self.0.onion_calls.lock().unwrap().push(target.clone());
                     let onions = self.0.onions.lock().unwrap();
                     let listener = onions.get(target);

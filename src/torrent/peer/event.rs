@@ -99,7 +99,7 @@ pub enum Event<'a> {
         /// Its bytes.
         data: &'a [u8],
     },
-    /// The peer tells of onion peers. Comes only where that was offered.
+    /// The peer tells of hidden peers. Comes only where that was offered.
     Onions(Onions),
     /// The peer tells of public peers. Comes only where that was offered.
     Peers(PeerExchange),

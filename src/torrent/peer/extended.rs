@@ -8,7 +8,7 @@ use crate::torrent::gossip::Onions;
 use crate::torrent::pex::PeerExchange;
 use crate::torrent::wire::MessageRef;
 
-/// Messages about onion peers that may come within [`GOSSIP_WINDOW`]. We send one a minute; some may wait in a circuit and
+/// Messages about hidden peers that may come within [`GOSSIP_WINDOW`]. We send one a minute; some may wait in a circuit and
 /// come together.
 const MAX_GOSSIP: usize = 4;
 const GOSSIP_WINDOW: Duration = Duration::from_secs(60);
@@ -71,7 +71,7 @@ impl Core {
         }
     }
 
-    /// Under which id the peer is told of onion peers, where both sides offered that.
+    /// Under which id the peer is told of hidden peers, where both sides offered that.
     pub(super) fn gossip_id(&self) -> Option<u8> {
         let offered = self.exchange == Exchange::Onions;
         self.extensions.hs_onions.filter(|_| offered)

@@ -110,7 +110,7 @@ struct Core {
     extensions: PeerExtensions,
     /// Of whom we offer to tell.
     exchange: Exchange,
-    /// When the last messages about onion peers came.
+    /// When the last messages about hidden peers came.
     gossip: VecDeque<Instant>,
     /// When the last message about public peers came that was read.
     heard_pex: Option<Instant>,
@@ -208,7 +208,7 @@ impl Peer {
         self.core.pex_id().is_some() || self.gossips()
     }
 
-    /// Tells of onion peers, where both sides offered that.
+    /// Tells of hidden peers, where both sides offered that.
     pub fn send_onions(&mut self, onions: &Onions) {
         self.core.send_onions(onions);
     }
@@ -219,7 +219,7 @@ impl Peer {
         self.core.both_complete()
     }
 
-    /// Tells whether both sides offer to tell of onion peers.
+    /// Tells whether both sides offer to tell of hidden peers.
     pub fn gossips(&self) -> bool {
         self.core.gossip_id().is_some()
     }

@@ -31,7 +31,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Blocks read and sent at a time, bytes: makes a trip to another thread worth it.
 const UPLOAD_BATCH: u32 = 256 << 10;
 
-/// Two that are complete stay connected for so long after that, where both tell of onion peers: so that each knows the other
+/// Two that are complete stay connected for so long after that, where both tell of hidden peers: so that each knows the other
 /// as one to tell of.
 const LINGER: Duration = Duration::from_secs(120);
 
@@ -56,7 +56,7 @@ pub(super) enum News {
     Extensions(PeerKey, Exchange, bool),
     /// The peer tells of public peers.
     Peers(PeerKey, PeerExchange),
-    /// The peer tells of onion peers.
+    /// The peer tells of hidden peers.
     Onions(PeerKey, Onions),
 }
 

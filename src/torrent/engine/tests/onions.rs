@@ -12,10 +12,10 @@ use crate::torrent::extension::{self, Exchange, HS_ONIONS};
 use crate::torrent::gossip::Onions;
 use crate::torrent::wire::{Decoder, HANDSHAKE_LEN, Handshake, MessageRef};
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 /// Streams to the one onion service of a link. On the first of them we gossip.
-const STREAMS: usize = 8;
+pub(super) const STREAMS: usize = 8;
 
 fn onion(n: u32) -> OnionPeer {
     let mut key = [9; 32];
@@ -42,7 +42,7 @@ impl Bench {
         seed
     }
 
-    fn without_trackers(&self) -> Metainfo {
+    pub(super) fn without_trackers(&self) -> Metainfo {
         Metainfo {
             trackers: Vec::new(),
             ..self.metainfo.clone()
@@ -72,7 +72,7 @@ impl Bench {
     }
 
     /// Somebody comes who gives the metadata, and nothing else where `silent`.
-    fn visit_with_metadata(&self, handle: &Handle, silent: bool) {
+    pub(super) fn visit_with_metadata(&self, handle: &Handle, silent: bool) {
         let script = Script {
             silent,
             ..self.honest()
@@ -133,8 +133,13 @@ impl Talker {
 
     /// Comes to the onion service behind this door.
     pub(super) fn visit(self: &Arc<Self>, handle: &Handle) {
+        self.visit_at(&handle.onion_door());
+    }
+
+    /// Comes to this door.
+    pub(super) fn visit_at(self: &Arc<Self>, door: &OnionDoor) {
         let (near, far) = tokio::io::duplex(64 << 10);
-        handle.onion_door().accept(Box::new(far));
+        door.accept(Box::new(far));
         tokio::spawn(Arc::clone(self).talk(Box::new(near)));
     }
 
@@ -208,7 +213,7 @@ impl Talker {
     }
 
     /// The messages about onion peers that came.
-    fn onions(&self) -> Vec<Onions> {
+    pub(super) fn onions(&self) -> Vec<Onions> {
         let heard = self.heard_of(HS_ONIONS).into_iter();
         heard
             .map(|payload| Onions::parse(&payload).unwrap())
