@@ -16,7 +16,8 @@ use crate::route::special::Place;
 pub struct DhtArgs {
     /// Look for no peers in the DHT. By default they are looked for there, through a circuit of its own for each torrent: no node
     /// learns who asks, and only the few closest to the torrent learn which one it is. Private torrents, and links that name
-    /// onion services, are never looked up
+    /// hidden seeds or onion services, are never looked up there: what hidden seeds say in the DHT is sealed, under names that only
+    /// who knows the torrent can compute
     #[arg(long, conflicts_with = "dht_bootstrap")]
     pub no_dht: bool,
     /// Node of the DHT to begin at, where the exit offers no lookups of its own; its name is looked up at the exit. May be given

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hushswarm_circuits::path::MAX_HOPS;
 use hushswarm_circuits::target::{Host, Target};
 use indicatif::BinaryBytes;
 use serde::Serialize;
@@ -10,6 +11,7 @@ use serde::Serialize;
 use super::connect::{Connected, OverlayArgs, Without};
 use super::dht::{DhtArgs, is_hidden};
 use super::progress::{Progress as Display, duration, json_line};
+use super::rendezvous::{self, Meetings};
 use super::routes::{Loaded, RoutesArgs};
 use super::tor::{HAS_TOR, ONION_PORT, OnionOptions, OurTor, has_visitor_key, service_of_url};
 use super::transfer::follow;
@@ -38,8 +40,8 @@ pub struct Args {
     /// Go on sharing after the download until interrupted
     #[arg(long)]
     seed: bool,
-    /// Take only. By default, what comes from onion services is shared while it comes, by an onion service of its own whose key
-    /// is kept in memory alone; other onion peers hear of it, and nobody learns where you are
+    /// Take only. By default, what comes from hidden seeds or onion services is shared while it comes, by a hidden seed or onion
+    /// service of its own whose key is kept in memory alone; other such peers hear of it, and nobody learns where you are
     #[arg(long)]
     no_share: bool,
     /// Overwrite files of the same name that are not this torrent's
@@ -137,7 +139,7 @@ pub struct Work {
     pub output: PathBuf,
     /// Whether to go on sharing.
     pub seed: bool,
-    /// Whether to share by an onion service, where others are reached that way.
+    /// Whether to share by an onion service, or as a hidden seed, where others are reached that way.
     pub share: bool,
     /// Whether files that stand in the way may be overwritten.
     pub overwrite: bool,
@@ -188,7 +190,18 @@ pub async fn download(
     let tor = work.routes.tor(state);
     let onions = onions(&work, state)?;
     let chosen = chosen(&work.source);
-    let hidden = is_hidden(peers(&work.source), trackers(&work.source));
+    let mut source = work.source;
+    let mut meetings = Meetings::of(&mut source, work.share && rendezvous::is_possible(client));
+    let concealed = is_hidden(peers(&source), trackers(&source));
+    if meetings.left_out() > 0 {
+        display.say("the link names hidden seeds: its trackers and public peers are left out, so that nobody in public hears of it");
+    }
+    if meetings.any() && client.hops() != MAX_HOPS {
+        display.say("hidden seeds are met behind three relays: leave --hops out, or none of them is reached");
+    }
+    if meetings.shares() {
+        display.say("sharing what has come, as a hidden seed of its own; --no-share stops that");
+    }
     match onions {
         Onions::None | Onions::Taken => {}
         Onions::Shared => display
@@ -198,27 +211,34 @@ pub async fn download(
         ),
     }
     let job = Job {
-        source: work.source,
+        source,
         output: work.output.clone(),
         seed_after: work.seed,
         overwrite: work.overwrite,
     };
     let mut options = Options::new(state.path().to_owned());
     options.allow_private = work.routes.policy.allows_private();
-    options.gossip = matches!(onions, Onions::Shared | Onions::Taken);
+    options.gossip = match onions {
+        Onions::Shared | Onions::Taken => true,
+        Onions::Closed => false,
+        Onions::None => meetings.any(),
+    };
     let gate = work.routes.gate(client, &tor, chosen);
-    // Who looks a torrent up in public tells the public swarm of a hidden one.
-    let dht = work.dht.filter(|_| onions == Onions::None && !hidden);
     // By Tor alone, no datagrams and no lookups leave.
-    let dht = dht.filter(|_| !client.list().is_none());
+    let dht = work.dht.filter(|_| !client.list().is_none());
     let outside: Arc<dyn Outside> = gate;
-    let finder = dht.and_then(|dht| dht.finder(&work.routes, Arc::clone(&outside)));
-    let mut engine = Engine::new(outside, options);
+    let dht = dht.and_then(|dht| dht.finder(&work.routes, Arc::clone(&outside)));
+    meetings.look_in(dht.clone());
+    // Who looks a torrent up in public tells the public swarm of a hidden one.
+    let finder = dht.filter(|_| onions == Onions::None && !concealed);
+    options.seeds = Some(meetings.book());
+    let outside = meetings.route(outside);
+    let mut engine = Engine::new(Arc::clone(&outside), options);
     if let Some(finder) = finder {
         engine = engine.with_finder(finder);
     }
     let handle = engine.download(job);
-    let door = handle.onion_door();
+    let (door, hidden_door) = (handle.onion_door(), handle.hidden_door());
     let seeding = work.seed;
     let followed = follow(handle, client, &tor, display, |progress| {
         !seeding && matches!(progress.state, State::Done | State::Seeding)
@@ -229,9 +249,14 @@ pub async fn download(
         }
         std::future::pending().await
     };
+    let meeting = async {
+        meetings.run(outside, hidden_door).await;
+        std::future::pending().await
+    };
     let ended = tokio::select! {
         ended = followed => ended,
         ended = sharing => ended,
+        ended = meeting => ended,
     };
     client.close();
     let last = ended?;

@@ -14,6 +14,7 @@ pub mod progress;
 pub mod proxy;
 pub mod relay;
 pub mod reload;
+mod rendezvous;
 pub mod routes;
 pub mod run;
 pub mod seed;
@@ -43,7 +44,7 @@ struct Cli {
 enum Command {
     /// Download a torrent anonymously
     Get(get::Args),
-    /// Share files or folders with those whom a circuit reaches, or who come to an onion service
+    /// Share files or folders while nobody can tell from where: with those who meet this computer at a relay or an onion service
     Seed(seed::Args),
     /// Make the key with which you find an onion seed that lets in only some
     OnionKey(onion_key::Args),

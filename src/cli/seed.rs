@@ -1,26 +1,34 @@
-//! `hushswarm seed`: makes torrents of files or folders, and serves those who can be reached through circuits, or who come to an
-//! onion service.
+//! `hushswarm seed`: makes torrents of files or folders, and serves those who come to a hidden seed or an onion service, or who
+//! can be reached through circuits.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use futures_util::future::try_join_all;
+use hushswarm_circuits::rendezvous::Contact;
 use hushswarm_circuits::target::Target;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use super::connect::{Connected, OverlayArgs};
 use super::dht::{DhtArgs, is_hidden};
 use super::progress::{Progress as Display, json_line};
 use super::relay::Signals;
+use super::rendezvous::{self, HiddenSeed};
 use super::routes::{RoutesArgs, Way};
 use super::tor::{
     MAX_VISITOR_KEYS, ONION_PORT, Onion, OnionOptions, OurTor, VisitorKey, service_of_url,
 };
 use super::transfer::{Seed, follow_all};
 use crate::config::Vanguards;
+use crate::dht::Dht;
 use crate::error::{Error, Exit, Kind};
+use crate::hidden::Identity;
 use crate::onion::Visitors;
 use crate::route::{BoxStream, Outside};
+use crate::state::StateDir;
 use crate::torrent::engine::{Created, Engine, OnionDoor, Options, Sorter, create};
 use crate::torrent::gossip::OnionPeer;
 use crate::torrent::infohash::InfoHash;
@@ -32,12 +40,13 @@ pub struct Args {
     /// Files or folders to share, each as a torrent of its own
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
-    /// How downloaders come: through circuits to the peers of a tracker, or to an onion service of Tor, which the magnet link
-    /// names
-    #[arg(long, value_name = "WAY", value_enum, default_value_t = Over::Circuits)]
-    over: Over,
-    /// With --over tor: keep the onion service's key in memory alone, so that each start has another address and nothing on
-    /// the disk tells which it was
+    /// How downloaders and this computer find each other, when neither is to know where the other is: at a relay, or at an onion
+    /// service of Tor, which the magnet link names; or by circuits to those whom a tracker or the DHT names, who have to be
+    /// reachable [default: rendezvous; with --tracker, circuits]
+    #[arg(long, value_name = "WAY", value_enum)]
+    over: Option<Over>,
+    /// With --over rendezvous or tor: keep the keys in memory alone, so that each start has another link and nothing on the disk
+    /// tells which it was
     #[arg(long, conflicts_with = "allow")]
     ephemeral: bool,
     /// With --over tor: only the holder of this key finds the onion service; may be given several times; "nobody" lets nobody
@@ -77,11 +86,19 @@ pub struct Args {
 /// How downloaders come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Over {
-    /// Circuits to those whom a tracker names.
+    /// They meet us at a relay, each behind a circuit of three.
+    Rendezvous,
+    /// Circuits to those whom a tracker or the DHT names.
     Circuits,
     /// An onion service.
     Tor,
 }
+
+/// Most hidden seeds of one command: each keeps three circuits to its introduction points, and a guard grants a client 1024 as a rule.
+const MAX_HIDDEN: usize = 256;
+
+/// How often the user is told that there is nothing yet.
+const STILL: Duration = Duration::from_secs(30);
 
 /// Most onion services of one command: each keeps circuits to its introduction points.
 const MAX_SERVICES: usize = 64;
@@ -91,23 +108,35 @@ struct Made {
     magnet: String,
 }
 
+impl Args {
+    /// How downloaders come. Who names a tracker wants to be found by its peers.
+    fn over(&self) -> Over {
+        let usual = if self.tracker.is_empty() {
+            Over::Rendezvous
+        } else {
+            Over::Circuits
+        };
+        self.over.unwrap_or(usual)
+    }
+}
+
 /// Seeds until a signal.
 ///
 /// # Errors
 /// What went wrong and what to do.
 pub async fn run(mut args: Args) -> Result<(), Error> {
-    if args.over == Over::Tor {
+    let over = args.over();
+    if over == Over::Tor {
         // Its trackers are reached the same way, unless told otherwise.
         args.routes.route.get_or_insert(Way::Tor);
     }
     check(&args)?;
     let mut loaded = args.routes.load()?;
-    if args.over == Over::Circuits && args.tracker.is_empty() && args.dht.is_off(&loaded) {
-        let what =
-            "nobody would be found: name a --tracker, or look in the DHT, or seed --over tor";
+    if over == Over::Circuits && args.tracker.is_empty() && args.dht.is_off(&loaded) {
+        let what = "nobody would be found: name a --tracker, or look in the DHT, or seed --over rendezvous or tor";
         return Err(Error::new(Kind::Local, what).with_exit(Exit::Usage));
     }
-    if args.over == Over::Tor && !args.ephemeral {
+    if over == Over::Tor && !args.ephemeral {
         // A service that is up for long is worth the patience of whoever wants to find it.
         loaded.tor.vanguards.get_or_insert(Vanguards::Full);
     }
@@ -117,12 +146,15 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         lock: _lock,
         fresh: _fresh,
     } = args.overlay.connect_alone(loaded.without(), &loaded)?;
+    if over == Over::Rendezvous {
+        rendezvous::require(&client)?;
+    }
     let mut display = Display::new(args.json);
     display.say("hashing");
     let torrents = make(&args).await?;
     let tor = loaded.tor(&state);
-    let services = match args.over {
-        Over::Circuits => Vec::new(),
+    let services = match over {
+        Over::Circuits | Over::Rendezvous => Vec::new(),
         Over::Tor => {
             display.say("waiting for Tor; Ctrl-C stops");
             let mut signals = Signals::new()?;
@@ -132,11 +164,10 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
             }
         }
     };
-    let magnets: Vec<String> = magnets(&args, &torrents, &services).collect();
     let mut options = Options::new(state.path().to_owned());
     options.allow_private = loaded.policy.allows_private();
     // A service that lets in only some stays among them.
-    let open = args.over == Over::Tor && args.allow.is_empty();
+    let open = over != Over::Circuits && args.allow.is_empty();
     options.gossip = open;
     let chosen = args
         .tracker
@@ -145,19 +176,42 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         .filter_map(service_of_url);
     let gate = loaded.gate(&client, &tor, chosen.collect());
     let outside: Arc<dyn Outside> = gate;
-    let mut engine = Engine::new(Arc::clone(&outside), options);
+    let dht = args.dht.finder(&loaded, Arc::clone(&outside));
+    let mut hidden = Vec::new();
+    if over == Over::Rendezvous {
+        display.say("taking up introduction points; Ctrl-C stops");
+        let mut signals = Signals::new()?;
+        let hiding = hide(&args, &torrents, &state, &outside, dht.as_ref());
+        tokio::pin!(hiding);
+        hidden = loop {
+            tokio::select! {
+                taken = &mut hiding => break taken?,
+                () = signals.stop() => return Ok(()),
+                () = sleep(STILL) => display.say("still no introduction point: is this computer online, and does the routes file let circuits be used?"),
+            }
+        };
+    }
+    let contacts: Vec<_> = hidden.iter().map(|(_, contact)| contact.clone()).collect();
+    let magnets: Vec<String> = magnets(&args, &torrents, &services, &contacts).collect();
+    let mut engine = Engine::new(Arc::clone(&outside), options.clone());
     // Who looks a torrent up in public tells the public swarm of a hidden one.
-    let hidden = is_hidden(&[], args.tracker.iter().map(String::as_str));
-    if args.over == Over::Circuits
-        && !hidden
-        && let Some(finder) = args.dht.finder(&loaded, outside)
+    let concealed = is_hidden(&[], args.tracker.iter().map(String::as_str));
+    if over == Over::Circuits
+        && !concealed
+        && let Some(finder) = dht
     {
         engine = engine.with_finder(finder);
     }
     let (mut seeds, mut doors) = (Vec::new(), Vec::new());
+    let mut hidden = hidden.into_iter();
+    let mut serving = JoinSet::new();
     for (number, torrent) in torrents.into_iter().enumerate() {
         let info = &torrent.metainfo.info;
         let (hash, name) = (info.hash, info.name.clone());
+        if over == Over::Rendezvous {
+            // What is known in one swarm is not known in another: who tells of one seed in both could see whether they are one's.
+            engine = rendezvous::engine(Arc::clone(&outside), options.clone());
+        }
         let handle = engine.seed(torrent.metainfo, torrent.folder);
         let door = handle.onion_door();
         // Neither peers nor trackers hear of one that lets in only some.
@@ -167,6 +221,9 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         let own = own.filter_map(|own| OnionPeer::from_target(&own.address));
         door.open(own.collect());
         doors.push((hash, door));
+        if let Some((seed, _)) = hidden.next() {
+            serving.spawn(seed.lead(handle.hidden_door()));
+        }
         seeds.push(Seed { name, handle });
     }
     for magnet in magnets {
@@ -176,11 +233,11 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
             display.say(&magnet);
         }
     }
-    display.say(match args.over {
+    display.say(match over {
+        Over::Rendezvous => "serving those who meet it at a relay; Ctrl-C stops",
         Over::Circuits => "serving those whom a circuit can reach; Ctrl-C stops",
         Over::Tor => "serving those who come to its onion service, from about a minute from now; Ctrl-C stops",
     });
-    let mut serving = JoinSet::new();
     for service in services {
         serving.spawn(service.lead(&doors));
     }
@@ -250,6 +307,37 @@ impl Service {
     }
 }
 
+/// Takes up introduction points for each of these torrents, with keys and circuits of its own; gives how each is reached.
+async fn hide(
+    args: &Args,
+    torrents: &[Created],
+    state: &StateDir,
+    outside: &Arc<dyn Outside>,
+    dht: Option<&Arc<Dht>>,
+) -> Result<Vec<(HiddenSeed, Contact)>, Error> {
+    let mut seeds = Vec::with_capacity(torrents.len());
+    for torrent in torrents {
+        let hash = &torrent.metainfo.info.hash;
+        let identity = if args.ephemeral {
+            Identity::ephemeral(&mut rand::rng())
+        } else {
+            Identity::keep(state, &hash.0, &mut rand::rng())?
+        };
+        seeds.push(HiddenSeed::start(
+            Arc::clone(outside),
+            identity,
+            hash,
+            dht.cloned(),
+        )?);
+    }
+    let found = seeds.into_iter().map(|mut seed| async {
+        let contact = seed.found().await;
+        let gone = || Error::new(Kind::Bug, "a hidden seed ended by itself");
+        Ok((seed, contact.ok_or_else(gone)?))
+    });
+    try_join_all(found).await
+}
+
 /// Runs the onion services of these torrents.
 async fn serve(args: &Args, torrents: &[Created], tor: &OurTor) -> Result<Vec<Service>, Error> {
     let owners: Vec<(String, Option<usize>)> = if args.one_service {
@@ -292,6 +380,7 @@ fn magnets<'a>(
     args: &'a Args,
     torrents: &'a [Created],
     services: &'a [Service],
+    hidden: &'a [Contact],
 ) -> impl Iterator<Item = String> + 'a {
     torrents.iter().enumerate().map(|(number, torrent)| {
         let own = services
@@ -303,7 +392,7 @@ fn magnets<'a>(
             name: Some(info.name.clone()),
             trackers: args.tracker.clone(),
             peers: own.map(|service| service.address.clone()).collect(),
-            seeds: Vec::new(),
+            seeds: hidden.get(number).cloned().into_iter().collect(),
             select: None,
         }
         .to_string()
@@ -313,13 +402,32 @@ fn magnets<'a>(
 /// What the parser of arguments does not see.
 fn check(args: &Args) -> Result<(), Error> {
     let wrong = |what: &str| Err(Error::new(Kind::Local, what).with_exit(Exit::Usage));
-    let onion = args.ephemeral || args.unlinkable || args.one_service || args.services > 1;
-    if args.over != Over::Tor && (onion || !args.allow.is_empty()) {
+    let over = args.over();
+    let onion = args.unlinkable || args.one_service || args.services > 1;
+    if over != Over::Tor && (onion || !args.allow.is_empty()) {
         return wrong(
-            "--ephemeral, --allow, --unlinkable, --one-service and --services are about an onion service: add --over tor",
+            "--allow, --unlinkable, --one-service and --services are about an onion service: add --over tor",
         );
     }
-    if args.over == Over::Tor
+    if over == Over::Circuits && args.ephemeral {
+        return wrong("--ephemeral is about keys: add --over rendezvous or --over tor");
+    }
+    if over == Over::Rendezvous && !args.tracker.is_empty() {
+        return wrong(
+            "a hidden seed tells no tracker of itself: leave --tracker out, or seed --over circuits",
+        );
+    }
+    if over == Over::Rendezvous && args.overlay.hops != 3 {
+        return wrong(
+            "a hidden seed stands behind three relays: leave --hops out, or choose another --over",
+        );
+    }
+    if over == Over::Rendezvous && args.paths.len() > MAX_HIDDEN {
+        return wrong(&format!(
+            "more than {MAX_HIDDEN} hidden seeds: share fewer torrents at a time"
+        ));
+    }
+    if over == Over::Tor
         && !args.one_service
         && args.paths.len().saturating_mul(usize::from(args.services)) > MAX_SERVICES
     {

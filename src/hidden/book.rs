@@ -18,10 +18,13 @@ const PORT: u16 = 1;
 
 struct Entry {
     swarm: [u8; 20],
-    contact: Contact,
+    /// What the seed itself or the user's link says.
+    contact: Option<Contact>,
+    /// What others say, newest first.
+    heard: Vec<Point>,
 }
 
-/// An address book of hidden seeds. It never tells of one swarm's seeds in another.
+/// An address book of hidden seeds of one swarm, as a rule: a key that is another swarm's is not taken.
 #[derive(Default)]
 pub struct Book {
     seeds: Mutex<HashMap<SeedKey, Entry>>,
@@ -31,54 +34,70 @@ impl Book {
     /// Notes a contact that the seed itself or the user's link gave: its points take the place of those known before. Gives the
     /// name by which [`super::HiddenRoute`] reaches the seed; `None` where the book is full, or the key is another swarm's.
     pub fn learn(&self, swarm: [u8; 20], contact: Contact) -> Option<Target> {
-        self.note(swarm, contact, |_, new| new)
+        let key = SeedKey(contact.key);
+        self.note(swarm, &key, |entry| entry.contact = Some(contact))
     }
 
-    /// Notes a contact of which somebody told: points that were not known are tried after the others, so that who lies
-    /// displaces none.
+    /// Notes a contact of which somebody told: its points are tried after those that the seed told itself, and push out only what
+    /// others told before.
     pub fn hear(&self, swarm: [u8; 20], contact: Contact) -> Option<Target> {
-        self.note(swarm, contact, |known, new| {
-            let mut points: Vec<Point> = known.points().to_vec();
-            for point in new.points() {
-                let is_new = !points.iter().any(|p| p.introduction == point.introduction);
-                if is_new && points.len() < MAX_POINTS {
-                    points.push(*point);
-                }
-            }
-            Contact::new(known.key, points).unwrap_or_else(|_| known.clone())
+        let key = SeedKey(contact.key);
+        self.note(swarm, &key, |entry| {
+            let new = contact.points().to_vec();
+            let is_new = |old: &Point| !new.iter().any(|p| p.introduction == old.introduction);
+            entry.heard.retain(is_new);
+            entry.heard.splice(0..0, new);
+            entry.heard.truncate(MAX_POINTS);
         })
     }
 
     fn note(
         &self,
         swarm: [u8; 20],
-        contact: Contact,
-        merge: impl FnOnce(&Contact, Contact) -> Contact,
+        key: &SeedKey,
+        change: impl FnOnce(&mut Entry),
     ) -> Option<Target> {
-        let key = SeedKey(contact.key);
         let mut seeds = self.lock();
-        let full = seeds.len() >= MAX_SEEDS;
-        match seeds.get_mut(&key) {
-            Some(entry) if entry.swarm != swarm => return None,
-            Some(entry) => entry.contact = merge(&entry.contact, contact),
-            None if full => return None,
-            None => {
-                seeds.insert(key, Entry { swarm, contact });
+        if seeds.len() >= MAX_SEEDS && !seeds.contains_key(key) {
+            return None;
+        }
+        let entry = seeds.entry(*key).or_insert_with(|| Entry {
+            swarm,
+            contact: None,
+            heard: Vec::new(),
+        });
+        if entry.swarm != swarm {
+            return None;
+        }
+        change(entry);
+        target(key)
+    }
+
+    /// The points of this seed, its own words before others', how many are its own, and to which swarm it belongs.
+    pub(super) fn points(&self, key: &SeedKey) -> Option<([u8; 20], Contact, usize)> {
+        let seeds = self.lock();
+        let entry = seeds.get(key)?;
+        let own: &[Point] = entry.contact.as_ref().map_or(&[], Contact::points);
+        let mut points = own.to_vec();
+        for point in &entry.heard {
+            if !own.iter().any(|p| p.introduction == point.introduction) {
+                points.push(*point);
             }
         }
-        target(&key)
+        points.truncate(MAX_POINTS);
+        let contact = Contact::new(key.0, points).ok()?;
+        Some((entry.swarm, contact, own.len()))
+    }
+
+    /// Where this seed is introduced, and to which swarm it belongs.
+    pub fn find(&self, key: &SeedKey) -> Option<([u8; 20], Contact)> {
+        let (swarm, contact, _) = self.points(key)?;
+        Some((swarm, contact))
     }
 
     /// Forgets a seed, for example one that is ours.
     pub fn forget(&self, key: &SeedKey) {
         self.lock().remove(key);
-    }
-
-    /// Where this seed is introduced, and to which swarm it belongs.
-    pub fn find(&self, key: &SeedKey) -> Option<([u8; 20], Contact)> {
-        let seeds = self.lock();
-        let entry = seeds.get(key)?;
-        Some((entry.swarm, entry.contact.clone()))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SeedKey, Entry>> {
@@ -126,9 +145,21 @@ mod tests {
         assert_eq!(book.hear([1; 20], contact(9, 1..9)), Some(name));
         let (swarm, heard) = book.find(&key).unwrap();
         assert_eq!(swarm, [1; 20]);
-        assert_eq!(heard.points(), contact(9, 0..8).points());
+        assert_eq!(heard.points()[..2], *contact(9, 0..2).points());
+        assert_eq!(heard.points().len(), MAX_POINTS);
+        // The newest word of others comes before older ones, and after the seed's own.
+        book.hear([1; 20], contact(9, 20..22));
+        let (_, heard, own) = book.points(&key).unwrap();
+        assert_eq!(
+            heard.points()[..4],
+            [contact(9, 0..2).points(), contact(9, 20..22).points()].concat()
+        );
+        assert_eq!(own, 2);
         book.learn([1; 20], contact(9, 4..6));
-        assert_eq!(book.find(&key).unwrap().1, contact(9, 4..6));
+        assert_eq!(
+            book.find(&key).unwrap().1.points()[..2],
+            *contact(9, 4..6).points()
+        );
         book.forget(&key);
         assert!(book.find(&key).is_none());
     }

@@ -395,7 +395,7 @@ impl Shared {
             {
                 let mut table = self.table();
                 if table.usable() >= self.points {
-                    table.searching -= 1;
+                    table.searching = table.searching.saturating_sub(1);
                     return;
                 }
             }
@@ -545,7 +545,7 @@ impl Shared {
             if entry.stood.is_none() {
                 entry.stood = Some(number);
                 table.stood += 1;
-                table.searching -= 1;
+                table.searching = table.searching.saturating_sub(1);
             }
         }
         drop(table);

@@ -185,7 +185,7 @@ impl Writing {
     }
 }
 
-/// It tells nobody which torrent it is.
+/// It does not name the torrent; who guesses which it is can check it.
 fn file_name(swarm: &[u8; 20]) -> String {
     let digest = derive_key(FILE, &[swarm]);
     let (short, _) = digest.as_bytes().split_at(16);

@@ -1,25 +1,30 @@
 //! Hidden seeds: a visitor and a seed meet at a relay, each behind a circuit of its own (PROTOCOL.md §8).
 //!
-//! A seed ([`Host`], with the keys of an [`Identity`]) stands at introduction points ([`Reception::stand`]) and gets streams of visitors; a visitor that knows a seed's
-//! keys and one of its points gets a stream by [`visit`]. What both get is a [`Sealed`] stream, which the relay that
-//! carries it can neither read nor change.
+//! A seed ([`Host`], with the keys of an [`Identity`]) stands at introduction points ([`Reception::stand`]) and gets streams of
+//! visitors; a visitor that knows a seed's keys and one of its points gets a stream by [`visit`]. What both get is a [`Sealed`]
+//! stream, which the relay that carries it can neither read nor change. [`HiddenRoute`] lets whoever has an
+//! [`Outside`](crate::route::Outside) call seeds of a [`Book`] by name.
 //!
 //! Who knows the infohash alone finds seeds by [`seek`], where they [`publish`] themselves in the DHT.
 
+mod book;
 mod host;
 mod identity;
 mod items;
 mod notice;
 mod reception;
+mod route;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod visitor;
 
+pub use book::{Book, target};
 pub use host::{Host, HostOptions, HostStatus};
 pub use identity::Identity;
 pub use notice::{Notice, Seeking, publish, seek};
 pub use reception::{Counters, Keys, Limits, Lost, Reception, Standing};
+pub use route::HiddenRoute;
 pub use stream::{Sealed, Side};
 pub use visitor::{Seed, VisitError, visit};
 

@@ -3,9 +3,11 @@
 //! Introductions come from strangers. What is over the rate, can't be read, came before or finds the queue full is
 //! dropped and counted, and nobody is told; only what opened costs a circuit, and of these a bounded number is built at once.
 
+use std::collections::VecDeque;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use hushswarm_circuits::isolation::Isolation;
@@ -16,18 +18,25 @@ use hushswarm_circuits::rendezvous::{IntroductionId, Introductions, SwarmKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+use super::isolation;
 use super::stream::{Sealed, Side};
-use super::{MEET_LIMIT, isolation};
 use crate::route::{At, BoxStream, Meet, Outside, RouteError};
 
 /// Bytes read at once from an introduction point: a cell.
 const READ: usize = 4096;
-/// Introductions beyond its rate after which an introduction point is given up: relays hand on fewer than that rate
-/// (PROTOCOL.md §8.1), so this one floods.
+/// Introductions beyond its rate within [`FLOOD_TIME`] after which an introduction point is given up: it floods. Relays hand on ten a
+/// second for one key, unless they are told otherwise.
 pub(super) const FLOOD: usize = 1000;
+const FLOOD_TIME: Duration = Duration::from_secs(60);
+/// A visitor is met within this time, or not: who names relays that stall keeps others waiting no longer.
+const JOIN_LIMIT: Duration = Duration::from_secs(20);
+
+/// Introduction keys whose introductions are remembered after their point is lost, so that a point that ends and comes back can't
+/// say them again: more than a seed has points. Each holds 512 KiB of marks at the most.
+const MAX_REMEMBERED: usize = 16;
 
 /// What a seed takes on, for all its introduction points together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +102,8 @@ struct Desk {
     rate: DefaultDirectRateLimiter,
     per_point: NonZeroU32,
     waiting: mpsc::Sender<Introduced>,
+    /// What was opened for the keys that stood last, oldest first.
+    remembered: Mutex<VecDeque<(IntroductionId, Arc<Mutex<Introductions>>)>>,
     counts: Counts,
 }
 
@@ -112,6 +123,7 @@ impl Reception {
             rate: RateLimiter::direct(Quota::per_second(limits.introductions_per_second)),
             per_point: limits.introductions_per_second_per_point,
             waiting,
+            remembered: Mutex::default(),
             counts: Counts::default(),
         });
         let at_once = limits.at_once.max(1);
@@ -145,11 +157,12 @@ impl Reception {
         let isolation = Isolation::new("hidden introduction point", &introduction.0, 0);
         let meet = Meet::Introduction(&keys.introduction);
         let met = self.desk.outside.meet(at, meet, isolation).await?;
-        let introductions = Introductions::new(introduction, keys.secret, keys.swarm);
+        // What came before does not come again because its point was lost meanwhile.
+        let introductions = self.desk.introductions(introduction, keys);
         let (lost, is_lost) = watch::channel(None);
         let desk = Arc::clone(&self.desk);
         let task = tokio::spawn(async move {
-            let why = desk.listen(met.stream, introductions).await;
+            let why = desk.listen(met.stream, &introductions).await;
             debug!(?why, "an introduction point is lost");
             lost.send_replace(Some(why));
         });
@@ -214,11 +227,30 @@ impl Drop for Standing {
 }
 
 impl Desk {
+    /// What was opened for this key, in this process.
+    fn introductions(&self, key: IntroductionId, keys: Keys) -> Arc<Mutex<Introductions>> {
+        let mut remembered = lock(&self.remembered);
+        if let Some((_, known)) = remembered.iter().find(|(known, _)| *known == key) {
+            return Arc::clone(known);
+        }
+        if remembered.len() >= MAX_REMEMBERED {
+            // Never one that stands.
+            let gone = remembered
+                .iter()
+                .position(|(_, held)| Arc::strong_count(held) == 1);
+            gone.and_then(|at| remembered.remove(at));
+        }
+        let fresh = Introductions::new(key, keys.secret, keys.swarm);
+        let fresh = Arc::new(Mutex::new(fresh));
+        remembered.push_back((key, Arc::clone(&fresh)));
+        fresh
+    }
+
     /// Takes introductions until the point is lost.
-    async fn listen(&self, mut stream: BoxStream, mut introductions: Introductions) -> Lost {
+    async fn listen(&self, mut stream: BoxStream, introductions: &Mutex<Introductions>) -> Lost {
         let (mut reader, mut buffer) = (MessageReader::default(), vec![0; READ]);
         let rate = RateLimiter::direct(Quota::per_second(self.per_point));
-        let mut over = 0;
+        let (mut over, mut since) = (0, Instant::now());
         loop {
             let came = match stream.read(&mut buffer).await {
                 Ok(0) | Err(_) => return Lost::Ended,
@@ -233,20 +265,23 @@ impl Desk {
                 };
                 if rate.check().is_err() {
                     self.counts.refused.fetch_add(1, Ordering::Relaxed);
+                    if since.elapsed() >= FLOOD_TIME {
+                        (over, since) = (0, Instant::now());
+                    }
                     over += 1;
                     if over > FLOOD {
                         return Lost::Broken;
                     }
                     continue;
                 }
-                if self.take(&mut introductions, message) == Err(Dropped::UsedUp) {
+                if self.take(introductions, message) == Err(Dropped::UsedUp) {
                     return Lost::UsedUp;
                 }
             }
         }
     }
 
-    fn take(&self, introductions: &mut Introductions, message: &[u8]) -> Result<(), Dropped> {
+    fn take(&self, introductions: &Mutex<Introductions>, message: &[u8]) -> Result<(), Dropped> {
         let count = |count: &AtomicUsize| {
             count.fetch_add(1, Ordering::Relaxed);
         };
@@ -259,7 +294,8 @@ impl Desk {
             count(&self.counts.refused);
             return Ok(());
         };
-        match introductions.open(message, &mut rand::rng()) {
+        let opened = lock(introductions).open(message, &mut rand::rng());
+        match opened {
             Ok(introduced) => {
                 count(&self.counts.taken);
                 place.send(introduced);
@@ -318,10 +354,14 @@ async fn work(
         };
         let desk = Arc::clone(&desk);
         meetings.spawn(async move {
-            if let Ok(Some(stream)) = timeout(MEET_LIMIT, desk.meet(introduced)).await {
+            if let Ok(Some(stream)) = timeout(JOIN_LIMIT, desk.meet(introduced)).await {
                 place.send(stream);
             }
         });
         while meetings.try_join_next().is_some() {}
     }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -38,15 +38,14 @@ impl HiddenRoute {
     }
 
     async fn call(&self, key: SeedKey) -> Result<BoxStream, RouteError> {
-        let (swarm, contact) = self.book.find(&key).ok_or(RouteError::Unreachable)?;
+        let (swarm, contact, told) = self.book.points(&key).ok_or(RouteError::Unreachable)?;
         let swarm = SwarmKey::new(&swarm).map_err(|_| RouteError::Unreachable)?;
-        let stream = visit_any(&*self.outside, &contact, &swarm).await;
+        let stream = visit_any(&*self.outside, &contact, told, &swarm).await;
         stream
             .map(|stream| Box::new(stream) as BoxStream)
             .map_err(|error| match error {
                 VisitError::NoPlace(error) => error,
-                // The seed may stand somewhere else by now.
-                VisitError::NotIntroduced(RouteError::NoCircuit(why)) => RouteError::NoCircuit(why),
+                // It may stand somewhere else by now. That no circuit leads to a relay which somebody named is no trouble of ours.
                 VisitError::NotIntroduced(_) => RouteError::ConnectionRefused,
                 VisitError::NotMet => RouteError::TimedOut,
                 VisitError::Impostor | VisitError::BadKey => RouteError::Unreachable,
@@ -54,15 +53,18 @@ impl HiddenRoute {
     }
 }
 
-/// Visits a seed through one of its introduction points after another, in random order: the next at once where one can't, and
-/// beside it where one says nothing. The first that leads to the seed is taken.
+/// Visits a seed through one of its introduction points after another, in random order, those that it told itself before the others:
+/// the next at once where one can't, and beside it where one says nothing. The first that leads to the seed is taken.
 async fn visit_any(
     outside: &dyn Outside,
     contact: &Contact,
+    told: usize,
     swarm: &SwarmKey,
 ) -> Result<Sealed, VisitError> {
     let mut points = contact.points().to_vec();
-    points.shuffle(&mut rand::rng());
+    let (own, others) = points.split_at_mut(told.min(contact.points().len()));
+    own.shuffle(&mut rand::rng());
+    others.shuffle(&mut rand::rng());
     points.truncate(MAX_TRIES);
     let mut points = points.into_iter();
     let mut visits = FuturesUnordered::new();

@@ -316,6 +316,51 @@ async fn an_introduction_point_that_replays_meets_nobody_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_introduction_point_that_ends_and_comes_back_can_say_nothing_again() {
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let keep = Arc::clone(&said);
+    let relay = Relay::new(Ways {
+        hand_on: Box::new(move |message| {
+            keep.lock().unwrap().push(message.clone());
+            vec![message]
+        }),
+        ..Ways::default()
+    });
+    let mut host = Host::new(&relay, Limits::default());
+    let stand = || Keys {
+        introduction: IdentityKey::from_seed([8; 32]),
+        secret: host.secret.clone(),
+        swarm: swarm(),
+    };
+    let (first, second) = (stand(), stand());
+    let mut standing = host
+        .reception
+        .stand(At::Any { but: None }, first)
+        .await
+        .unwrap();
+    let introduction = standing.introduction();
+    let seed = Seed {
+        key: host.secret.public(),
+        introduction,
+        at: RELAY,
+    };
+    let _met = met(&relay, &mut host, &seed).await;
+    relay.state.lock().unwrap().points.clear();
+    assert_eq!(standing.lost().await, Lost::Ended);
+    let _again = host
+        .reception
+        .stand(At::Any { but: None }, second)
+        .await
+        .unwrap();
+    let message = said.lock().unwrap()[0].clone();
+    relay.say(&introduction, encode_record(&message).unwrap());
+    let (_visited, _came) = met(&relay, &mut host, &seed).await;
+    let counters = host.reception.counters();
+    assert_eq!((counters.met, counters.foreign), (2, 1));
+    assert_eq!(relay.state.lock().unwrap().joins, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_introduction_point_that_changes_or_drops_gets_nobody_met_and_another_point_does() {
     for hand_on in [
         Box::new(|mut message: Vec<u8>| {

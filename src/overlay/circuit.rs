@@ -211,9 +211,13 @@ impl Circuit {
         matches!(shared.build, Build::Ready) && fresh && !self.retired.load(Ordering::Relaxed)
     }
 
-    /// Takes no new streams from now on.
+    /// Takes no new streams from now on, and ends with the last that is open.
     pub fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 
     /// How long no stream has been open in it; `None` while one is.

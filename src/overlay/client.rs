@@ -39,6 +39,8 @@ const ATTEMPTS: usize = 6;
 const AVOID: Duration = Duration::from_secs(60);
 /// Circuits are looked over so often: for deadlines, and for unused ones.
 const TICK: Duration = Duration::from_millis(250);
+/// One that takes no new streams is kept for so long after its last one, so that what is queued still leaves.
+const RETIRED_IDLE: Duration = Duration::from_secs(10);
 /// Guards that are too old or long unlisted are looked for so often.
 const GUARD_LOOK: Duration = Duration::from_secs(6 * 60 * 60);
 /// When all guards wait after a failure, the first ones are tried so often: mostly it was this computer that was offline,
@@ -698,7 +700,13 @@ async fn tick(client: Weak<Inner>) {
                 return true;
             };
             held.retain(|circuit| {
-                !circuit.is_closed() && circuit.idle().is_none_or(|since| since < idle)
+                let most = if circuit.is_retired() {
+                    RETIRED_IDLE
+                } else {
+                    idle
+                };
+                let kept = |since| since < most;
+                !circuit.is_closed() && circuit.idle().is_none_or(kept)
             });
             !held.is_empty()
         });

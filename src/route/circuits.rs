@@ -145,8 +145,14 @@ impl CircuitRoute {
                 (ExitNeed::IntroduceAt(id), Vec::new())
             }
         };
+        // Who visits chose the relay: it does not make us come again and again.
+        let attempts = if matches!(meet, Meet::Join(_)) {
+            1
+        } else {
+            ATTEMPTS
+        };
         let mut last = None;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..attempts {
             let wanted = self.wanted(need, &avoid);
             let circuit = match (self.client.circuit_for(isolation, wanted).await, last) {
                 (Ok(circuit), _) => circuit,
@@ -158,7 +164,10 @@ impl CircuitRoute {
                 (Err(error), None) => return Err(RouteError::NoCircuit(error.to_string())),
             };
             let relay = circuit.path().last().ok_or(RouteError::CircuitLost)?;
-            let (failure, refused) = match circuit.meet(meet, OPEN_TIMEOUT).await {
+            let met = circuit.meet(meet, OPEN_TIMEOUT).await;
+            // It is for this alone, and ends with it.
+            circuit.retire();
+            let (failure, refused) = match met {
                 Ok((stream, Status::Done)) => {
                     return Ok(Met {
                         stream: Box::new(stream),
@@ -172,7 +181,6 @@ impl CircuitRoute {
                 Err(StreamFailure::Status(OpenStatus::Limit)) => (RouteError::Busy, true),
                 Err(failure @ StreamFailure::Status(_)) => (route_error(failure), true),
                 Err(failure @ (StreamFailure::TimedOut | StreamFailure::CircuitLost)) => {
-                    circuit.retire();
                     (route_error(failure), false)
                 }
             };

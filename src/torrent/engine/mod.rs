@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hushswarm_circuits::rendezvous::Contact;
+use hushswarm_circuits::target::Target;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -274,6 +275,11 @@ impl OnionDoor {
     /// Hands in a stream. Dropped when too many wait.
     pub fn accept(&self, stream: BoxStream) {
         self.accept_begun(stream, Vec::new());
+    }
+
+    /// Says that there is a peer, of whom somebody told: it is called when there is time. Passed over when too much waits.
+    pub fn tell(&self, peer: Target) {
+        let _ = self.commands.try_send(Command::Told(peer));
     }
 
     /// The same for one of which these bytes were read already.

@@ -100,6 +100,8 @@ impl Visitor {
 pub(crate) enum Command {
     /// A peer came to us.
     Accept(Visitor),
+    /// Somebody says that there is a peer.
+    Told(Target),
     /// Try again now, after the disk refused.
     Retry,
     /// Write everything, record, end.
@@ -334,6 +336,12 @@ impl Driver {
             };
             match woken {
                 Woken::Command(Some(Command::Accept(visitor))) => self.accept(visitor),
+                // Peers of a private torrent are its tracker's to name (BEP 27).
+                Woken::Command(Some(Command::Told(target))) if !self.is_private() => {
+                    let now = Instant::now().into_std();
+                    self.table.add_hearsay(now, target, None);
+                }
+                Woken::Command(Some(Command::Told(_))) => {}
                 Woken::Command(Some(Command::Retry)) => self.retry(),
                 Woken::Command(Some(Command::Stop(done))) => {
                     self.end(State::Stopped).await;
