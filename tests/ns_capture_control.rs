@@ -4,7 +4,9 @@
 
 mod support;
 
+use std::io::Read;
 use std::net::SocketAddr;
+use std::process::Stdio;
 
 use support::capture::{Capture, Captured};
 use support::process::run;
@@ -188,7 +190,17 @@ fn what_runs_in_a_world_ends_with_it() {
         return;
     };
     let client = world.host("client", 2);
-    let mut sleep = client.command("sleep").arg("600").spawn().unwrap();
+    let mut command = client.command("sh");
+    command.args(["-c", "echo inside; exec sleep 600"]);
+    let mut sleep = command.stdout(Stdio::piped()).spawn().unwrap();
+    // Before that it may still be on its way in.
+    let mut said = [0; 7];
+    sleep
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut said)
+        .unwrap();
     drop(world);
     assert!(
         !sleep.wait().unwrap().success(),
