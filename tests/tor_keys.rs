@@ -289,6 +289,9 @@ fn what_is_no_key_and_no_onion_service_is_refused_with_what_to_do() {
         "--ephemeral",
     ]);
     assert_eq!(code, 2, "{errors}");
+    assert!(errors.contains("--over tor"), "{errors}");
+    let (code, errors) = refused(&["seed", "/etc/hostname", "--unlinkable"]);
+    assert_eq!(code, 2, "{errors}");
     assert!(errors.contains("add --over tor"), "{errors}");
 
     let magnet = "magnet:?xt=urn:btih:0123456789abcdef0123456789abcdef01234567&x.pe=192.0.2.1:1";

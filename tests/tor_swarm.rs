@@ -32,7 +32,7 @@ fn done(process: &Process) -> u64 {
 /// It dialled so many onion peers that tell of others, and each was there.
 fn wait_for_peers(process: &mut Process, count: usize) {
     process.wait_for_line(LONG, |line| {
-        line.contains("onion peers to tell of") && line.contains(&format!("known={count}"))
+        line.contains("hidden peers to tell of") && line.contains(&format!("known={count}"))
     });
 }
 
@@ -72,7 +72,7 @@ fn a_swarm_of_onion_peers_goes_on_without_its_first_seed() {
 
     let mut late = place.get(&link.magnet, "third", &more);
     late.wait_for_line(LONG, |line| {
-        line.contains("told of onion peers worth_a_call=2")
+        line.contains("told of hidden peers worth_a_call=2")
     });
     seed.kill();
     assert!(done(&late) < SIZE, "it was over before the seed was gone");

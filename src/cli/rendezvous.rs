@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hushswarm_circuits::rendezvous::{Contact, SwarmKey};
+use hushswarm_circuits::rendezvous::{Contact, Point, SwarmKey};
 use hushswarm_circuits::target::Target;
 use rand::RngExt as _;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::tor::service_of_url;
 use crate::dht::Dht;
@@ -33,6 +33,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Seconds until hidden seeds are looked for again: as often as a client asks a tracker.
 const LOOK_AGAIN: Range<u64> = 15 * 60..30 * 60;
+
+/// How often it is looked whether a hidden seed still stands.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// After so long without any introduction point the user is told: circuits that break are built anew sooner.
+const NOWHERE: Duration = Duration::from_secs(60);
 
 /// A hidden seed that is on its way.
 pub(super) struct HiddenSeed {
@@ -85,20 +91,67 @@ impl HiddenSeed {
         self.contact.borrow().clone()
     }
 
-    /// Leads those who come to the torrent, and lets it know how it is reached, for as long as this is awaited.
-    pub(super) async fn lead(mut self, door: OnionDoor) {
-        door.stand(self.contact.borrow_and_update().clone());
+    /// Leads those who come to the torrent, and lets it know how it is reached, for as long as this is awaited. `tell` is told what
+    /// the user has to know.
+    pub(super) async fn lead(mut self, door: OnionDoor, tell: impl Fn(News)) {
+        let mut shown = Shown::default();
+        let mut clock = interval(LOOK);
         loop {
             tokio::select! {
                 visitor = self.visitors.recv() => match visitor {
                     Some(stream) => door.accept(Box::new(stream) as BoxStream),
                     None => return,
                 },
-                Ok(()) = self.contact.changed() => {
-                    door.stand(self.contact.borrow_and_update().clone());
-                }
+                Ok(()) = self.contact.changed() => {}
+                _ = clock.tick() => {}
             }
+            let contact = self.contact.borrow_and_update().clone();
+            if let Some(news) = shown.look(Instant::now(), contact.as_ref()) {
+                tell(news);
+            }
+            door.stand(contact);
         }
+    }
+}
+
+/// What the user of a hidden seed has to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// None of the points that the link named stands any more: a new link names these.
+    Moved(Contact),
+    /// It has stood nowhere for a while: nobody new can come.
+    Nowhere,
+    /// It stands again.
+    Again,
+}
+
+/// What the user knows of how a hidden seed is reached.
+#[derive(Default)]
+struct Shown {
+    /// What the link names.
+    link: Option<Contact>,
+    /// Since when it stands nowhere.
+    nowhere: Option<Instant>,
+    said: bool,
+}
+
+impl Shown {
+    fn look(&mut self, now: Instant, contact: Option<&Contact>) -> Option<News> {
+        let Some(contact) = contact else {
+            let since = *self.nowhere.get_or_insert(now);
+            let late = !self.said && now.duration_since(since) >= NOWHERE;
+            self.said |= late;
+            return late.then_some(News::Nowhere);
+        };
+        self.nowhere = None;
+        let link = self.link.get_or_insert_with(|| contact.clone());
+        let named = |point: &Point| link.points().contains(point);
+        if !contact.points().iter().any(named) {
+            *link = contact.clone();
+            self.said = false;
+            return Some(News::Moved(contact.clone()));
+        }
+        std::mem::take(&mut self.said).then_some(News::Again)
     }
 }
 
@@ -226,7 +279,7 @@ impl Meetings {
 async fn share(outside: Arc<dyn Outside>, hash: &InfoHash, door: OnionDoor) {
     let identity = Identity::ephemeral(&mut rand::rng());
     match HiddenSeed::start(outside, identity, hash, None) {
-        Ok(seed) => seed.lead(door).await,
+        Ok(seed) => seed.lead(door, |_| {}).await,
         Err(error) => tracing::warn!(%error, "nothing is shared as a hidden seed"),
     }
 }
@@ -324,6 +377,42 @@ mod tests {
             panic!("it was a link");
         };
         assert_eq!((magnet.peers.len(), magnet.trackers.len()), (2, 2));
+    }
+
+    #[test]
+    fn the_user_is_told_once_when_a_seed_stands_nowhere_or_elsewhere() {
+        let contact = |points: std::ops::Range<u8>| {
+            let points = points.map(|n| Point {
+                relay: RelayId([n; 32]),
+                introduction: IntroductionId([n; 32]),
+            });
+            Contact::new([3; 32], points.collect()).unwrap()
+        };
+        let (begin, mut shown) = (Instant::now(), Shown::default());
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let (first, overlaps, elsewhere) = (contact(0..3), contact(2..5), contact(5..8));
+        assert_eq!(shown.look(at(0), Some(&first)), None);
+        assert_eq!(
+            shown.look(at(1), Some(&overlaps)),
+            None,
+            "one of the link's still leads there"
+        );
+        assert_eq!(shown.look(at(2), None), None);
+        assert_eq!(shown.look(at(61), None), None);
+        assert_eq!(shown.look(at(62), None), Some(News::Nowhere));
+        assert_eq!(shown.look(at(500), None), None, "once");
+        assert_eq!(shown.look(at(501), Some(&first)), Some(News::Again));
+        assert_eq!(shown.look(at(502), Some(&first)), None);
+        assert_eq!(
+            shown.look(at(503), Some(&elsewhere)),
+            Some(News::Moved(elsewhere.clone()))
+        );
+        assert_eq!(shown.look(at(504), Some(&elsewhere)), None);
+        // A short break is nobody's business.
+        assert_eq!(shown.look(at(510), None), None);
+        assert_eq!(shown.look(at(520), Some(&elsewhere)), None);
+        assert_eq!(shown.look(at(530), None), None);
+        assert_eq!(shown.look(at(589), None), None);
     }
 
     #[test]

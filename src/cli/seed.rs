@@ -9,6 +9,7 @@ use data_encoding::HEXLOWER;
 use futures_util::future::try_join_all;
 use hushswarm_circuits::rendezvous::Contact;
 use hushswarm_circuits::target::Target;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -16,7 +17,7 @@ use super::connect::{Connected, OverlayArgs};
 use super::dht::{DhtArgs, is_hidden};
 use super::progress::{Progress as Display, json_line};
 use super::relay::Signals;
-use super::rendezvous::{self, HiddenSeed};
+use super::rendezvous::{self, HiddenSeed, News};
 use super::routes::{RoutesArgs, Way};
 use super::tor::{
     MAX_VISITOR_KEYS, ONION_PORT, Onion, OnionOptions, OurTor, VisitorKey, service_of_url,
@@ -96,6 +97,9 @@ enum Over {
 
 /// Most hidden seeds of one command: each keeps three circuits to its introduction points, and a guard grants a client 1024 as a rule.
 const MAX_HIDDEN: usize = 256;
+
+/// News of hidden seeds that wait to be shown: more than one of each at once says little.
+const MAX_NEWS: usize = 2 * MAX_HIDDEN;
 
 /// How often the user is told that there is nothing yet.
 const STILL: Duration = Duration::from_secs(30);
@@ -192,7 +196,7 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         };
     }
     let contacts: Vec<_> = hidden.iter().map(|(_, contact)| contact.clone()).collect();
-    let magnets: Vec<String> = magnets(&args, &torrents, &services, &contacts).collect();
+    let magnets: Vec<Magnet> = magnets(&args, &torrents, &services, &contacts).collect();
     let mut engine = Engine::new(Arc::clone(&outside), options.clone());
     // Who looks a torrent up in public tells the public swarm of a hidden one.
     let concealed = is_hidden(&[], args.tracker.iter().map(String::as_str));
@@ -202,9 +206,12 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
     {
         engine = engine.with_finder(finder);
     }
+    let named = |torrent: &Created| torrent.metainfo.info.name.clone();
+    let names: Vec<String> = torrents.iter().map(named).collect();
     let (mut seeds, mut doors) = (Vec::new(), Vec::new());
     let mut hidden = hidden.into_iter();
     let mut serving = JoinSet::new();
+    let (news, mut came) = mpsc::channel(MAX_NEWS);
     for (number, torrent) in torrents.into_iter().enumerate() {
         let info = &torrent.metainfo.info;
         let (hash, name) = (info.hash, info.name.clone());
@@ -222,16 +229,17 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         door.open(own.collect());
         doors.push((hash, door));
         if let Some((seed, _)) = hidden.next() {
-            serving.spawn(seed.lead(handle.hidden_door()));
+            let news = news.clone();
+            let tell = move |what| {
+                // Who reads it reads all of it, unless the program ends.
+                let _ = news.try_send((number, what));
+            };
+            serving.spawn(seed.lead(handle.hidden_door(), tell));
         }
         seeds.push(Seed { name, handle });
     }
-    for magnet in magnets {
-        if args.json {
-            json_line("seeding", &Made { magnet });
-        } else {
-            display.say(&magnet);
-        }
+    for magnet in &magnets {
+        show_link(&args, &display, magnet);
     }
     display.say(match over {
         Over::Rendezvous => "serving those who meet it at a relay; Ctrl-C stops",
@@ -241,11 +249,40 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
     for service in services {
         serving.spawn(service.lead(&doors));
     }
-    let ended = follow_all(seeds, &client, &tor, &mut display).await;
+    let hear = |display: &mut Display| {
+        while let Ok((number, what)) = came.try_recv() {
+            let Some((magnet, name)) = magnets.get(number).zip(names.get(number)) else {
+                continue;
+            };
+            match what {
+                News::Moved(contact) => {
+                    let mut moved = magnet.clone();
+                    moved.seeds = vec![contact];
+                    display.say(&format!("{name} is introduced elsewhere now: who has the old link may not find it; the new one:"));
+                    show_link(&args, display, &moved);
+                }
+                News::Nowhere => display.say(&format!(
+                    "{name} stands at no introduction point: nobody new can come; it goes on trying"
+                )),
+                News::Again => display.say(&format!("{name} can be found again")),
+            }
+        }
+    };
+    let ended = follow_all(seeds, &client, &tor, &mut display, hear).await;
     // Waited for: what an ephemeral service leaves on the disk goes with it.
     serving.shutdown().await;
     client.close();
     ended
+}
+
+/// Tells the user, or the program that reads the output, where a torrent is.
+fn show_link(args: &Args, display: &Display, magnet: &Magnet) {
+    let magnet = magnet.to_string();
+    if args.json {
+        json_line("seeding", &Made { magnet });
+    } else {
+        display.say(&magnet);
+    }
 }
 
 /// Makes a torrent of each path.
@@ -381,7 +418,7 @@ fn magnets<'a>(
     torrents: &'a [Created],
     services: &'a [Service],
     hidden: &'a [Contact],
-) -> impl Iterator<Item = String> + 'a {
+) -> impl Iterator<Item = Magnet> + 'a {
     torrents.iter().enumerate().map(|(number, torrent)| {
         let own = services
             .iter()
@@ -395,7 +432,6 @@ fn magnets<'a>(
             seeds: hidden.get(number).cloned().into_iter().collect(),
             select: None,
         }
-        .to_string()
     })
 }
 

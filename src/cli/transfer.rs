@@ -171,7 +171,8 @@ pub(super) async fn follow(
     Ok(last)
 }
 
-/// Shows the progress of seeds as one until the user interrupts or none can go on; then they are stopped.
+/// Shows the progress of seeds as one until the user interrupts or none can go on; then they are stopped. `hear` is called again and
+/// again, to say what else there is to say.
 ///
 /// # Errors
 /// None of them could go on: what was wrong with the first.
@@ -180,6 +181,7 @@ pub(super) async fn follow_all(
     client: &Client,
     tor: &OurTor,
     display: &mut Display,
+    mut hear: impl FnMut(&mut Display),
 ) -> Result<(), Error> {
     let mut overlay = client.status();
     let mut signals = Signals::new()?;
@@ -197,6 +199,7 @@ pub(super) async fn follow_all(
             }
             all.push(now);
         }
+        hear(display);
         display.show(&together(&all, client, &status, tor));
         if failures.iter().all(Option::is_some) {
             break false;

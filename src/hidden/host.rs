@@ -366,6 +366,7 @@ impl Shared {
         if let Some(writing) = writing {
             let written = tokio::task::spawn_blocking(move || writing.write()).await;
             if let Ok(Err(error)) = written {
+                self.identity().was_not_written();
                 warn!(%error, "where the hidden seed stands is not stored: after a restart its link may lead nowhere");
             }
         }

@@ -65,6 +65,8 @@ pub struct Identity {
     /// The next generation of an introduction key: one counter for all relays.
     next: u32,
     places: Vec<Place>,
+    /// The file tells less than this.
+    unwritten: bool,
     kept: Option<Kept>,
 }
 
@@ -76,6 +78,7 @@ impl Identity {
             root: Key32::generate(rng),
             next: 0,
             places: Vec::new(),
+            unwritten: false,
             kept: None,
         }
     }
@@ -143,11 +146,17 @@ impl Identity {
     /// Says where it stands now, oldest first. Gives what is to be written, if it is kept and this is new.
     pub(super) fn stands_at(&mut self, mut places: Vec<Place>) -> Option<Writing> {
         places.truncate(MAX_POINTS);
-        if places == self.places {
+        if places == self.places && !self.unwritten {
             return None;
         }
         self.places = places;
+        self.unwritten = false;
         self.writing()
+    }
+
+    /// What was last given to be written was not: it is given again with the next news.
+    pub(super) fn was_not_written(&mut self) {
+        self.unwritten = true;
     }
 
     fn writing(&self) -> Option<Writing> {
@@ -238,6 +247,7 @@ fn parse(content: &[u8]) -> Option<Identity> {
         root: Key32::new(*root),
         next: u32::from_le_bytes(*next),
         places,
+        unwritten: false,
         kept: None,
     })
 }
@@ -293,6 +303,12 @@ mod tests {
         let places = vec![place(1, 0), place(2, 1)];
         first.stands_at(places.clone()).unwrap().write().unwrap();
         assert!(first.stands_at(places.clone()).is_none(), "nothing is new");
+        first.was_not_written();
+        assert!(
+            first.stands_at(places.clone()).is_some(),
+            "it is written again"
+        );
+        assert!(first.stands_at(places.clone()).is_none());
         let mut again = Identity::keep(&state, &SWARM, &mut rand::rng()).unwrap();
         assert_eq!(again.key(), first.key());
         assert!(again.places() == places);
@@ -407,6 +423,7 @@ mod tests {
                 root: Key32::new(root),
                 next,
                 places: places.collect(),
+                unwritten: false,
                 kept: None,
             };
             let (_dir, state) = folder();
