@@ -34,7 +34,7 @@ async fn a_request_gets_the_hops_it_asks_for_and_shares_no_circuit_of_another_le
         let wanted = Wanted {
             exit: ExitNeed::for_target(Proto::Tcp, &target),
             hops,
-            avoid: &[],
+            not_last: &[],
         };
         let circuit = client.circuit_for(key("a"), wanted).await.unwrap();
         (circuit.path().len(), circuit.number())

@@ -56,7 +56,7 @@ async fn circuit(client: &Client, exit: ExitNeed, owner: &str) -> Arc<Circuit> {
     let wanted = Wanted {
         exit,
         hops: None,
-        avoid: &[],
+        not_last: &[],
     };
     client.circuit_for(key(owner), wanted).await.unwrap()
 }
@@ -165,14 +165,14 @@ async fn with_fewer_than_three_hops_there_is_no_meeting() {
         let wanted = Wanted {
             exit: ExitNeed::Introduce,
             hops: None,
-            avoid: &[],
+            not_last: &[],
         };
         let refused = client.circuit_for(key("a"), wanted).await.err();
         let why = BuildError::NoPath(PathError::NoRoomForMiddle(hops));
         assert_eq!(refused, Some(why.clone()));
         let route = CircuitRoute::new(client.clone());
         let cookie = Cookie([1; 20]);
-        let place = At::Any { but: None };
+        let place = At::Any { but: Vec::new() };
         let refused = route.meet(place, Meet::Wait(&cookie), key("b")).await.err();
         assert_eq!(refused, Some(RouteError::NoCircuit(why.to_string())));
         assert!(why.to_string().contains("choose 3 hops"));
@@ -180,7 +180,7 @@ async fn with_fewer_than_three_hops_there_is_no_meeting() {
     // The same client with three for this alone.
     let route = CircuitRoute::new(world.client(1)).with_hops(Some(3));
     let cookie = Cookie([1; 20]);
-    let place = At::Any { but: None };
+    let place = At::Any { but: Vec::new() };
     let met = route.meet(place, Meet::Wait(&cookie), key("b")).await;
     assert!(met.is_ok());
 }

@@ -349,7 +349,7 @@ async fn an_exit_that_refuses_is_left_for_another_and_without_any_the_origin_is_
     let wanted = Wanted {
         exit: ExitNeed::Dht,
         hops: None,
-        avoid: &[world.relays[3].id],
+        not_last: &[world.relays[3].id],
     };
     let circuit = client.circuit_for(key("b"), wanted).await.unwrap();
     let refused = StreamFailure::Status(OpenStatus::Refused);
@@ -396,7 +396,7 @@ async fn limits_refuse_clearly_and_are_counted() {
     let wanted = Wanted {
         exit: ExitNeed::Dht,
         hops: None,
-        avoid: &[],
+        not_last: &[],
     };
     let circuit = client.circuit_for(key("a"), wanted).await.unwrap();
     let first = circuit.dht(&[], LONG).await.unwrap();

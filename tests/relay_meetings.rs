@@ -90,7 +90,7 @@ impl Host {
     }
 }
 
-const ANYWHERE: At = At::Any { but: None };
+const ANYWHERE: At = At::Any { but: Vec::new() };
 
 /// Sends bytes and reads what the other side sends, both to the end.
 async fn exchange(stream: Sealed, bytes: &[u8]) -> Vec<u8> {
@@ -110,7 +110,7 @@ async fn circuit_to(client: &Client, id: RelayId, owner: &str) -> Arc<Circuit> {
     let wanted = Wanted {
         exit: ExitNeed::IntroduceAt(id),
         hops: None,
-        avoid: &[],
+        not_last: &[],
     };
     client.circuit_for(key(owner), wanted).await.unwrap()
 }
@@ -173,12 +173,41 @@ async fn no_relay_logs_a_key_an_infohash_or_an_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn points_are_at_other_operators_where_there_are_others() {
+    const ONE_OPERATOR: [usize; 3] = [3, 4, 5];
+    let world = Recipe {
+        configure: |n, config| {
+            config.roles.introduce = true;
+            if ONE_OPERATOR.contains(&n) {
+                config.family = "one".to_owned();
+            }
+        },
+        ..recipe(7)
+    }
+    .start();
+    let route = CircuitRoute::new(world.client(3));
+    let found = async |but: &[usize], n| {
+        let but = but.iter().map(|n| world.relays[*n].id).collect();
+        let cookie = Cookie([n; 20]);
+        let met = route.meet(At::Any { but }, Meet::Wait(&cookie), key("a"));
+        world.place(&met.await.unwrap().relay)
+    };
+    for n in 0..12 {
+        let place = found(&[3], n).await;
+        assert!(!ONE_OPERATOR.contains(&place), "{place}");
+    }
+    // Where nobody else is left, one of the same operator will do, but none that was named.
+    let place = found(&[0, 1, 2, 3, 6], 100).await;
+    assert!([4, 5].contains(&place), "{place}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_introduction_point_serves_when_one_is_killed() {
     let mut world = recipe(6).start();
     let mut host = Host::new(&world);
     let (mut first, lost) = host.stand(ANYWHERE).await;
     let other = At::Any {
-        but: Some(first.relay()),
+        but: vec![first.relay()],
     };
     let (_second, seed) = host.stand(other).await;
     world.kill(world.place(&lost.at));

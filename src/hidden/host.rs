@@ -31,8 +31,9 @@ use crate::route::{At, Meet, Outside, RouteError};
 
 /// Introduction points of a seed, unless told otherwise: one may go and one may lie.
 const POINTS: usize = 3;
-/// Points beyond those that are wanted, for relays that stand in while others are waited for. Also attempts.
-const SPARE: usize = 2;
+/// Points beyond those that are wanted, for relays that stand in while others are waited for. Also attempts. As many as are wanted as a
+/// rule: after an outage nobody who stands in takes the place of one that the link names and that is about to come back.
+const SPARE: usize = 3;
 /// Any two attempts of a seed are so far apart: no relay sees its points come at one moment.
 const APART: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(5);
 /// After a point has stood for so long its relay is good: when it breaks, it is taken up again at once.
@@ -60,7 +61,7 @@ const MAX_SHUNNED: usize = 64;
 /// How a seed stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostOptions {
-    /// Introduction points, 1 to 6.
+    /// Introduction points, 1 to 5.
     pub points: usize,
     /// What it takes on.
     pub limits: Limits,
@@ -411,16 +412,16 @@ impl Shared {
         }
     }
 
-    /// Finds a relay that takes meetings and is none of ours. It is asked for a meeting that nobody comes to: no key of ours is
+    /// Finds a relay that takes meetings and is none of ours, nor of the operators of those, so that none of them has all points of a seed
+    /// in its hand. It is asked for a meeting that nobody comes to: no key of ours is
     /// shown to a relay that then is not taken.
     async fn find(&self) -> Option<(Place, Held)> {
         self.turn().await;
         let cookie = Cookie::generate(&mut rand::rng());
         let but = {
             let table = self.table();
-            let entries = &table.entries;
-            let others = rand::rng().random_range(0..entries.len().max(1));
-            entries.get(others).map(|entry| entry.place.relay)
+            let entries = table.entries.iter();
+            entries.map(|entry| entry.place.relay).collect()
         };
         let relay = {
             let _permit = self.attempts.acquire().await.ok()?;

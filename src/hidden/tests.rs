@@ -219,7 +219,7 @@ impl Host {
             secret: self.secret.clone(),
             swarm: swarm(),
         };
-        let at = At::Any { but: None };
+        let at = At::Any { but: Vec::new() };
         let standing = self.reception.stand(at, keys).await.unwrap();
         let seed = Seed {
             key: self.secret.public(),
@@ -335,7 +335,7 @@ async fn an_introduction_point_that_ends_and_comes_back_can_say_nothing_again() 
     let (first, second) = (stand(), stand());
     let mut standing = host
         .reception
-        .stand(At::Any { but: None }, first)
+        .stand(At::Any { but: Vec::new() }, first)
         .await
         .unwrap();
     let introduction = standing.introduction();
@@ -349,7 +349,7 @@ async fn an_introduction_point_that_ends_and_comes_back_can_say_nothing_again() 
     assert_eq!(standing.lost().await, Lost::Ended);
     let _again = host
         .reception
-        .stand(At::Any { but: None }, second)
+        .stand(At::Any { but: Vec::new() }, second)
         .await
         .unwrap();
     let message = said.lock().unwrap()[0].clone();

@@ -63,8 +63,8 @@ pub async fn visit(
 
 async fn meet(outside: &dyn Outside, seed: &Seed, swarm: &SwarmKey) -> Result<Sealed, VisitError> {
     let cookie = Cookie::generate(&mut rand::rng());
-    // The relay that introduces us does not also see us meet.
-    let at = At::Any { but: Some(seed.at) };
+    // Who runs the relay that introduces us does not also see us meet.
+    let at = At::Any { but: vec![seed.at] };
     let waiting = isolation("hidden rendezvous", &cookie);
     let waits = outside.meet(at, Meet::Wait(&cookie), waiting).await;
     let Met {

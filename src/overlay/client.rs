@@ -96,8 +96,8 @@ pub struct Wanted<'a> {
     pub exit: ExitNeed,
     /// Relays in it, 1 to 3; `None`: as many as the client's circuits have.
     pub hops: Option<u8>,
-    /// Relays that must not be in it, for example exits that have just refused.
-    pub avoid: &'a [RelayId],
+    /// Relays that must not come last, for example exits that have just refused.
+    pub not_last: &'a [RelayId],
 }
 
 /// Stores the guards between runs, and the fixed middles.
@@ -209,6 +209,18 @@ impl Client {
         self.0.list()
     }
 
+    /// Relays of the list that are in one family or network with one of these; not these themselves.
+    pub fn near(&self, of: &[RelayId]) -> Vec<RelayId> {
+        let (list, rules) = (self.0.list(), &self.0.config.rules);
+        let of: Vec<_> = of.iter().filter_map(|id| list.get(id)).collect();
+        let is_near = |relay: &&Arc<Descriptor>| {
+            let same = of.iter().any(|other| other.identity == relay.identity);
+            !same && of.iter().any(|other| !rules.are_apart(other, relay))
+        };
+        let near = list.relays().iter().filter(is_near);
+        near.map(|relay| relay.identity).collect()
+    }
+
     /// Takes a newer relay list. Circuits that were built ahead are kept where all their relays are in it, unchanged.
     pub fn set_list(&self, list: Arc<RelayList>) {
         let inner = &self.0;
@@ -249,7 +261,7 @@ impl Client {
         isolation: Isolation,
         proto: Proto,
         target: Option<&Target>,
-        avoid: &[RelayId],
+        not_last: &[RelayId],
     ) -> Result<Arc<Circuit>, BuildError> {
         let exit = target.map_or(ExitNeed::Datagrams, |target| {
             ExitNeed::for_target(proto, target)
@@ -257,7 +269,7 @@ impl Client {
         let wanted = Wanted {
             exit,
             hops: None,
-            avoid,
+            not_last,
         };
         self.circuit_for(isolation, wanted).await
     }
@@ -291,8 +303,8 @@ impl Client {
                 && circuit.path().get(1).is_none_or(may_pass)
                 && !circuit
                     .path()
-                    .iter()
-                    .any(|relay| wanted.avoid.contains(&relay.identity))
+                    .last()
+                    .is_some_and(|relay| wanted.not_last.contains(&relay.identity))
         };
         if let Some(circuit) = held.iter().find(|circuit| fits(circuit)) {
             return Ok(Arc::clone(circuit));
@@ -306,7 +318,7 @@ impl Client {
         inner.refill.notify_one();
         let circuit = match taken {
             Some(circuit) => circuit,
-            None => inner.build(wanted.exit, hops, wanted.avoid).await?,
+            None => inner.build(wanted.exit, hops, wanted.not_last).await?,
         };
         held.push(Arc::clone(&circuit));
         Ok(circuit)
@@ -393,14 +405,14 @@ impl Inner {
         &self,
         exit: ExitNeed,
         hops: usize,
-        avoid: &[RelayId],
+        not_last: &[RelayId],
     ) -> Result<Arc<Circuit>, BuildError> {
         let mut failure = None;
         let mut spare = None;
         for _ in 0..ATTEMPTS {
             self.may_build()?;
             match self
-                .try_build(exit, hops, avoid, &mut spare, failure.is_none())
+                .try_build(exit, hops, not_last, &mut spare, failure.is_none())
                 .await
             {
                 Ok(circuit) => {
@@ -493,7 +505,7 @@ impl Inner {
         &self,
         exit: ExitNeed,
         hops: usize,
-        avoid: &[RelayId],
+        not_last: &[RelayId],
         spare: &mut Option<Vec<RelayId>>,
         first: bool,
     ) -> Result<Arc<Circuit>, BuildError> {
@@ -510,7 +522,8 @@ impl Inner {
             let needs = PathNeeds {
                 hops,
                 exit,
-                avoid: [avoid, failed].concat(),
+                avoid: failed.to_vec(),
+                not_last: not_last.to_vec(),
                 middles: middles.clone(),
             };
             choose(&list, guards, &needs, rules, &mut rand::rng())

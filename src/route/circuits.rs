@@ -133,8 +133,12 @@ impl CircuitRoute {
         meet: Meet<'_>,
         isolation: Isolation,
     ) -> Result<Met, RouteError> {
-        let (need, mut avoid) = match at {
-            At::Any { but } => (ExitNeed::Introduce, but.into_iter().collect()),
+        let named = matches!(at, At::Relay { .. });
+        let (need, mut avoid, mut near) = match at {
+            At::Any { but } => {
+                let near = self.client.near(&but);
+                (ExitNeed::Introduce, but, near)
+            }
             At::Relay { id, digest } => {
                 let list = self.client.list();
                 let listed = list.get(&id).map(|relay| relay.digest());
@@ -142,7 +146,7 @@ impl CircuitRoute {
                 if listed.is_none() || digest.is_some_and(|digest| listed != Some(digest)) {
                     return Err(RouteError::Refused);
                 }
-                (ExitNeed::IntroduceAt(id), Vec::new())
+                (ExitNeed::IntroduceAt(id), Vec::new(), Vec::new())
             }
         };
         // Who visits chose the relay: it does not make us come again and again.
@@ -153,8 +157,16 @@ impl CircuitRoute {
         };
         let mut last = None;
         for _ in 0..attempts {
-            let wanted = self.wanted(need, &avoid);
-            let circuit = match (self.client.circuit_for(isolation, wanted).await, last) {
+            let not_last = [&avoid[..], &near].concat();
+            let wanted = self.wanted(need, &not_last);
+            let mut built = self.client.circuit_for(isolation, wanted).await;
+            if !near.is_empty() && matches!(built, Err(BuildError::NoPath(_))) {
+                // In a small network another relay of the same operator is better than none.
+                near.clear();
+                let wanted = self.wanted(need, &avoid);
+                built = self.client.circuit_for(isolation, wanted).await;
+            }
+            let circuit = match (built, last) {
                 (Ok(circuit), _) => circuit,
                 // A relay has refused, and there is no other: its refusal is what happened.
                 (Err(_), Some(last)) => return Err(last),
@@ -184,21 +196,22 @@ impl CircuitRoute {
                     (route_error(failure), false)
                 }
             };
-            match at {
-                At::Relay { .. } if refused => return Err(failure),
-                At::Any { .. } if refused => avoid.push(relay.identity),
-                At::Relay { .. } | At::Any { .. } => {}
+            if refused && named {
+                return Err(failure);
+            }
+            if refused {
+                avoid.push(relay.identity);
             }
             last = Some(failure);
         }
         Err(last.unwrap_or(RouteError::CircuitLost))
     }
 
-    fn wanted<'a>(&self, exit: ExitNeed, avoid: &'a [RelayId]) -> Wanted<'a> {
+    fn wanted<'a>(&self, exit: ExitNeed, not_last: &'a [RelayId]) -> Wanted<'a> {
         Wanted {
             exit,
             hops: self.hops,
-            avoid,
+            not_last,
         }
     }
 }

@@ -254,7 +254,7 @@ async fn a_meeting_goes_where_streams_to_anybody_go() {
     let world = World::new();
     let gate = world.gate(RULES);
     let cookie = Cookie([1; 20]);
-    let meet = || gate.meet(At::Any { but: None }, Meet::Wait(&cookie), key());
+    let meet = || gate.meet(At::Any { but: Vec::new() }, Meet::Wait(&cookie), key());
     let seen = |hops| vec![(hops, "meet", String::new())];
     assert_eq!(meet().await.err(), Some(RouteError::Busy));
     assert_eq!(world.take(), seen(None), "rules for some do not count");

@@ -53,12 +53,12 @@ pub enum RouteError {
 }
 
 /// At which relay a meeting is asked for (PROTOCOL.md §8). It is always one of the signed list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum At {
-    /// Any that takes them, but for this one.
+    /// Any that takes them, but for these; and none of their families and networks, where there are others.
     Any {
-        /// For example, the one that the other half of a meeting goes through.
-        but: Option<RelayId>,
+        /// For example, the one that the other half of a meeting goes through, or where a seed stands already.
+        but: Vec<RelayId>,
     },
     /// This one.
     Relay {

@@ -60,6 +60,7 @@ fn path_to(
         hops: 3,
         exit: ExitNeed::IntroduceAt(last),
         avoid: Vec::new(),
+        not_last: Vec::new(),
         middles,
     };
     let path = choose(list, guards, &needs, &PathRules::default(), rng)?;
@@ -87,6 +88,7 @@ fn a_path_that_needs_a_fixed_middle_has_three_hops_or_is_refused() {
             hops,
             exit: ExitNeed::Any,
             avoid: Vec::new(),
+            not_last: Vec::new(),
             middles: Some(vec![id(5)]),
         };
         let path = choose(&list, &[id(1)], &needs, &PathRules::default(), &mut rng());
@@ -128,6 +130,7 @@ fn an_introduction_point_is_sought_that_leaves_a_fixed_middle() {
         hops: 3,
         exit: ExitNeed::Introduce,
         avoid: vec![id(2)],
+        not_last: Vec::new(),
         middles: Some(vec![id(3), id(4)]),
     };
     for seed in 0..20 {

@@ -136,8 +136,11 @@ pub struct PathNeeds {
     pub hops: usize,
     /// What the last hop must offer.
     pub exit: ExitNeed,
-    /// Relays that must not be in it, for example exits that have just refused.
+    /// Relays that must not be in it: such as have just failed.
     pub avoid: Vec<RelayId>,
+    /// Relays that must not come last, for example exits that have just refused. They may come first: who could put a guard on this
+    /// list would choose the guard.
+    pub not_last: Vec<RelayId>,
     /// The only relays that may be the second of three; `None`: any. With them a path has three hops or is refused.
     pub middles: Option<Vec<RelayId>>,
 }
@@ -269,7 +272,7 @@ pub fn choose(
     let exits: Vec<_> = allowed
         .iter()
         .copied()
-        .filter(|relay| needs.exit.is_met_by(relay))
+        .filter(|relay| needs.exit.is_met_by(relay) && !needs.not_last.contains(&relay.identity))
         .collect();
     if needs.hops == 1 {
         let exit = draw(&exits, rng).ok_or(PathError::NoExit)?;

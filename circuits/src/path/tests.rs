@@ -19,6 +19,7 @@ fn needs(hops: usize) -> PathNeeds {
         hops,
         exit: ExitNeed::Any,
         avoid: Vec::new(),
+        not_last: Vec::new(),
         middles: None,
     }
 }
@@ -68,6 +69,23 @@ fn hops_are_one_to_three() {
         );
         assert_eq!(chosen, Err(PathError::Hops(hops)));
     }
+}
+
+#[test]
+fn a_guard_that_must_not_come_last_is_still_the_guard() {
+    let rules = PathRules::default();
+    let list = list((1..=4).map(|n| signed(n, |_| {})).collect());
+    let mut needs = PathNeeds {
+        not_last: vec![id(1), id(2), id(3)],
+        ..needs(3)
+    };
+    for _ in 0..50 {
+        let path = choose(&list, &[id(1)], &needs, &rules, &mut rng()).unwrap();
+        assert_eq!((path[0].identity, path[2].identity), (id(1), id(4)));
+    }
+    needs.not_last.push(id(4));
+    let chosen = choose(&list, &[id(1)], &needs, &rules, &mut rng());
+    assert_eq!(chosen, Err(PathError::NoExit));
 }
 
 #[test]
@@ -382,7 +400,7 @@ proptest! {
         let guards: Vec<RelayId> = (1..=shapes.len() as u16).rev().map(id).collect();
         let ip = "8.8.8.8".parse().unwrap();
         let exit = ExitNeed::Target { proto: Proto::Tcp, ip: (!by_name).then_some(ip), port };
-        let needs = PathNeeds { hops, exit, avoid: avoid.into_iter().map(id).collect(), middles: None };
+        let needs = PathNeeds { hops, exit, avoid: avoid.into_iter().map(id).collect(), not_last: Vec::new(), middles: None };
         let rules = PathRules::default();
         let mut rng = StdRng::seed_from_u64(seed);
         let fits = |guard: &Descriptor, middle: Option<&Descriptor>, exit: &Descriptor| {

@@ -78,6 +78,7 @@ fn path_is_possible(file: &NetworkFile, list: &RelayList, hops: usize) -> Result
             hops,
             exit,
             avoid: Vec::new(),
+            not_last: Vec::new(),
             middles: None,
         };
         match choose(list, &guards, &needs, &file.rules, &mut rand::rng()) {

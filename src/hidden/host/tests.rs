@@ -98,7 +98,7 @@ impl Net {
         let n = match at {
             At::Relay { id, .. } => id.0[0],
             At::Any { but } => {
-                let others = (0..state.relays).filter(|n| but != Some(relay(*n)));
+                let others = (0..state.relays).filter(|n| !but.contains(&relay(*n)));
                 let good = others.filter(|n| !state.dead.contains(n));
                 good.choose(&mut rand::rng()).ok_or_else(no_circuit)?
             }
