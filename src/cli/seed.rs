@@ -228,7 +228,9 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         let own = own.filter_map(|own| OnionPeer::from_target(&own.address));
         door.open(own.collect());
         doors.push((hash, door));
+        let mut gauge = None;
         if let Some((seed, _)) = hidden.next() {
+            gauge = Some(seed.gauge());
             let news = news.clone();
             let tell = move |what| {
                 // Who reads it reads all of it, unless the program ends.
@@ -236,7 +238,11 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
             };
             serving.spawn(seed.lead(handle.hidden_door(), tell));
         }
-        seeds.push(Seed { name, handle });
+        seeds.push(Seed {
+            name,
+            handle,
+            hidden: gauge,
+        });
     }
     for magnet in &magnets {
         show_link(&args, &display, magnet);

@@ -95,6 +95,11 @@ impl Book {
         Some((swarm, contact))
     }
 
+    /// Whether it knows none.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// Forgets a seed, for example one that is ours.
     pub fn forget(&self, key: &SeedKey) {
         self.lock().remove(key);

@@ -10,7 +10,7 @@ mod tests;
 
 use std::convert::Infallible;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use hushswarm_circuits::keys::RelayId;
@@ -124,11 +124,29 @@ impl Host {
 
     /// How it stands.
     pub fn status(&self) -> HostStatus {
-        let up = |entry: &&Entry| entry.down.is_none();
-        HostStatus {
-            standing: self.shared.table().entries.iter().filter(up).count(),
-            counters: self.shared.reception.counters(),
-        }
+        self.shared.status()
+    }
+
+    /// Says the same for as long as it stands, to whoever does not hold it.
+    pub fn gauge(&self) -> Gauge {
+        Gauge(Arc::downgrade(&self.shared))
+    }
+}
+
+/// How a seed stands, told to whoever does not hold it.
+#[derive(Clone)]
+pub struct Gauge(Weak<Shared>);
+
+impl Gauge {
+    /// How it stands; `None` once it is gone.
+    pub fn read(&self) -> Option<HostStatus> {
+        Some(self.0.upgrade()?.status())
+    }
+}
+
+impl std::fmt::Debug for Gauge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Gauge").field(&self.read()).finish()
     }
 }
 
@@ -305,6 +323,14 @@ enum Left {
 impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn status(&self) -> HostStatus {
+        let up = |entry: &&Entry| entry.down.is_none();
+        HostStatus {
+            standing: self.table().entries.iter().filter(up).count(),
+            counters: self.reception.counters(),
+        }
     }
 
     fn identity(&self) -> MutexGuard<'_, Identity> {

@@ -83,6 +83,8 @@ pub struct Counters {
     pub taken: usize,
     /// Visitors that were met.
     pub met: usize,
+    /// Visitors' streams that are open now: one who downloads may have several.
+    pub open: usize,
     /// Introductions that could not be read, or came before.
     pub foreign: usize,
     /// Introductions that were dropped by a limit.
@@ -93,6 +95,7 @@ pub struct Counters {
 struct Counts {
     taken: AtomicUsize,
     met: AtomicUsize,
+    open: Arc<AtomicUsize>,
     foreign: AtomicUsize,
     refused: AtomicUsize,
 }
@@ -142,6 +145,7 @@ impl Reception {
         Counters {
             taken: read(&counts.taken),
             met: read(&counts.met),
+            open: read(&counts.open),
             foreign: read(&counts.foreign),
             refused: read(&counts.refused),
         }
@@ -329,7 +333,7 @@ impl Desk {
         let (answer, keys) = introduced.answer().ok()?;
         stream.write_all(&answer).await.ok()?;
         self.counts.met.fetch_add(1, Ordering::Relaxed);
-        Some(Sealed::new(stream, keys, Side::Seed))
+        Some(Sealed::new(stream, keys, Side::Seed).counted(&self.counts.open))
     }
 }
 

@@ -47,6 +47,9 @@ pub enum Reason {
     /// It goes to Tor, which carries byte streams only.
     #[error("this goes to Tor alone, and Tor carries no UDP")]
     TorHasNoUdp,
+    /// The torrent has hidden peers alone.
+    #[error("only hidden peers are to hear of this torrent")]
+    Public,
     /// A rule of the user's.
     #[error("the rule in line {line} of your routes file refuses it")]
     Rule {
@@ -78,7 +81,9 @@ impl Reason {
             Self::Port => Some(
                 "a rule with this port and action = \"circuit\" in ~/.config/hushswarm/routes.toml lets it through, where an exit does",
             ),
-            Self::PortZero | Self::NoAddress | Self::NoName | Self::Disguised => None,
+            Self::PortZero | Self::NoAddress | Self::NoName | Self::Disguised | Self::Public => {
+                None
+            }
         }
     }
 }
