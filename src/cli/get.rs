@@ -202,6 +202,12 @@ pub async fn download(
     let may_share = work.share && rendezvous::is_possible(client);
     let mut meetings = Meetings::of(&mut source, may_share, work.hidden_only);
     let concealed = is_hidden(peers(&source), trackers(&source));
+    meetings.admit(&mut source, state)?;
+    // Nor is what comes from those who let in only some shared by an onion service.
+    let onions = match onions {
+        Onions::Shared | Onions::Taken if meetings.is_closed() => Onions::Closed,
+        onions => onions,
+    };
     display.say(which_peers(
         meetings.only(),
         concealed,
@@ -217,11 +223,16 @@ pub async fn download(
         display.say("sharing what has come, as a hidden seed of its own; --no-share stops that");
     }
     match onions {
+        Onions::None if meetings.is_closed() => {
+            tracing::warn!(
+                "sharing nothing: a peer of this link lets in only those whose key it knows"
+            );
+        }
         Onions::None | Onions::Taken => {}
         Onions::Shared => display
             .say("sharing what has come, as an onion service of its own; --no-share stops that"),
         Onions::Closed => tracing::warn!(
-            "sharing nothing: an onion peer of this link lets in only those whose key it knows"
+            "sharing nothing: a peer of this link lets in only those whose key it knows"
         ),
     }
     let job = Job {
@@ -235,7 +246,7 @@ pub async fn download(
     options.gossip = match onions {
         Onions::Shared | Onions::Taken => true,
         Onions::Closed => false,
-        Onions::None => meetings.only(),
+        Onions::None => meetings.only() && !meetings.is_closed(),
     };
     let gate = work.routes.gate(client, &tor, chosen);
     // By Tor alone, no datagrams and no lookups leave.

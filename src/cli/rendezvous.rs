@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hushswarm_circuits::rendezvous::message::Guests;
 use hushswarm_circuits::rendezvous::{Contact, Point, SwarmKey};
 use hushswarm_circuits::target::Target;
 use rand::RngExt as _;
@@ -15,13 +16,14 @@ use super::tor::service_of_url;
 use crate::dht::Dht;
 use crate::error::{Error, Exit, Kind};
 use crate::hidden::{
-    Book, ConcealedOnly, Gauge, HiddenRoute, Host, HostOptions, Identity, Notice, Sealed, publish,
-    seek,
+    Book, ConcealedOnly, Gauge, HiddenRoute, Host, HostOptions, Identity, Notice, Sealed, find_key,
+    publish, seek, target,
 };
 use crate::hush::SeedKey;
 use crate::overlay::client::Client;
 use crate::route::special::Place;
 use crate::route::{BoxStream, Outside};
+use crate::state::StateDir;
 use crate::torrent::engine::{Engine, OnionDoor, Options, Source};
 use crate::torrent::gossip::SeedBook;
 use crate::torrent::infohash::InfoHash;
@@ -44,6 +46,11 @@ const LOOK: Duration = Duration::from_secs(10);
 /// After so long without any introduction point the user is told: circuits that break are built anew sooner.
 const NOWHERE: Duration = Duration::from_secs(60);
 
+/// What is wrong, and what to do, where a seed lets in only some.
+const KEY_NEEDED: &str =
+    "the link's hidden seed lets in only those whose keys it knows, and there is none for it here";
+const KEY_HINT: &str = "\"hushswarm visitor-key\" with the link prints your key: send it to who gave you the link, who starts again with --allow and the key";
+
 /// A hidden seed that is on its way.
 pub(super) struct HiddenSeed {
     /// It stands for as long as this is kept.
@@ -56,12 +63,13 @@ pub(super) struct HiddenSeed {
 
 impl HiddenSeed {
     /// Takes up introduction points, for as long as the value lives, and says in the DHT which they are, sealed to those who
-    /// know the infohash.
+    /// know the infohash. It lets in `guests` alone, where there are some.
     pub(super) fn start(
         outside: Arc<dyn Outside>,
         identity: Identity,
         hash: &InfoHash,
         dht: Option<Arc<Dht>>,
+        guests: Option<Guests>,
     ) -> Result<Self, Error> {
         let swarm = SwarmKey::new(&hash.0).map_err(|error| {
             Error::new(Kind::Bug, "can't make a key of the infohash").with_source(error)
@@ -70,7 +78,7 @@ impl HiddenSeed {
             points: POINTS,
             ..HostOptions::default()
         };
-        let (host, visitors) = Host::start(outside, identity, swarm, options);
+        let (host, visitors) = Host::start_for(outside, identity, swarm, options, guests);
         let contact = host.contact();
         let notice = dht.map(|dht| publish(dht, hash.0, contact.clone()));
         Ok(Self {
@@ -206,6 +214,8 @@ pub(super) struct Meetings {
     /// Trackers and public peers that are left out for it.
     left_out: usize,
     shares: bool,
+    /// One of them lets in only some: nothing is passed on.
+    closed: bool,
     dht: Option<Arc<Dht>>,
 }
 
@@ -239,8 +249,42 @@ impl Meetings {
             private,
             left_out,
             shares: only && share,
+            closed: false,
             dht: None,
         }
+    }
+
+    /// Takes our keys for those that let in only some from this folder; who can't be shown a key is not called. Where there is one of
+    /// them, nothing is shared, and nobody is told of anybody.
+    ///
+    /// # Errors
+    /// There is nobody else, or a key can't be read: tell the user.
+    pub(super) fn admit(&mut self, source: &mut Source, state: &StateDir) -> Result<(), Error> {
+        let Source::Magnet(magnet) = source else {
+            return Ok(());
+        };
+        let closed = magnet.seeds.iter().filter(|seed| seed.is_closed());
+        for key in closed.map(|seed| SeedKey(seed.key)) {
+            self.closed = true;
+            self.shares = false;
+            if let Some(own) = find_key(state, &key)? {
+                self.book.admit(&key, own);
+                continue;
+            }
+            let name = target(&key);
+            magnet.peers.retain(|peer| Some(peer) != name.as_ref());
+            if magnet.peers.is_empty() && magnet.trackers.is_empty() {
+                let error = Error::new(Kind::Policy, KEY_NEEDED).with_exit(Exit::Unreachable);
+                return Err(error.with_hint(KEY_HINT));
+            }
+            tracing::warn!("{KEY_NEEDED}: {KEY_HINT}");
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is to be passed on.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Whether what comes is shared.
@@ -324,7 +368,7 @@ impl Meetings {
 /// torrent may be private.
 async fn share(outside: Arc<dyn Outside>, hash: &InfoHash, door: OnionDoor) {
     let identity = Identity::ephemeral(&mut rand::rng());
-    match HiddenSeed::start(outside, identity, hash, None) {
+    match HiddenSeed::start(outside, identity, hash, None, None) {
         Ok(seed) => seed.lead(door, |_| {}).await,
         Err(error) => tracing::warn!(%error, "nothing is shared as a hidden seed"),
     }
@@ -480,6 +524,46 @@ mod tests {
                     .all(|url| service_of_url(url).is_some())
             );
         }
+    }
+
+    #[test]
+    fn a_closed_seed_is_called_with_its_key_alone_and_nothing_of_it_is_shared() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path().join("state")).unwrap();
+        let point = Point {
+            relay: RelayId([1; 32]),
+            introduction: IntroductionId([2; 32]),
+        };
+        let closed = Contact::new([9; 32], vec![point]).unwrap().closed(true);
+        let encoded = data_encoding::BASE64URL_NOPAD.encode(&closed.encode());
+        let admit = |rest: &str| {
+            let mut source = link(&format!("&x.hush={encoded}{rest}"));
+            let mut meetings = Meetings::of(&mut source, true, false);
+            let admitted = meetings.admit(&mut source, &state);
+            (meetings, admitted, source)
+        };
+        let (_, admitted, _) = admit("");
+        let error = admitted.unwrap_err();
+        assert!(error.to_string().contains("lets in only those"), "{error}");
+        assert!(error.hint().unwrap().contains("hushswarm visitor-key"));
+
+        // Beside an open one it is passed over.
+        let peers = |source: &Source| match source {
+            Source::Magnet(magnet) => magnet.peers.clone(),
+            Source::Metainfo(_) => panic!("it was a link"),
+        };
+        let key = SeedKey([9; 32]);
+        let name = target(&key).unwrap();
+        let (meetings, admitted, source) = admit(&seed());
+        admitted.unwrap();
+        assert!(meetings.is_closed() && meetings.only() && !meetings.shares());
+        assert!(!peers(&source).contains(&name) && peers(&source).len() == 1);
+
+        crate::hidden::make_key(&state, &key, &mut rand::rng()).unwrap();
+        let (meetings, admitted, source) = admit("");
+        admitted.unwrap();
+        assert!(meetings.is_closed() && !meetings.shares());
+        assert_eq!(peers(&source), [name]);
     }
 
     #[test]

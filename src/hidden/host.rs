@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use hushswarm_circuits::keys::RelayId;
 use hushswarm_circuits::rendezvous::contact::MAX_POINTS;
+use hushswarm_circuits::rendezvous::message::Guests;
 use hushswarm_circuits::rendezvous::{Contact, Cookie, IntroductionId, Point, SwarmKey};
 use rand::RngExt as _;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
@@ -98,13 +99,29 @@ impl Host {
         swarm: SwarmKey,
         options: HostOptions,
     ) -> (Self, mpsc::Receiver<Sealed>) {
-        let (reception, visitors) = Reception::open(Arc::clone(&outside), options.limits);
+        Self::start_for(outside, identity, swarm, options, None)
+    }
+
+    /// The same for these guests alone; `None`: for all who know the swarm. Nobody else can tell whether it stands: at the relays it has
+    /// keys for which they answer alike whether or not anybody holds them (PROTOCOL.md §8.1).
+    pub fn start_for(
+        outside: Arc<dyn Outside>,
+        identity: Identity,
+        swarm: SwarmKey,
+        options: HostOptions,
+        guests: Option<Guests>,
+    ) -> (Self, mpsc::Receiver<Sealed>) {
+        let closed = guests.is_some();
+        let identity = identity.quiet(closed);
+        let (reception, visitors) =
+            Reception::open_to(Arc::clone(&outside), options.limits, guests);
         let points = options.points.clamp(1, MAX_POINTS - SPARE);
         let shared = Arc::new(Shared {
             outside,
             reception,
             swarm,
             key: identity.key(),
+            closed,
             identity: Mutex::new(identity),
             points,
             table: Mutex::default(),
@@ -266,6 +283,8 @@ struct Shared {
     reception: Reception,
     swarm: SwarmKey,
     key: SeedKey,
+    /// It lets in only some.
+    closed: bool,
     identity: Mutex<Identity>,
     points: usize,
     table: Mutex<Table>,
@@ -397,6 +416,7 @@ impl Shared {
             }
         }
         let contact = named.and_then(|points| Contact::new(self.key.0, points).ok());
+        let contact = contact.map(|contact| contact.closed(self.closed));
         self.contact.send_if_modified(|told| {
             let new = *told != contact;
             *told = contact;

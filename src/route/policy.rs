@@ -50,6 +50,11 @@ pub enum Reason {
     /// The torrent has hidden peers alone.
     #[error("only hidden peers are to hear of this torrent")]
     Public,
+    /// A hidden seed that lets in only those whose keys it knows, and we have none for it.
+    #[error(
+        "this hidden seed lets in only those whose keys it knows, and there is none for it here"
+    )]
+    KeyNeeded,
     /// A rule of the user's.
     #[error("the rule in line {line} of your routes file refuses it")]
     Rule {
@@ -80,6 +85,9 @@ impl Reason {
             }
             Self::Port => Some(
                 "a rule with this port and action = \"circuit\" in ~/.config/hushswarm/routes.toml lets it through, where an exit does",
+            ),
+            Self::KeyNeeded => Some(
+                "\"hushswarm visitor-key\" with the link prints one: send it to whoever shares this",
             ),
             Self::PortZero | Self::NoAddress | Self::NoName | Self::Disguised | Self::Public => {
                 None
