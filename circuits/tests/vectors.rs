@@ -22,6 +22,7 @@ use hushswarm_circuits::link::{
     LinkInitiator, LinkKeys, LinkOpener, LinkPeer, LinkSealer, respond, sign_auth, verify_auth,
 };
 use hushswarm_circuits::rendezvous::item::{Entry, Period, SLOTS, Slot};
+use hushswarm_circuits::rendezvous::message::Guests;
 use hushswarm_circuits::rendezvous::sealed::{Opener, Read, Sealer};
 use hushswarm_circuits::rendezvous::wire::{encode_introduce, encode_record};
 use hushswarm_circuits::rendezvous::{
@@ -487,7 +488,7 @@ fn meeting_vectors_are_unchanged() {
          establish is made with introduction_seed for the circuit with this binding; introduce and record carry message.\n\
          visitor_random and seed_random are the X25519 ephemeral secrets. to_seed_0 is the record of \"hello\",\n\
          to_seed_1 the last; to_visitor_0 has 1,000 bytes and to_visitor_1 20,000 to choose from, byte i of them i mod 251.\n\
-         Of the longer ones there is the BLAKE3.",
+         Of the longer ones there is the BLAKE3. closed is the same meeting with a seed that lets in visitor_key alone.",
     );
     out.case("establish");
     let introduction = IdentityKey::from_seed(Script::key("introduction"));
@@ -532,6 +533,27 @@ fn meeting_vectors_are_unchanged() {
     out.put("record", &encode_record(&message).unwrap());
     out.put("answer", &answer);
 
+    // The same with a seed that lets in only this visitor.
+    let own = DhSecret::from_bytes(Script::key("visitor"));
+    let [mut a, mut b] = ["visitor", "seed"].map(|end| Script::new(&format!("closed {end}")));
+    let seed_key = secret.public();
+    let swarm = SwarmKey::new(&infohash).unwrap();
+    let (known, shown) =
+        Visitor::start_known(&own, &seed_key, &introduction, &swarm, &meeting, &mut a).unwrap();
+    let closed = Introductions::new(introduction, secret.clone(), swarm);
+    let mut closed = closed.only(Guests::new([own.public()]));
+    let introduced = closed.open(&shown, &mut b).unwrap();
+    assert_eq!(*introduced.meeting(), meeting);
+    let (told, keys) = introduced.answer().unwrap();
+    let (mut sealer, mut sealed) = (Sealer::new(keys.to_visitor), Vec::new());
+    assert_eq!(sealer.seal(b"hello", &mut sealed), Ok(5));
+    let mut opener = Opener::new(known.finish(&told).unwrap().to_visitor);
+    opener.space()[..sealed.len()].copy_from_slice(&sealed);
+    opener.filled(sealed.len());
+    let mut hello = [0; 5];
+    assert_eq!(opener.read(&mut hello).unwrap(), Read::Data(5));
+    assert_eq!(&hello, b"hello");
+
     let mut data = vec![0; 20_000];
     pattern(0, &mut data);
     let mut to_seed = Sealer::new(visitors.to_seed);
@@ -573,5 +595,14 @@ fn meeting_vectors_are_unchanged() {
     });
     assert_eq!(came[0], b"hello");
     assert_eq!(came[1], [&data[..1000], &data[..15_980]].concat());
+
+    out.case("closed");
+    out.put("visitor_secret", &own.to_bytes()[..]);
+    out.put("visitor_key", &own.public());
+    out.put("visitor_random", &a.given);
+    out.put("seed_random", &b.given);
+    out.put("message", &shown);
+    out.put("answer", &told);
+    out.put("to_visitor_0", &sealed);
     out.compare("meeting.txt");
 }

@@ -55,7 +55,7 @@ pub use exchange::peer_exchange;
 pub use krpc::{bencode, krpc_item, krpc_lookup, krpc_message};
 pub use local::{
     client_files, jail_query, leaktest_classify, leaktest_dht, leaktest_dns, leaktest_peek,
-    leaktest_udp_tracker, onion_address, routes_file, tor_file,
+    leaktest_udp_tracker, onion_address, routes_file, tor_file, visitor_key,
 };
 pub use lookups::meetings::{
     hidden_item, introduction, meeting_records, meeting_request, sealed_records,
@@ -116,6 +116,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("tor_file", tor_file),
     ("tracker_server", tracker_server),
     ("udp_tracker", udp_tracker),
+    ("visitor_key", visitor_key),
     ("wire", wire_messages),
 ];
 

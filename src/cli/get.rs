@@ -44,6 +44,11 @@ pub struct Args {
     /// service of its own whose key is kept in memory alone; other such peers hear of it, and nobody learns where you are
     #[arg(long)]
     no_share: bool,
+    /// Only from hidden peers: trackers and public peers are left out, whatever the link says, and the torrent is looked up nowhere in
+    /// public. Where the link names no hidden seed, they are looked for in the DHT, under sealed names. By default this is done
+    /// where the link names hidden seeds
+    #[arg(long)]
+    hidden_only: bool,
     /// Overwrite files of the same name that are not this torrent's
     #[arg(long)]
     overwrite: bool,
@@ -82,6 +87,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         output: args.output,
         seed: args.seed,
         share: !args.no_share,
+        hidden_only: args.hidden_only,
         overwrite: args.overwrite,
         routes,
         dht: Some(args.dht),
@@ -141,6 +147,8 @@ pub struct Work {
     pub seed: bool,
     /// Whether to share by an onion service, or as a hidden seed, where others are reached that way.
     pub share: bool,
+    /// Whether public peers are refused, even where the source names no hidden one.
+    pub hidden_only: bool,
     /// Whether files that stand in the way may be overwritten.
     pub overwrite: bool,
     /// Which trackers and peers may be asked, and through what.
@@ -191,23 +199,40 @@ pub async fn download(
     let onions = onions(&work, state)?;
     let chosen = chosen(&work.source);
     let mut source = work.source;
-    let mut meetings = Meetings::of(&mut source, work.share && rendezvous::is_possible(client));
+    let may_share = work.share && rendezvous::is_possible(client);
+    let mut meetings = Meetings::of(&mut source, may_share, work.hidden_only);
     let concealed = is_hidden(peers(&source), trackers(&source));
+    meetings.admit(&mut source, state)?;
+    // Nor is what comes from those who let in only some shared by an onion service.
+    let onions = match onions {
+        Onions::Shared | Onions::Taken if meetings.is_closed() => Onions::Closed,
+        onions => onions,
+    };
+    display.say(which_peers(
+        meetings.only(),
+        concealed,
+        client.list().is_none(),
+    ));
     if meetings.left_out() > 0 {
-        display.say("the link names hidden seeds: its trackers and public peers are left out, so that nobody in public hears of it");
+        display.say("trackers and public peers are left out, so that nobody in public hears of it");
     }
-    if meetings.any() && client.hops() != MAX_HOPS {
+    if meetings.only() && client.hops() != MAX_HOPS {
         display.say("hidden seeds are met behind three relays: leave --hops out, or none of them is reached");
     }
     if meetings.shares() {
         display.say("sharing what has come, as a hidden seed of its own; --no-share stops that");
     }
     match onions {
+        Onions::None if meetings.is_closed() => {
+            tracing::warn!(
+                "sharing nothing: a peer of this link lets in only those whose key it knows"
+            );
+        }
         Onions::None | Onions::Taken => {}
         Onions::Shared => display
             .say("sharing what has come, as an onion service of its own; --no-share stops that"),
         Onions::Closed => tracing::warn!(
-            "sharing nothing: an onion peer of this link lets in only those whose key it knows"
+            "sharing nothing: a peer of this link lets in only those whose key it knows"
         ),
     }
     let job = Job {
@@ -221,16 +246,16 @@ pub async fn download(
     options.gossip = match onions {
         Onions::Shared | Onions::Taken => true,
         Onions::Closed => false,
-        Onions::None => meetings.any(),
+        Onions::None => meetings.only() && !meetings.is_closed(),
     };
     let gate = work.routes.gate(client, &tor, chosen);
     // By Tor alone, no datagrams and no lookups leave.
     let dht = work.dht.filter(|_| !client.list().is_none());
     let outside: Arc<dyn Outside> = gate;
     let dht = dht.and_then(|dht| dht.finder(&work.routes, Arc::clone(&outside)));
-    meetings.look_in(dht.clone());
+    meetings.look_in(dht.clone(), client)?;
     // Who looks a torrent up in public tells the public swarm of a hidden one.
-    let finder = dht.filter(|_| onions == Onions::None && !concealed);
+    let finder = dht.filter(|_| onions == Onions::None && !concealed && !meetings.only());
     options.seeds = Some(meetings.book());
     let outside = meetings.route(outside);
     let mut engine = Engine::new(Arc::clone(&outside), options);
@@ -268,6 +293,18 @@ pub async fn download(
         received: last.downloaded,
         seconds: begun.elapsed().as_secs_f64(),
     })
+}
+
+/// Whom a download has to do with, for the user.
+fn which_peers(only_hidden: bool, hidden: bool, by_tor: bool) -> &'static str {
+    match (only_hidden, hidden, by_tor) {
+        (true, _, _) => "peers: hidden ones only",
+        (false, true, _) => {
+            "peers: hidden ones, and public ones where they are named; --hidden-only leaves those out"
+        }
+        (false, false, true) => "peers: public ones, through Tor",
+        (false, false, false) => "peers: public ones, through circuits",
+    }
 }
 
 /// What a download has to do with onion peers.

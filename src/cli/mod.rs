@@ -1,5 +1,6 @@
 //! The command line: what a person types, and what they are told.
 
+mod allow;
 pub mod check;
 pub mod connect;
 pub mod demo;
@@ -46,7 +47,8 @@ enum Command {
     Get(get::Args),
     /// Share files or folders while nobody can tell from where: with those who meet this computer at a relay or an onion service
     Seed(seed::Args),
-    /// Make the key with which you find an onion seed that lets in only some
+    /// Make the key with which you find a seed that lets in only some
+    #[command(visible_alias = "visitor-key")]
     OnionKey(onion_key::Args),
     /// See a download through three relays, all on this computer, and what each of them saw
     Demo(demo::Args),

@@ -1,4 +1,5 @@
-//! `hushswarm onion-key`: the key with which this computer finds an onion seed that lets in only some.
+//! `hushswarm onion-key`, or `visitor-key`: the key with which this computer finds a seed, an onion service or a hidden seed, that lets
+//! in only some.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -8,18 +9,21 @@ use hushswarm_circuits::target::Host;
 use super::get::{argument, read_source};
 use super::tor::visitor_key;
 use crate::error::{Error, Exit, Kind};
+use crate::hidden::{GuestKey, make_key};
+use crate::hush::SeedKey;
 use crate::route::special::Place;
 use crate::state::StateDir;
 use crate::torrent::engine::Source;
 
-/// Arguments of `hushswarm onion-key`.
+/// Arguments of `hushswarm visitor-key`.
 ///
-/// Whoever shares with "hushswarm seed --over tor --allow nobody" gives you a link; this command prints your public key for
+/// Whoever shares with "hushswarm seed --allow nobody" gives you a link; this command prints your public key for
 /// it, which you send back, and keeps the other half in the state folder. Once the seed was started again with --allow and
-/// your key, "hushswarm get" with the same link finds it, and nobody else does. Nothing is sent by this command.
+/// your key, "hushswarm get" with the same link finds it, and nobody else does. You have another key for each seed, so that
+/// nobody can tell by it that you visit two. Nothing is sent by this command.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Magnet link that names an onion service, or its address (56 characters and ".onion"); "-" reads it from standard
+    /// Magnet link that names a hidden seed or an onion service, or such a service's address (56 characters and ".onion"); "-" reads it from standard
     /// input, where no other user of this computer sees it in the list of processes
     #[arg(value_name = "MAGNET-OR-ONION")]
     source: String,
@@ -34,31 +38,39 @@ pub struct Args {
 /// What went wrong and what to do.
 pub async fn run(args: Args) -> Result<(), Error> {
     let text = argument(&args.source)?;
-    let addresses = addresses(&text)?;
+    let (seeds, addresses) = named(&text)?;
     let path = match args.state {
         Some(path) => path,
         None => StateDir::default_path()?,
     };
     let state = StateDir::open(&path)?;
-    for address in &addresses {
-        let key = visitor_key(&state, address)?.ok_or_else(no_onion)?;
+    let mut keys = Vec::new();
+    for seed in &seeds {
+        let own = make_key(&state, seed, &mut rand::rng())?;
+        keys.push((seed.host(), GuestKey::from(&own).to_string()));
+    }
+    for address in addresses {
+        let key = visitor_key(&state, &address)?.ok_or_else(no_onion)?;
+        keys.push((address, key.to_string()));
+    }
+    for (name, key) in &keys {
         let mut out = std::io::stdout().lock();
-        let written = match addresses.len() {
+        let written = match keys.len() {
             1 => writeln!(out, "{key}"),
-            // Each is for another service.
-            _ => writeln!(out, "{address} {key}"),
+            // Each is for another.
+            _ => writeln!(out, "{name} {key}"),
         };
         written.map_err(|source| Error::local("can't write the key").with_source(source))?;
     }
     Ok(())
 }
 
-/// The onion services that are named.
-fn addresses(text: &str) -> Result<Vec<String>, Error> {
+/// The hidden seeds and the onion services that are named.
+fn named(text: &str) -> Result<(Vec<SeedKey>, Vec<String>), Error> {
     if !text.to_ascii_lowercase().starts_with("magnet:") {
         // A port may stand behind it, as in the link.
         let address = text.split_once(':').map_or(text, |(address, _)| address);
-        return Ok(vec![address.to_ascii_lowercase()]);
+        return Ok((Vec::new(), vec![address.to_ascii_lowercase()]));
     }
     let Source::Magnet(magnet) = read_source(text)? else {
         return Err(no_onion());
@@ -70,14 +82,15 @@ fn addresses(text: &str) -> Result<Vec<String>, Error> {
     });
     let mut names: Vec<_> = names.collect();
     names.dedup();
-    match names.is_empty() {
+    let seeds: Vec<_> = magnet.seeds.iter().map(|seed| SeedKey(seed.key)).collect();
+    match names.is_empty() && seeds.is_empty() {
         true => Err(no_onion()),
-        false => Ok(names),
+        false => Ok((seeds, names)),
     }
 }
 
 fn no_onion() -> Error {
-    Error::new(Kind::Local, "that names no onion service")
+    Error::new(Kind::Local, "that names no hidden seed and no onion service")
         .with_exit(Exit::BadTorrent)
-        .with_hint("give the magnet link that \"hushswarm seed --over tor\" printed, in quotes, or the address in it: 56 characters and \".onion\"")
+        .with_hint("give the magnet link that \"hushswarm seed --allow nobody\" printed, in quotes, or the address of an onion service: 56 characters and \".onion\"")
 }

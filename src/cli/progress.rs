@@ -7,6 +7,7 @@ use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::dht::Counters;
+use crate::hidden::HostStatus;
 
 /// How often plain lines come while nothing special happens.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
@@ -46,6 +47,45 @@ pub struct View {
     /// Seconds left, where it can be told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left: Option<u64>,
+    /// Of hidden seeds alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<Visits>,
+}
+
+/// How hidden seeds stand, together: counts alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Visits {
+    /// Introduction points that stand.
+    pub points: usize,
+    /// Visitors' streams that are open now: one who downloads may have several.
+    pub visitors: usize,
+    /// Visitors that were met so far.
+    pub met: usize,
+    /// Introductions that were turned away so far, unanswered: more than the limits, not to be read, or from who is not let in.
+    pub refused: usize,
+}
+
+impl Visits {
+    /// Of one.
+    pub fn of(status: HostStatus) -> Self {
+        let HostStatus { standing, counters } = status;
+        Self {
+            points: standing,
+            visitors: counters.open,
+            met: counters.met,
+            refused: counters.refused + counters.foreign,
+        }
+    }
+
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            points: self.points + other.points,
+            visitors: self.visitors + other.visitors,
+            met: self.met + other.met,
+            refused: self.refused + other.refused,
+        }
+    }
 }
 
 /// Where progress goes.
@@ -178,6 +218,13 @@ fn details(view: &View) -> String {
         parts.push(format!("{}/s up", BinaryBytes(view.up)));
     }
     parts.push(count(view.peers, "peer"));
+    if let Some(hidden) = view.hidden {
+        parts.push(count(hidden.points, "introduction point"));
+        parts.push(count(hidden.visitors, "visit"));
+        if hidden.refused > 0 {
+            parts.push(format!("{} refused", hidden.refused));
+        }
+    }
     parts.push(match view.hops {
         0 => "through Tor".to_owned(),
         hops => count(hops, "hop"),
@@ -213,6 +260,7 @@ pub fn duration(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -231,6 +279,39 @@ mod tests {
             line(&view),
             "downloading: 42%, 220.00 MiB of 512.00 MiB, 24.00 MiB/s, 1 peer, 3 hops, 1:12 min left"
         );
+    }
+
+    #[test]
+    fn a_hidden_seed_says_how_it_stands_in_counts_alone() {
+        let one = |standing, open, refused| {
+            Visits::of(HostStatus {
+                standing,
+                counters: crate::hidden::Counters {
+                    open,
+                    refused,
+                    foreign: 1,
+                    met: 5,
+                    taken: 7,
+                },
+            })
+        };
+        let view = View {
+            state: "seeding",
+            hops: 3,
+            hidden: Some(one(3, 2, 0).plus(one(1, 0, 2))),
+            ..View::default()
+        };
+        assert_eq!(
+            line(&view),
+            "seeding: 0 peers, 4 introduction points, 2 visits, 4 refused, 3 hops"
+        );
+        let json = serde_json::to_value(&view).unwrap();
+        assert_eq!(
+            json["hidden"],
+            serde_json::json!({"points": 4, "visitors": 2, "met": 10, "refused": 4})
+        );
+        let none = serde_json::to_value(View::default()).unwrap();
+        assert!(none.get("hidden").is_none());
     }
 
     #[test]

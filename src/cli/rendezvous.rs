@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hushswarm_circuits::rendezvous::message::Guests;
 use hushswarm_circuits::rendezvous::{Contact, Point, SwarmKey};
 use hushswarm_circuits::target::Target;
 use rand::RngExt as _;
@@ -15,12 +16,14 @@ use super::tor::service_of_url;
 use crate::dht::Dht;
 use crate::error::{Error, Exit, Kind};
 use crate::hidden::{
-    Book, HiddenRoute, Host, HostOptions, Identity, Notice, Sealed, publish, seek,
+    Book, ConcealedOnly, Gauge, HiddenRoute, Host, HostOptions, Identity, Notice, Sealed, find_key,
+    publish, seek, target,
 };
 use crate::hush::SeedKey;
 use crate::overlay::client::Client;
 use crate::route::special::Place;
 use crate::route::{BoxStream, Outside};
+use crate::state::StateDir;
 use crate::torrent::engine::{Engine, OnionDoor, Options, Source};
 use crate::torrent::gossip::SeedBook;
 use crate::torrent::infohash::InfoHash;
@@ -34,16 +37,24 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Seconds until hidden seeds are looked for again: as often as a client asks a tracker.
 const LOOK_AGAIN: Range<u64> = 15 * 60..30 * 60;
 
+/// The same while none is known at all.
+const LOOK_SOON: Range<u64> = 2 * 60..4 * 60;
+
 /// How often it is looked whether a hidden seed still stands.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// After so long without any introduction point the user is told: circuits that break are built anew sooner.
 const NOWHERE: Duration = Duration::from_secs(60);
 
+/// What is wrong, and what to do, where a seed lets in only some.
+const KEY_NEEDED: &str =
+    "the link's hidden seed lets in only those whose keys it knows, and there is none for it here";
+const KEY_HINT: &str = "\"hushswarm visitor-key\" with the link prints your key: send it to who gave you the link, who starts again with --allow and the key";
+
 /// A hidden seed that is on its way.
 pub(super) struct HiddenSeed {
     /// It stands for as long as this is kept.
-    _host: Host,
+    host: Host,
     /// It is written into the DHT for as long as this is kept.
     _notice: Option<Notice>,
     visitors: mpsc::Receiver<Sealed>,
@@ -52,12 +63,13 @@ pub(super) struct HiddenSeed {
 
 impl HiddenSeed {
     /// Takes up introduction points, for as long as the value lives, and says in the DHT which they are, sealed to those who
-    /// know the infohash.
+    /// know the infohash. It lets in `guests` alone, where there are some.
     pub(super) fn start(
         outside: Arc<dyn Outside>,
         identity: Identity,
         hash: &InfoHash,
         dht: Option<Arc<Dht>>,
+        guests: Option<Guests>,
     ) -> Result<Self, Error> {
         let swarm = SwarmKey::new(&hash.0).map_err(|error| {
             Error::new(Kind::Bug, "can't make a key of the infohash").with_source(error)
@@ -66,15 +78,20 @@ impl HiddenSeed {
             points: POINTS,
             ..HostOptions::default()
         };
-        let (host, visitors) = Host::start(outside, identity, swarm, options);
+        let (host, visitors) = Host::start_for(outside, identity, swarm, options, guests);
         let contact = host.contact();
         let notice = dht.map(|dht| publish(dht, hash.0, contact.clone()));
         Ok(Self {
-            _host: host,
+            host,
             _notice: notice,
             visitors,
             contact,
         })
+    }
+
+    /// Says how it stands, as long as it does.
+    pub(super) fn gauge(&self) -> Gauge {
+        self.host.gauge()
     }
 
     /// Waits until it can be found. Cancel safe.
@@ -188,44 +205,86 @@ pub(super) fn engine(outside: Arc<dyn Outside>, mut options: Options) -> Engine 
 pub(super) struct Meetings {
     hash: InfoHash,
     book: Arc<Book>,
-    /// Its link names some.
+    /// Its peers are hidden ones alone: its link names some, or the user wants no others.
+    only: bool,
+    /// Something hidden is named, by which to begin.
     named: bool,
-    /// Trackers and public peers of such a link, which are left out.
+    /// Its peers are its tracker's to name (BEP 27).
+    private: bool,
+    /// Trackers and public peers that are left out for it.
     left_out: usize,
     shares: bool,
+    /// One of them lets in only some: nothing is passed on.
+    closed: bool,
     dht: Option<Arc<Dht>>,
 }
 
 impl Meetings {
-    /// Notes the hidden seeds that a link names, and lets it name them as peers. Where it does, it names nobody any more who is to
-    /// be found in public; and if `share` is set, what comes is shared as a hidden seed.
-    pub(super) fn of(source: &mut Source, share: bool) -> Self {
+    /// Notes the hidden seeds that a link names, and lets it name them as peers. Where it does, or `only` is set, it names nobody any
+    /// more who is to be found in public; and if `share` is set, what comes is shared as a hidden seed.
+    pub(super) fn of(source: &mut Source, share: bool, only: bool) -> Self {
         let book = Arc::new(Book::default());
-        let (hash, named, left_out) = match source {
+        let (hash, private, seeds) = match source {
             Source::Magnet(magnet) => {
                 let seeds = magnet.seeds.iter().cloned();
                 let targets = seeds.filter_map(|seed| book.learn(magnet.hash.0, seed));
-                let targets: Vec<_> = targets.collect();
-                let named = !targets.is_empty();
-                let before = magnet.peers.len() + magnet.trackers.len();
-                if named {
-                    magnet.peers.retain(Place::is_concealed);
-                    magnet.trackers.retain(|url| service_of_url(url).is_some());
-                }
-                let left_out = before - magnet.peers.len() - magnet.trackers.len();
-                magnet.peers.extend(targets);
-                (magnet.hash, named, left_out)
+                (magnet.hash, false, targets.collect())
             }
-            Source::Metainfo(metainfo) => (metainfo.info.hash, false, 0),
+            Source::Metainfo(metainfo) => (metainfo.info.hash, metainfo.info.private, Vec::new()),
+        };
+        let only = only || !seeds.is_empty();
+        let left_out = if only { leave_out(source) } else { 0 };
+        let named = match source {
+            Source::Magnet(magnet) => {
+                magnet.peers.extend(seeds);
+                magnet.peers.len() + magnet.trackers.len() > 0
+            }
+            Source::Metainfo(metainfo) => !metainfo.trackers.is_empty(),
         };
         Self {
             hash,
             book,
+            only,
             named,
+            private,
             left_out,
-            shares: named && share,
+            shares: only && share,
+            closed: false,
             dht: None,
         }
+    }
+
+    /// Takes our keys for those that let in only some from this folder; who can't be shown a key is not called. Where there is one of
+    /// them, nothing is shared, and nobody is told of anybody.
+    ///
+    /// # Errors
+    /// There is nobody else, or a key can't be read: tell the user.
+    pub(super) fn admit(&mut self, source: &mut Source, state: &StateDir) -> Result<(), Error> {
+        let Source::Magnet(magnet) = source else {
+            return Ok(());
+        };
+        let closed = magnet.seeds.iter().filter(|seed| seed.is_closed());
+        for key in closed.map(|seed| SeedKey(seed.key)) {
+            self.closed = true;
+            self.shares = false;
+            if let Some(own) = find_key(state, &key)? {
+                self.book.admit(&key, own);
+                continue;
+            }
+            let name = target(&key);
+            magnet.peers.retain(|peer| Some(peer) != name.as_ref());
+            if magnet.peers.is_empty() && magnet.trackers.is_empty() {
+                let error = Error::new(Kind::Policy, KEY_NEEDED).with_exit(Exit::Unreachable);
+                return Err(error.with_hint(KEY_HINT));
+            }
+            tracing::warn!("{KEY_NEEDED}: {KEY_HINT}");
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is to be passed on.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Whether what comes is shared.
@@ -233,19 +292,45 @@ impl Meetings {
         self.shares
     }
 
-    /// Whether there may be any hidden peers.
-    pub(super) fn any(&self) -> bool {
-        self.named
+    /// Whether its peers are hidden ones alone.
+    pub(super) fn only(&self) -> bool {
+        self.only
     }
 
-    /// Trackers and public peers of the link that are left out, since it names hidden seeds.
+    /// Trackers and public peers that are left out, since its peers are hidden ones.
     pub(super) fn left_out(&self) -> usize {
         self.left_out
     }
 
     /// Looks for them here too, where that may be.
-    pub(super) fn look_in(&mut self, dht: Option<Arc<Dht>>) {
-        self.dht = dht.filter(|_| self.named);
+    ///
+    /// # Errors
+    /// Nobody would be found: tell the user.
+    pub(super) fn look_in(&mut self, dht: Option<Arc<Dht>>, client: &Client) -> Result<(), Error> {
+        self.dht = dht.filter(|_| self.only && !self.private);
+        if self.named || !self.only {
+            return Ok(());
+        }
+        let (what, hint) = if self.private {
+            (
+                "a private torrent's peers are those that its tracker names, and no hidden ones",
+                "leave --hidden-only out: then its tracker and peers are reached through circuits",
+            )
+        } else if self.dht.is_none() {
+            (
+                "no hidden peer is named, and none is looked for in the DHT",
+                "let the DHT be used, or ask for a link that names a hidden seed: hushswarm seed prints one",
+            )
+        } else if !is_possible(client) {
+            (
+                "no relay of this network introduces hidden seeds",
+                "ask its operators to set \"introduce = true\" in relay.toml, or leave --hidden-only out",
+            )
+        } else {
+            return Ok(());
+        };
+        let error = Error::new(Kind::Policy, what).with_exit(Exit::Usage);
+        Err(error.with_hint(hint))
     }
 
     /// Those that are known.
@@ -255,6 +340,11 @@ impl Meetings {
 
     /// The way out that reaches them too.
     pub(super) fn route(&self, outside: Arc<dyn Outside>) -> Arc<dyn Outside> {
+        let outside = if self.only {
+            Arc::new(ConcealedOnly::new(outside))
+        } else {
+            outside
+        };
         Arc::new(HiddenRoute::new(outside, Arc::clone(&self.book)))
     }
 
@@ -278,7 +368,7 @@ impl Meetings {
 /// torrent may be private.
 async fn share(outside: Arc<dyn Outside>, hash: &InfoHash, door: OnionDoor) {
     let identity = Identity::ephemeral(&mut rand::rng());
-    match HiddenSeed::start(outside, identity, hash, None) {
+    match HiddenSeed::start(outside, identity, hash, None, None) {
         Ok(seed) => seed.lead(door, |_| {}).await,
         Err(error) => tracing::warn!(%error, "nothing is shared as a hidden seed"),
     }
@@ -286,6 +376,7 @@ async fn share(outside: Arc<dyn Outside>, hash: &InfoHash, door: OnionDoor) {
 
 /// Looks in the DHT for hidden seeds of this swarm, again and again, and tells the torrent of those that are found.
 async fn look(dht: Arc<Dht>, hash: InfoHash, book: &Book, door: &OnionDoor) {
+    let mut said = false;
     loop {
         let mut seeking = seek(Arc::clone(&dht), hash.0);
         while let Some(contact) = seeking.next().await {
@@ -293,8 +384,35 @@ async fn look(dht: Arc<Dht>, hash: InfoHash, book: &Book, door: &OnionDoor) {
                 door.tell(target);
             }
         }
-        let wait = rand::rng().random_range(LOOK_AGAIN);
+        let none = book.is_empty();
+        if none && !std::mem::replace(&mut said, true) {
+            tracing::warn!(
+                "no hidden seed of this torrent is found in the DHT yet; it is looked again every few minutes"
+            );
+        }
+        let wait = if none { LOOK_SOON } else { LOOK_AGAIN };
+        let wait = rand::rng().random_range(wait);
         sleep(Duration::from_secs(wait)).await;
+    }
+}
+
+/// Lets it name hidden peers alone; gives how many others it named.
+fn leave_out(source: &mut Source) -> usize {
+    let onion = |url: &String| service_of_url(url).is_some();
+    match source {
+        Source::Magnet(magnet) => {
+            let before = magnet.peers.len() + magnet.trackers.len();
+            magnet.peers.retain(Place::is_concealed);
+            magnet.trackers.retain(onion);
+            before - magnet.peers.len() - magnet.trackers.len()
+        }
+        Source::Metainfo(metainfo) => {
+            let tiers = &mut metainfo.trackers;
+            let before = tiers.iter().flatten().count();
+            tiers.iter_mut().for_each(|tier| tier.retain(onion));
+            tiers.retain(|tier| !tier.is_empty());
+            before - tiers.iter().flatten().count()
+        }
     }
 }
 
@@ -353,8 +471,8 @@ mod tests {
             "&tr=http://t.example/a&tr=udp://u.example:1/a&x.pe=192.0.2.1:6881&x.pe=p.example:1";
         let concealed = format!("&x.pe={onion}:6881&tr=http://{onion}/a");
         let mut source = link(&format!("{public}{concealed}{}", seed()));
-        let meetings = Meetings::of(&mut source, true);
-        assert!(meetings.any() && meetings.shares());
+        let meetings = Meetings::of(&mut source, true, false);
+        assert!(meetings.only() && meetings.shares());
         assert_eq!(meetings.left_out(), 4);
         let Source::Magnet(magnet) = &source else {
             panic!("it was a link");
@@ -368,15 +486,84 @@ mod tests {
 
         // Another stays as it was, and looks for no hidden seeds.
         let mut source = link(public);
-        let mut meetings = Meetings::of(&mut source, true);
-        assert!(!meetings.any() && !meetings.shares());
+        let meetings = Meetings::of(&mut source, true, false);
+        assert!(!meetings.only() && !meetings.shares());
         assert_eq!(meetings.left_out(), 0);
-        meetings.look_in(None);
-        assert!(meetings.dht.is_none());
         let Source::Magnet(magnet) = &source else {
             panic!("it was a link");
         };
         assert_eq!((magnet.peers.len(), magnet.trackers.len()), (2, 2));
+    }
+
+    #[test]
+    fn who_wants_hidden_peers_only_is_named_no_others_whatever_the_link_says() {
+        let onion = OnionKey([1; 32]).address();
+        for (rest, left_out, named) in [
+            ("", 0, false),
+            ("&tr=http://t.example/a&x.pe=192.0.2.1:6881", 2, false),
+            (
+                &format!("&tr=http://t.example/a&x.pe={onion}:6881"),
+                1,
+                true,
+            ),
+            (&format!("&tr=http://{onion}/a"), 0, true),
+            (&seed(), 0, true),
+        ] {
+            let mut source = link(rest);
+            let meetings = Meetings::of(&mut source, true, true);
+            assert!(meetings.only() && meetings.shares());
+            assert_eq!((meetings.left_out(), meetings.named), (left_out, named));
+            let Source::Magnet(magnet) = &source else {
+                panic!("it was a link");
+            };
+            assert!(magnet.peers.iter().all(Place::is_concealed));
+            assert!(
+                magnet
+                    .trackers
+                    .iter()
+                    .all(|url| service_of_url(url).is_some())
+            );
+        }
+    }
+
+    #[test]
+    fn a_closed_seed_is_called_with_its_key_alone_and_nothing_of_it_is_shared() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path().join("state")).unwrap();
+        let point = Point {
+            relay: RelayId([1; 32]),
+            introduction: IntroductionId([2; 32]),
+        };
+        let closed = Contact::new([9; 32], vec![point]).unwrap().closed(true);
+        let encoded = data_encoding::BASE64URL_NOPAD.encode(&closed.encode());
+        let admit = |rest: &str| {
+            let mut source = link(&format!("&x.hush={encoded}{rest}"));
+            let mut meetings = Meetings::of(&mut source, true, false);
+            let admitted = meetings.admit(&mut source, &state);
+            (meetings, admitted, source)
+        };
+        let (_, admitted, _) = admit("");
+        let error = admitted.unwrap_err();
+        assert!(error.to_string().contains("lets in only those"), "{error}");
+        assert!(error.hint().unwrap().contains("hushswarm visitor-key"));
+
+        // Beside an open one it is passed over.
+        let peers = |source: &Source| match source {
+            Source::Magnet(magnet) => magnet.peers.clone(),
+            Source::Metainfo(_) => panic!("it was a link"),
+        };
+        let key = SeedKey([9; 32]);
+        let name = target(&key).unwrap();
+        let (meetings, admitted, source) = admit(&seed());
+        admitted.unwrap();
+        assert!(meetings.is_closed() && meetings.only() && !meetings.shares());
+        assert!(!peers(&source).contains(&name) && peers(&source).len() == 1);
+
+        crate::hidden::make_key(&state, &key, &mut rand::rng()).unwrap();
+        let (meetings, admitted, source) = admit("");
+        admitted.unwrap();
+        assert!(meetings.is_closed() && !meetings.shares());
+        assert_eq!(peers(&source), [name]);
     }
 
     #[test]
@@ -417,7 +604,7 @@ mod tests {
 
     #[test]
     fn who_only_takes_is_no_hidden_seed() {
-        let meetings = Meetings::of(&mut link(&seed()), false);
-        assert!(meetings.any() && !meetings.shares());
+        let meetings = Meetings::of(&mut link(&seed()), false, false);
+        assert!(meetings.only() && !meetings.shares());
     }
 }

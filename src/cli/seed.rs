@@ -13,15 +13,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::allow::{self, Allowed};
 use super::connect::{Connected, OverlayArgs};
 use super::dht::{DhtArgs, is_hidden};
 use super::progress::{Progress as Display, json_line};
 use super::relay::Signals;
 use super::rendezvous::{self, HiddenSeed, News};
 use super::routes::{RoutesArgs, Way};
-use super::tor::{
-    MAX_VISITOR_KEYS, ONION_PORT, Onion, OnionOptions, OurTor, VisitorKey, service_of_url,
-};
+use super::tor::{ONION_PORT, Onion, OnionOptions, OurTor, service_of_url};
 use super::transfer::{Seed, follow_all};
 use crate::config::Vanguards;
 use crate::dht::Dht;
@@ -50,12 +49,12 @@ pub struct Args {
     /// tells which it was
     #[arg(long, conflicts_with = "allow")]
     ephemeral: bool,
-    /// With --over tor: only the holder of this key finds the onion service; may be given several times; "nobody" lets nobody
-    /// in yet. Start with "--allow nobody" and hand out the link, with which the downloader runs "hushswarm onion-key" and
+    /// With --over rendezvous or tor: only the holder of this key finds the seed; may be given several times; "nobody" lets nobody
+    /// in yet. Start with "--allow nobody" and hand out the link, with which the downloader runs "hushswarm visitor-key" and
     /// sends you the public key that it prints. Then start again with --allow and that key: the link is the same, since the
-    /// service's own key is kept
+    /// seed's own keys are kept. It stands in no DHT, and its downloaders share nothing on
     #[arg(long, value_name = "KEY")]
-    allow: Vec<VisitorKey>,
+    allow: Vec<Allowed>,
     /// With --over tor: an onion service for each torrent, so that nobody can tell that one host shares them. This is the default
     #[arg(long, conflicts_with = "one_service")]
     unlinkable: bool,
@@ -228,7 +227,9 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         let own = own.filter_map(|own| OnionPeer::from_target(&own.address));
         door.open(own.collect());
         doors.push((hash, door));
+        let mut gauge = None;
         if let Some((seed, _)) = hidden.next() {
+            gauge = Some(seed.gauge());
             let news = news.clone();
             let tell = move |what| {
                 // Who reads it reads all of it, unless the program ends.
@@ -236,7 +237,11 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
             };
             serving.spawn(seed.lead(handle.hidden_door(), tell));
         }
-        seeds.push(Seed { name, handle });
+        seeds.push(Seed {
+            name,
+            handle,
+            hidden: gauge,
+        });
     }
     for magnet in &magnets {
         show_link(&args, &display, magnet);
@@ -352,6 +357,9 @@ async fn hide(
     outside: &Arc<dyn Outside>,
     dht: Option<&Arc<Dht>>,
 ) -> Result<Vec<(HiddenSeed, Contact)>, Error> {
+    let guests = allow::of_hidden(&args.allow)?;
+    // Who is let in was told of it; nobody else is to hear.
+    let dht = dht.filter(|_| guests.is_none());
     let mut seeds = Vec::with_capacity(torrents.len());
     for torrent in torrents {
         let hash = &torrent.metainfo.info.hash;
@@ -365,6 +373,7 @@ async fn hide(
             identity,
             hash,
             dht.cloned(),
+            guests.clone(),
         )?);
     }
     let found = seeds.into_iter().map(|mut seed| async {
@@ -395,7 +404,7 @@ async fn serve(args: &Args, torrents: &[Created], tor: &OurTor) -> Result<Vec<Se
                 nickname,
                 port: ONION_PORT,
                 ephemeral: args.ephemeral,
-                allow: args.allow.clone(),
+                allow: allow::of_onion(&args.allow)?,
                 visitors: Visitors::Peers,
             };
             let onion = tor.serve(&options).await?;
@@ -440,10 +449,20 @@ fn check(args: &Args) -> Result<(), Error> {
     let wrong = |what: &str| Err(Error::new(Kind::Local, what).with_exit(Exit::Usage));
     let over = args.over();
     let onion = args.unlinkable || args.one_service || args.services > 1;
-    if over != Over::Tor && (onion || !args.allow.is_empty()) {
+    if over != Over::Tor && onion {
         return wrong(
-            "--allow, --unlinkable, --one-service and --services are about an onion service: add --over tor",
+            "--unlinkable, --one-service and --services are about an onion service: add --over tor",
         );
+    }
+    match over {
+        Over::Rendezvous => drop(allow::of_hidden(&args.allow)?),
+        Over::Tor => drop(allow::of_onion(&args.allow)?),
+        Over::Circuits if args.allow.is_empty() => {}
+        Over::Circuits => {
+            return wrong(
+                "--allow is about who comes to a hidden seed or an onion service: add --over rendezvous or --over tor",
+            );
+        }
     }
     if over == Over::Circuits && args.ephemeral {
         return wrong("--ephemeral is about keys: add --over rendezvous or --over tor");
@@ -473,11 +492,6 @@ fn check(args: &Args) -> Result<(), Error> {
     }
     if args.paths.len() > 1 && args.torrent.is_some() {
         return wrong("--torrent names one file: share one PATH at a time with it");
-    }
-    if args.allow.len() > MAX_VISITOR_KEYS {
-        return wrong(&format!(
-            "more than {MAX_VISITOR_KEYS} keys: an onion service has no room for them"
-        ));
     }
     Ok(())
 }

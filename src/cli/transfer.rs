@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::progress::{Progress as Display, View};
+use super::progress::{Progress as Display, View, Visits};
 use super::relay::Signals;
 use super::tor::OurTor;
 use crate::error::{Error, Exit};
+use crate::hidden::Gauge;
 use crate::overlay::client::{BuildError, Client, Status};
 use crate::torrent::engine::{Failure, Handle, Progress, State};
 use crate::torrent::storage::StorageError;
@@ -75,6 +76,7 @@ pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status, tor: 
         },
         circuits: client.circuits(),
         left: progress.eta.map(|eta| eta.as_secs()),
+        hidden: None,
     }
 }
 
@@ -200,7 +202,9 @@ pub(super) async fn follow_all(
             all.push(now);
         }
         hear(display);
-        display.show(&together(&all, client, &status, tor));
+        let mut shown = together(&all, client, &status, tor);
+        shown.hidden = visits(&seeds);
+        display.show(&shown);
         if failures.iter().all(Option::is_some) {
             break false;
         }
@@ -212,16 +216,26 @@ pub(super) async fn follow_all(
     if interrupted {
         display.say("stopping");
     }
+    let hidden = visits(&seeds);
     let mut last = Vec::with_capacity(seeds.len());
     for seed in seeds {
         last.push(seed.handle.stop().await);
     }
     let status = overlay.borrow().clone();
-    display.finish(&together(&last, client, &status, tor));
+    let mut shown = together(&last, client, &status, tor);
+    shown.hidden = hidden;
+    display.finish(&shown);
     match failures.into_iter().flatten().next() {
         Some(error) if !interrupted => Err(error),
         Some(_) | None => Ok(()),
     }
+}
+
+/// How all hidden seeds stand together; `None` where there is none.
+fn visits(seeds: &[Seed]) -> Option<Visits> {
+    let gauges = seeds.iter().filter_map(|seed| seed.hidden.as_ref());
+    let status = gauges.filter_map(Gauge::read);
+    status.map(Visits::of).reduce(Visits::plus)
 }
 
 /// A torrent that is shared.
@@ -229,6 +243,8 @@ pub(super) struct Seed {
     /// For the user.
     pub(super) name: String,
     pub(super) handle: Handle,
+    /// Where it is a hidden seed.
+    pub(super) hidden: Option<Gauge>,
 }
 
 /// Several transfers as one: the state is that of whichever the user has to wait for.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use hushswarm_circuits::keys::DhSecret;
 use hushswarm_circuits::rendezvous::contact::MAX_POINTS;
 use hushswarm_circuits::rendezvous::{Contact, Point};
 use hushswarm_circuits::target::{Host, HostName, Target};
@@ -20,6 +21,8 @@ struct Entry {
     swarm: [u8; 20],
     /// What the seed itself or the user's link says.
     contact: Option<Contact>,
+    /// With what we visit it, where it lets in only some.
+    guest: Option<DhSecret>,
     /// What others say, newest first.
     heard: Vec<Point>,
 }
@@ -35,12 +38,21 @@ impl Book {
     /// name by which [`super::HiddenRoute`] reaches the seed; `None` where the book is full, or the key is another swarm's.
     pub fn learn(&self, swarm: [u8; 20], contact: Contact) -> Option<Target> {
         let key = SeedKey(contact.key);
-        self.note(swarm, &key, |entry| entry.contact = Some(contact))
+        self.note(swarm, &key, |entry| {
+            // Nobody's word opens a seed to those who can't show a key.
+            let was = entry.contact.as_ref().is_some_and(Contact::is_closed);
+            let closed = was || contact.is_closed();
+            entry.contact = Some(contact.closed(closed));
+        })
     }
 
     /// Notes a contact of which somebody told: its points are tried after those that the seed told itself, and push out only what
     /// others told before.
     pub fn hear(&self, swarm: [u8; 20], contact: Contact) -> Option<Target> {
+        if contact.is_closed() {
+            // Who is let in does not hear it from others.
+            return None;
+        }
         let key = SeedKey(contact.key);
         self.note(swarm, &key, |entry| {
             let new = contact.points().to_vec();
@@ -64,6 +76,7 @@ impl Book {
         let entry = seeds.entry(*key).or_insert_with(|| Entry {
             swarm,
             contact: None,
+            guest: None,
             heard: Vec::new(),
         });
         if entry.swarm != swarm {
@@ -85,14 +98,32 @@ impl Book {
             }
         }
         points.truncate(MAX_POINTS);
-        let contact = Contact::new(key.0, points).ok()?;
+        let closed = entry.contact.as_ref().is_some_and(Contact::is_closed);
+        let contact = Contact::new(key.0, points).ok()?.closed(closed);
         Some((entry.swarm, contact, own.len()))
+    }
+
+    /// Notes our key for a seed that lets in only some.
+    pub fn admit(&self, key: &SeedKey, own: DhSecret) {
+        if let Some(entry) = self.lock().get_mut(key) {
+            entry.guest = Some(own);
+        }
+    }
+
+    /// With what we visit this seed, where it lets in only some.
+    pub(super) fn guest(&self, key: &SeedKey) -> Option<DhSecret> {
+        self.lock().get(key)?.guest.clone()
     }
 
     /// Where this seed is introduced, and to which swarm it belongs.
     pub fn find(&self, key: &SeedKey) -> Option<([u8; 20], Contact)> {
         let (swarm, contact, _) = self.points(key)?;
         Some((swarm, contact))
+    }
+
+    /// Whether it knows none.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
     }
 
     /// Forgets a seed, for example one that is ours.
@@ -171,6 +202,22 @@ mod tests {
         assert_eq!(book.learn([2; 20], contact(9, 4..6)), None);
         assert_eq!(book.hear([2; 20], contact(9, 4..6)), None);
         assert_eq!(book.find(&SeedKey([9; 32])).unwrap().1, contact(9, 0..2));
+    }
+
+    #[test]
+    fn nobodys_word_opens_a_closed_seed_and_nobody_tells_of_one() {
+        let (book, key) = (Book::default(), SeedKey([9; 32]));
+        assert_eq!(book.hear([1; 20], contact(9, 0..2).closed(true)), None);
+        book.learn([1; 20], contact(9, 0..2).closed(true)).unwrap();
+        assert!(book.guest(&key).is_none());
+        let own = DhSecret::from_bytes([5; 32]);
+        book.admit(&key, own.clone());
+        book.learn([1; 20], contact(9, 4..6)).unwrap();
+        book.hear([1; 20], contact(9, 6..8)).unwrap();
+        let (_, known) = book.find(&key).unwrap();
+        assert!(known.is_closed());
+        assert_eq!(known.points().len(), 4);
+        assert_eq!(book.guest(&key).unwrap().public(), own.public());
     }
 
     #[test]

@@ -10,11 +10,12 @@ mod tests;
 
 use std::convert::Infallible;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use hushswarm_circuits::keys::RelayId;
 use hushswarm_circuits::rendezvous::contact::MAX_POINTS;
+use hushswarm_circuits::rendezvous::message::Guests;
 use hushswarm_circuits::rendezvous::{Contact, Cookie, IntroductionId, Point, SwarmKey};
 use rand::RngExt as _;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
@@ -99,13 +100,29 @@ impl Host {
         swarm: SwarmKey,
         options: HostOptions,
     ) -> (Self, mpsc::Receiver<Sealed>) {
-        let (reception, visitors) = Reception::open(Arc::clone(&outside), options.limits);
+        Self::start_for(outside, identity, swarm, options, None)
+    }
+
+    /// The same for these guests alone; `None`: for all who know the swarm. Nobody else can tell whether it stands: at the relays it has
+    /// keys for which they answer alike whether or not anybody holds them (PROTOCOL.md §8.1).
+    pub fn start_for(
+        outside: Arc<dyn Outside>,
+        identity: Identity,
+        swarm: SwarmKey,
+        options: HostOptions,
+        guests: Option<Guests>,
+    ) -> (Self, mpsc::Receiver<Sealed>) {
+        let closed = guests.is_some();
+        let identity = identity.quiet(closed);
+        let (reception, visitors) =
+            Reception::open_to(Arc::clone(&outside), options.limits, guests);
         let points = options.points.clamp(1, MAX_POINTS - SPARE);
         let shared = Arc::new(Shared {
             outside,
             reception,
             swarm,
             key: identity.key(),
+            closed,
             identity: Mutex::new(identity),
             points,
             table: Mutex::default(),
@@ -125,11 +142,29 @@ impl Host {
 
     /// How it stands.
     pub fn status(&self) -> HostStatus {
-        let up = |entry: &&Entry| entry.down.is_none();
-        HostStatus {
-            standing: self.shared.table().entries.iter().filter(up).count(),
-            counters: self.shared.reception.counters(),
-        }
+        self.shared.status()
+    }
+
+    /// Says the same for as long as it stands, to whoever does not hold it.
+    pub fn gauge(&self) -> Gauge {
+        Gauge(Arc::downgrade(&self.shared))
+    }
+}
+
+/// How a seed stands, told to whoever does not hold it.
+#[derive(Clone)]
+pub struct Gauge(Weak<Shared>);
+
+impl Gauge {
+    /// How it stands; `None` once it is gone.
+    pub fn read(&self) -> Option<HostStatus> {
+        Some(self.0.upgrade()?.status())
+    }
+}
+
+impl std::fmt::Debug for Gauge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Gauge").field(&self.read()).finish()
     }
 }
 
@@ -249,6 +284,8 @@ struct Shared {
     reception: Reception,
     swarm: SwarmKey,
     key: SeedKey,
+    /// It lets in only some.
+    closed: bool,
     identity: Mutex<Identity>,
     points: usize,
     table: Mutex<Table>,
@@ -306,6 +343,14 @@ enum Left {
 impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn status(&self) -> HostStatus {
+        let up = |entry: &&Entry| entry.down.is_none();
+        HostStatus {
+            standing: self.table().entries.iter().filter(up).count(),
+            counters: self.reception.counters(),
+        }
     }
 
     fn identity(&self) -> MutexGuard<'_, Identity> {
@@ -372,6 +417,7 @@ impl Shared {
             }
         }
         let contact = named.and_then(|points| Contact::new(self.key.0, points).ok());
+        let contact = contact.map(|contact| contact.closed(self.closed));
         self.contact.send_if_modified(|told| {
             let new = *told != contact;
             *told = contact;

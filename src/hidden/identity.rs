@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, RelayId, derive_key};
+use hushswarm_circuits::rendezvous::IntroductionId;
 use hushswarm_circuits::rendezvous::contact::MAX_POINTS;
 use rand::CryptoRng;
 use zeroize::Zeroizing;
@@ -21,6 +22,10 @@ const TITLE: &str = "hushswarm hidden seed v1";
 const TEXT_LEN: usize = 2048;
 /// Derives an introduction key from `root[32] | relay[32] | generation u32 LE`.
 const INTRODUCTION: &str = "hushswarm v1 introduction key";
+/// Derives a quiet introduction key from the same and `number u32 LE`: the first that is quiet.
+const QUIET: &str = "hushswarm v1 quiet introduction key";
+/// One in 256 is quiet: that none of so many is happens to nobody.
+const MAX_TRIES: u32 = 1 << 14;
 /// Derives a file's name from the infohash.
 const FILE: &str = "hushswarm v1 file of a hidden seed";
 
@@ -65,6 +70,8 @@ pub struct Identity {
     /// The next generation of an introduction key: one counter for all relays.
     next: u32,
     places: Vec<Place>,
+    /// Its keys at introduction points are quiet ones (PROTOCOL.md §8.1).
+    quiet: bool,
     /// The file tells less than this.
     unwritten: bool,
     kept: Option<Kept>,
@@ -78,6 +85,7 @@ impl Identity {
             root: Key32::generate(rng),
             next: 0,
             places: Vec::new(),
+            quiet: false,
             unwritten: false,
             kept: None,
         }
@@ -127,7 +135,23 @@ impl Identity {
     pub(super) fn introduction(&self, place: &Place) -> IdentityKey {
         let generation = place.generation.to_le_bytes();
         let material = [&self.root.as_bytes()[..], &place.relay.0, &generation];
-        IdentityKey::from_seed(derive_key(INTRODUCTION, &material))
+        let loud = IdentityKey::from_seed(derive_key(INTRODUCTION, &material));
+        if !self.quiet {
+            return loud;
+        }
+        let tries = (0..MAX_TRIES).map(|number: u32| {
+            let number = number.to_le_bytes();
+            let material = [&material[..], &[&number[..]]].concat();
+            IdentityKey::from_seed(derive_key(QUIET, &material))
+        });
+        let is_quiet = |key: &IdentityKey| IntroductionId(key.public().0).is_quiet();
+        tries.into_iter().find(is_quiet).unwrap_or(loud)
+    }
+
+    /// Has quiet keys at introduction points, or has not; others than it had, where that is new.
+    pub(super) fn quiet(mut self, quiet: bool) -> Self {
+        self.quiet = quiet;
+        self
     }
 
     /// A generation that was never used.
@@ -247,6 +271,7 @@ fn parse(content: &[u8]) -> Option<Identity> {
         root: Key32::new(*root),
         next: u32::from_le_bytes(*next),
         places,
+        quiet: false,
         unwritten: false,
         kept: None,
     })
@@ -359,6 +384,32 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_seed_has_quiet_keys_that_stay_the_same_and_others_than_an_open_one() {
+        let identity = Identity {
+            root: Key32::new([7; 32]),
+            ..Identity::ephemeral(&mut rand::rng())
+        };
+        let open = identity.introduction(&place(3, 5)).public();
+        let identity = identity.quiet(true);
+        let quiet = identity.introduction(&place(3, 5)).public();
+        assert_eq!(identity.introduction(&place(3, 5)).public(), quiet);
+        assert_ne!(identity.introduction(&place(3, 6)).public(), quiet);
+        assert!(IntroductionId(quiet.0).is_quiet());
+        assert_ne!(open, quiet);
+        let first = (0_u32..).find_map(|number| {
+            let mut hasher = blake3::Hasher::new_derive_key("hushswarm v1 quiet introduction key");
+            hasher
+                .update(&[7; 32])
+                .update(&[3; 32])
+                .update(&[5, 0, 0, 0]);
+            hasher.update(&number.to_le_bytes());
+            let key = IdentityKey::from_seed(*hasher.finalize().as_bytes()).public();
+            (key.0[0] == 0).then_some(key)
+        });
+        assert_eq!(first, Some(quiet));
+    }
+
+    #[test]
     fn a_file_tells_nothing_of_the_torrent() {
         let (_dir, state) = folder();
         drop(Identity::keep(&state, &SWARM, &mut rand::rng()).unwrap());
@@ -423,6 +474,7 @@ mod tests {
                 root: Key32::new(root),
                 next,
                 places: places.collect(),
+                quiet: false,
                 unwritten: false,
                 kept: None,
             };

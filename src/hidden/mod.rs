@@ -5,13 +5,17 @@
 //! stream, which the relay that carries it can neither read nor change. [`HiddenRoute`] lets whoever has an
 //! [`Outside`](crate::route::Outside) call seeds of a [`Book`] by name.
 //!
+//! A seed may let in only some ([`guests`], [`Reception::open_to`]): then a visitor shows it a key of its own ([`make_key`]).
+//!
 //! Who knows the infohash alone finds seeds by [`seek`], where they [`publish`] themselves in the DHT.
 
 mod book;
+mod guest;
 mod host;
 mod identity;
 mod items;
 mod notice;
+mod only;
 mod reception;
 mod route;
 mod stream;
@@ -20,13 +24,15 @@ mod tests;
 mod visitor;
 
 pub use book::{Book, target};
-pub use host::{Host, HostOptions, HostStatus};
+pub use guest::{GuestKey, NotAGuest, PREFIX as GUEST_PREFIX, find_key, guests, make_key};
+pub use host::{Gauge, Host, HostOptions, HostStatus};
 pub use identity::Identity;
 pub use notice::{Notice, Seeking, publish, seek};
+pub use only::ConcealedOnly;
 pub use reception::{Counters, Keys, Limits, Lost, Reception, Standing};
 pub use route::HiddenRoute;
 pub use stream::{Sealed, Side};
-pub use visitor::{Seed, VisitError, visit};
+pub use visitor::{Seed, VisitError, visit, visit_known};
 
 use std::time::Duration;
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::keys::{DhSecret, IdentityKey, RelayId};
-use hushswarm_circuits::rendezvous::message::{Dropped, Introduced};
+use hushswarm_circuits::rendezvous::message::{Dropped, Guests, Introduced};
 use hushswarm_circuits::rendezvous::wire::MessageReader;
 use hushswarm_circuits::rendezvous::{IntroductionId, Introductions, SwarmKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -83,7 +83,9 @@ pub struct Counters {
     pub taken: usize,
     /// Visitors that were met.
     pub met: usize,
-    /// Introductions that could not be read, or came before.
+    /// Visitors' streams that are open now: one who downloads may have several.
+    pub open: usize,
+    /// Introductions that could not be read, came before, or are from who is not let in.
     pub foreign: usize,
     /// Introductions that were dropped by a limit.
     pub refused: usize,
@@ -93,6 +95,7 @@ pub struct Counters {
 struct Counts {
     taken: AtomicUsize,
     met: AtomicUsize,
+    open: Arc<AtomicUsize>,
     foreign: AtomicUsize,
     refused: AtomicUsize,
 }
@@ -102,6 +105,8 @@ struct Desk {
     rate: DefaultDirectRateLimiter,
     per_point: NonZeroU32,
     waiting: mpsc::Sender<Introduced>,
+    /// Who is let in; `None`: who knows the swarm.
+    guests: Option<Guests>,
     /// What was opened for the keys that stood last, oldest first.
     remembered: Mutex<VecDeque<(IntroductionId, Arc<Mutex<Introductions>>)>>,
     counts: Counts,
@@ -116,6 +121,15 @@ pub struct Reception {
 impl Reception {
     /// Opens; streams of visitors come out of the receiver. Who does not take them has no new ones after a few.
     pub fn open(outside: Arc<dyn Outside>, limits: Limits) -> (Self, mpsc::Receiver<Sealed>) {
+        Self::open_to(outside, limits, None)
+    }
+
+    /// The same to these guests alone; `None`: to all who know the swarm. Nothing is built or sent for anybody else.
+    pub fn open_to(
+        outside: Arc<dyn Outside>,
+        limits: Limits,
+        guests: Option<Guests>,
+    ) -> (Self, mpsc::Receiver<Sealed>) {
         let (waiting, queue) = mpsc::channel(limits.waiting.max(1));
         let (visitors, receiver) = mpsc::channel(limits.untaken.max(1));
         let desk = Arc::new(Desk {
@@ -123,6 +137,7 @@ impl Reception {
             rate: RateLimiter::direct(Quota::per_second(limits.introductions_per_second)),
             per_point: limits.introductions_per_second_per_point,
             waiting,
+            guests,
             remembered: Mutex::default(),
             counts: Counts::default(),
         });
@@ -142,6 +157,7 @@ impl Reception {
         Counters {
             taken: read(&counts.taken),
             met: read(&counts.met),
+            open: read(&counts.open),
             foreign: read(&counts.foreign),
             refused: read(&counts.refused),
         }
@@ -240,7 +256,10 @@ impl Desk {
                 .position(|(_, held)| Arc::strong_count(held) == 1);
             gone.and_then(|at| remembered.remove(at));
         }
-        let fresh = Introductions::new(key, keys.secret, keys.swarm);
+        let mut fresh = Introductions::new(key, keys.secret, keys.swarm);
+        if let Some(guests) = &self.guests {
+            fresh = fresh.only(guests.clone());
+        }
         let fresh = Arc::new(Mutex::new(fresh));
         remembered.push_back((key, Arc::clone(&fresh)));
         fresh
@@ -301,7 +320,7 @@ impl Desk {
                 place.send(introduced);
                 Ok(())
             }
-            Err(why @ (Dropped::Unreadable | Dropped::Replayed)) => {
+            Err(why @ (Dropped::Unreadable | Dropped::Stranger | Dropped::Replayed)) => {
                 count(&self.counts.foreign);
                 Err(why)
             }
@@ -329,7 +348,7 @@ impl Desk {
         let (answer, keys) = introduced.answer().ok()?;
         stream.write_all(&answer).await.ok()?;
         self.counts.met.fetch_add(1, Ordering::Relaxed);
-        Some(Sealed::new(stream, keys, Side::Seed))
+        Some(Sealed::new(stream, keys, Side::Seed).counted(&self.counts.open))
     }
 }
 

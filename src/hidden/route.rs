@@ -3,19 +3,23 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use hushswarm_circuits::isolation::Isolation;
+use hushswarm_circuits::keys::DhSecret;
 use hushswarm_circuits::rendezvous::{Contact, SwarmKey};
 use hushswarm_circuits::target::{Host, HostName, Target};
 use rand::seq::SliceRandom;
 use tokio::time::sleep;
+use tracing::warn;
 
 use super::book::Book;
 use super::stream::Sealed;
-use super::visitor::{Seed, VisitError, visit};
+use super::visitor::{Seed, VisitError, visit, visit_known};
 use crate::hush::SeedKey;
+use crate::route::policy::Reason;
 use crate::route::{At, BoxFuture, BoxStream, Datagrams, Meet, Met, Outside, RouteError};
 
 /// An introduction point may drop what it should hand on, and nobody says so: after this time another is tried beside it. Two
@@ -29,18 +33,37 @@ const MAX_TRIES: usize = 4;
 pub struct HiddenRoute {
     outside: Arc<dyn Outside>,
     book: Arc<Book>,
+    /// The user knows that a seed may not know our key.
+    said: AtomicBool,
 }
 
 impl HiddenRoute {
     /// Meets the seeds of this book at relays that `outside` leads to.
     pub fn new(outside: Arc<dyn Outside>, book: Arc<Book>) -> Self {
-        Self { outside, book }
+        Self {
+            outside,
+            book,
+            said: AtomicBool::new(false),
+        }
     }
 
     async fn call(&self, key: SeedKey) -> Result<BoxStream, RouteError> {
         let (swarm, contact, told) = self.book.points(&key).ok_or(RouteError::Unreachable)?;
         let swarm = SwarmKey::new(&swarm).map_err(|_| RouteError::Unreachable)?;
-        let stream = visit_any(&*self.outside, &contact, told, &swarm).await;
+        // Who can't show a key asks nobody.
+        let own = if contact.is_closed() {
+            let own = self.book.guest(&key);
+            Some(own.ok_or(RouteError::Forbidden(Reason::KeyNeeded))?)
+        } else {
+            None
+        };
+        let stream = visit_any(&*self.outside, &contact, told, &swarm, own.as_ref()).await;
+        let silent = matches!(stream, Err(VisitError::NotMet)) && own.is_some();
+        if silent && !self.said.swap(true, Ordering::Relaxed) {
+            warn!(
+                "a hidden seed that lets in only some does not answer: it is away, or its owner has not let in your key, which \"hushswarm visitor-key\" with the link prints"
+            );
+        }
         stream
             .map(|stream| Box::new(stream) as BoxStream)
             .map_err(|error| match error {
@@ -60,6 +83,7 @@ async fn visit_any(
     contact: &Contact,
     told: usize,
     swarm: &SwarmKey,
+    guest: Option<&DhSecret>,
 ) -> Result<Sealed, VisitError> {
     let mut points = contact.points().to_vec();
     let (own, others) = points.split_at_mut(told.min(contact.points().len()));
@@ -76,7 +100,12 @@ async fn visit_any(
                 introduction: point.introduction,
                 at: point.relay,
             };
-            visits.push(async move { visit(outside, &seed, swarm).await });
+            visits.push(async move {
+                match guest {
+                    None => visit(outside, &seed, swarm).await,
+                    Some(own) => visit_known(outside, &seed, swarm, own).await,
+                }
+            });
         }
         let patience = async {
             if points.len() == 0 {

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use hushswarm_circuits::rendezvous::sealed::{
@@ -31,6 +33,17 @@ pub struct Sealed {
     out: Vec<u8>,
     written: usize,
     ending: Ending,
+    /// Who counts it while it is open.
+    _counted: Option<Counted>,
+}
+
+/// One of so many; it counts itself out.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// How far our own end has come.
@@ -56,6 +69,16 @@ impl Sealed {
             out: Vec::new(),
             written: 0,
             ending: Ending::No,
+            _counted: None,
+        }
+    }
+
+    /// The same, which is counted as long as it is held.
+    pub(super) fn counted(self, open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self {
+            _counted: Some(Counted(Arc::clone(open))),
+            ..self
         }
     }
 

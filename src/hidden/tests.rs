@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod calls;
+mod guests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;

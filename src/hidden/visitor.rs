@@ -1,7 +1,7 @@
 //! Who visits a hidden seed: waits at a relay of its own choice, and has the seed told where.
 
-use hushswarm_circuits::keys::RelayId;
-use hushswarm_circuits::rendezvous::message::ANSWER_LEN;
+use hushswarm_circuits::keys::{DhSecret, RelayId};
+use hushswarm_circuits::rendezvous::message::{ANSWER_LEN, HandshakeError, MESSAGE_LEN};
 use hushswarm_circuits::rendezvous::{Cookie, IntroductionId, Meeting, Status, SwarmKey, Visitor};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
@@ -57,11 +57,30 @@ pub async fn visit(
     seed: &Seed,
     swarm: &SwarmKey,
 ) -> Result<Sealed, VisitError> {
-    let met = timeout(MEET_LIMIT, meet(outside, seed, swarm)).await;
+    let met = timeout(MEET_LIMIT, meet(outside, seed, swarm, None)).await;
     met.unwrap_or(Err(VisitError::NotMet))
 }
 
-async fn meet(outside: &dyn Outside, seed: &Seed, swarm: &SwarmKey) -> Result<Sealed, VisitError> {
+/// The same with a seed that lets in only those whose keys it knows. `own` is our key, for this seed alone; nobody but the seed sees it.
+///
+/// # Errors
+/// The same. A seed that does not know the key does not come.
+pub async fn visit_known(
+    outside: &dyn Outside,
+    seed: &Seed,
+    swarm: &SwarmKey,
+    own: &DhSecret,
+) -> Result<Sealed, VisitError> {
+    let met = timeout(MEET_LIMIT, meet(outside, seed, swarm, Some(own))).await;
+    met.unwrap_or(Err(VisitError::NotMet))
+}
+
+async fn meet(
+    outside: &dyn Outside,
+    seed: &Seed,
+    swarm: &SwarmKey,
+    own: Option<&DhSecret>,
+) -> Result<Sealed, VisitError> {
     let cookie = Cookie::generate(&mut rand::rng());
     // Who runs the relay that introduces us does not also see us meet.
     let at = At::Any { but: vec![seed.at] };
@@ -77,13 +96,7 @@ async fn meet(outside: &dyn Outside, seed: &Seed, swarm: &SwarmKey) -> Result<Se
         digest,
         cookie,
     };
-    let started = Visitor::start(
-        &seed.key,
-        &seed.introduction,
-        swarm,
-        &meeting,
-        &mut rand::rng(),
-    );
+    let started = start(seed, swarm, &meeting, own);
     let (visitor, message) = started.map_err(|_| VisitError::BadKey)?;
     let at = At::Relay {
         id: seed.at,
@@ -105,4 +118,19 @@ async fn meet(outside: &dyn Outside, seed: &Seed, swarm: &SwarmKey) -> Result<Se
     let answer = came.await.ok_or(VisitError::NotMet)?;
     let keys = visitor.finish(&answer).map_err(|_| VisitError::Impostor)?;
     Ok(Sealed::new(stream, keys, Side::Visitor))
+}
+
+/// Begins the handshake with a seed, showing it `own` where it wants to know who comes.
+fn start(
+    seed: &Seed,
+    swarm: &SwarmKey,
+    meeting: &Meeting,
+    own: Option<&DhSecret>,
+) -> Result<(Visitor, [u8; MESSAGE_LEN]), HandshakeError> {
+    let (key, introduction) = (&seed.key, &seed.introduction);
+    let rng = &mut rand::rng();
+    match own {
+        None => Visitor::start(key, introduction, swarm, meeting, rng),
+        Some(own) => Visitor::start_known(own, key, introduction, swarm, meeting, rng),
+    }
 }

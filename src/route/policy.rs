@@ -47,6 +47,14 @@ pub enum Reason {
     /// It goes to Tor, which carries byte streams only.
     #[error("this goes to Tor alone, and Tor carries no UDP")]
     TorHasNoUdp,
+    /// The torrent has hidden peers alone.
+    #[error("only hidden peers are to hear of this torrent")]
+    Public,
+    /// A hidden seed that lets in only those whose keys it knows, and we have none for it.
+    #[error(
+        "this hidden seed lets in only those whose keys it knows, and there is none for it here"
+    )]
+    KeyNeeded,
     /// A rule of the user's.
     #[error("the rule in line {line} of your routes file refuses it")]
     Rule {
@@ -78,7 +86,12 @@ impl Reason {
             Self::Port => Some(
                 "a rule with this port and action = \"circuit\" in ~/.config/hushswarm/routes.toml lets it through, where an exit does",
             ),
-            Self::PortZero | Self::NoAddress | Self::NoName | Self::Disguised => None,
+            Self::KeyNeeded => Some(
+                "\"hushswarm visitor-key\" with the link prints one: send it to whoever shares this",
+            ),
+            Self::PortZero | Self::NoAddress | Self::NoName | Self::Disguised | Self::Public => {
+                None
+            }
         }
     }
 }

@@ -236,6 +236,7 @@ impl Onions {
             Some(seed) => {
                 let seed = seed.as_bytes().filter(|_| me.is_none());
                 let seed = seed.and_then(|bytes| Contact::parse(bytes).ok());
+                let seed = seed.filter(|seed| !seed.is_closed());
                 Some(seed.ok_or(ExtensionError::Entry("seed"))?)
             }
         };
@@ -263,7 +264,8 @@ fn read_seeds(mut bytes: &[u8]) -> Option<Vec<Contact>> {
     let mut seeds: Vec<Contact> = Vec::new();
     while !bytes.is_empty() {
         let (seed, rest) = Contact::read(bytes).ok()?;
-        if seeds.len() == MAX_SEEDS || seeds.iter().any(|other| other.key == seed.key) {
+        let known = seeds.iter().any(|other| other.key == seed.key);
+        if seeds.len() == MAX_SEEDS || known || seed.is_closed() {
             return None;
         }
         seeds.push(seed);
@@ -401,6 +403,25 @@ mod tests {
             Onions::parse(b"d5:added0:4:more1:xe").is_ok(),
             "room for more"
         );
+    }
+
+    #[test]
+    fn nobody_tells_of_a_seed_that_lets_in_only_some() {
+        let closed = contact(7, 1..3).closed(true);
+        let own = Onions {
+            seed: Some(closed.clone()),
+            ..Onions::default()
+        };
+        assert_eq!(
+            Onions::parse(&own.encode()),
+            Err(ExtensionError::Entry("seed"))
+        );
+        let others = Onions {
+            seeds: vec![contact(8, 1..3), closed],
+            ..Onions::default()
+        };
+        let error = ExtensionError::Entry("seeds");
+        assert_eq!(Onions::parse(&others.encode()), Err(error));
     }
 
     #[test]

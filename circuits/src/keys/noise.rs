@@ -46,6 +46,8 @@ impl From<snow::Error> for HandshakeError {
 pub(crate) enum Role<'a> {
     /// Knows the responder's public key.
     Initiator(&'a [u8; 32]),
+    /// The same, and shows who it is by a key of its own.
+    Known(&'a [u8; 32], &'a DhSecret),
     /// Holds the secret of it.
     Responder(&'a DhSecret),
 }
@@ -68,6 +70,10 @@ pub(crate) fn begin(
     }
     Ok(match role {
         Role::Initiator(peer) => builder.remote_public_key(&peer[..])?.build_initiator()?,
+        Role::Known(peer, own) => builder
+            .local_private_key(&own.as_bytes()[..])?
+            .remote_public_key(&peer[..])?
+            .build_initiator()?,
         Role::Responder(secret) => builder
             .local_private_key(&secret.as_bytes()[..])?
             .build_responder()?,
@@ -105,6 +111,11 @@ pub(crate) fn read(
     } else {
         Err(HandshakeError::Internal)
     }
+}
+
+/// The initiator's own key, which it has shown to a responder that has read its message.
+pub(crate) fn shown(state: &HandshakeState) -> Option<[u8; 32]> {
+    state.get_remote_static()?.first_chunk().copied()
 }
 
 /// The raw keys k1 (initiator's) and k2 (responder's) and the handshake hash of a finished handshake.

@@ -13,6 +13,8 @@ pub const MAX_POINTS: usize = 8;
 pub const MAX_CONTACT: usize = HEAD_LEN + MAX_POINTS * POINT_LEN;
 
 const VERSION: u8 = 1;
+/// Of a seed that lets in only those whose keys it knows: who can't show one need not try.
+const CLOSED: u8 = 2;
 /// `version u8 | key[32] | count u8`.
 const HEAD_LEN: usize = 1 + 32 + 1;
 /// `relay[32] | introduction key[32]`.
@@ -33,13 +35,14 @@ pub struct Contact {
     /// The seed's key in this swarm (X25519): two contacts with one key are one seed.
     pub key: [u8; 32],
     points: Vec<Point>,
+    closed: bool,
 }
 
 /// Not a contact. Leave it out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ContactError {
     /// Shorter or longer than it says, or of another version.
-    #[error("not a contact of version {VERSION}")]
+    #[error("not a contact of version {VERSION} or {CLOSED}")]
     Shape,
     /// No introduction point, more than [`MAX_POINTS`], or one named twice.
     #[error("a contact names 1 to {MAX_POINTS} different introduction points")]
@@ -57,7 +60,23 @@ impl Contact {
         if points.is_empty() || points.len() > MAX_POINTS || !all {
             return Err(ContactError::Points);
         }
-        Ok(Self { key, points })
+        Ok(Self {
+            key,
+            points,
+            closed: false,
+        })
+    }
+
+    /// The same of a seed that lets in only those whose keys it knows.
+    #[must_use]
+    pub fn closed(mut self, closed: bool) -> Self {
+        self.closed = closed;
+        self
+    }
+
+    /// Whether the seed lets in only those whose keys it knows.
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Its introduction points, best first.
@@ -65,10 +84,10 @@ impl Contact {
         &self.points
     }
 
-    /// `version u8 = 1 | key[32] | count u8 | count × { relay[32] | introduction key[32] }`.
+    /// `version u8 = 1, or 2 of a closed one | key[32] | count u8 | count × { relay[32] | introduction key[32] }`.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEAD_LEN + self.points.len() * POINT_LEN);
-        out.push(VERSION);
+        out.push(if self.closed { CLOSED } else { VERSION });
         out.extend_from_slice(&self.key);
         out.push(u8::try_from(self.points.len()).unwrap_or(0));
         for point in &self.points {
@@ -87,7 +106,7 @@ impl Contact {
         let (key, rest) = rest.split_first_chunk::<32>().ok_or(ContactError::Shape)?;
         let (&[count], rest) = rest.split_first_chunk().ok_or(ContactError::Shape)?;
         let count = usize::from(count);
-        if version != VERSION {
+        if version != VERSION && version != CLOSED {
             return Err(ContactError::Shape);
         }
         if count > MAX_POINTS {
@@ -107,7 +126,8 @@ impl Contact {
                     introduction: IntroductionId(introduction.try_into().ok()?),
                 })
             });
-        Ok((Self::new(*key, points.collect())?, rest))
+        let contact = Self::new(*key, points.collect())?;
+        Ok((contact.closed(version == CLOSED), rest))
     }
 
     /// Reads a contact, and nothing after it.
@@ -159,6 +179,11 @@ mod tests {
         bytes.extend([0x82; 32]);
         assert_eq!(contact.encode(), bytes);
         assert_eq!(Contact::parse(&bytes), Ok(contact.clone()));
+        let closed = contact.clone().closed(true);
+        bytes[0] = 2;
+        assert_eq!(closed.encode(), bytes);
+        assert_eq!(Contact::parse(&bytes), Ok(closed.clone()));
+        assert!(closed.is_closed() && !contact.is_closed() && closed != contact);
         assert_eq!(format!("{contact:?} {:?}", point(1)), "[contact] [point]");
     }
 
@@ -177,7 +202,8 @@ mod tests {
         assert_eq!(Contact::parse(&longer), Err(ContactError::Shape));
         assert_eq!(Contact::read(&longer).unwrap().1, [0]);
         for (at, byte, error) in [
-            (0, 2, ContactError::Shape),
+            (0, 0, ContactError::Shape),
+            (0, 3, ContactError::Shape),
             (33, 0, ContactError::Points),
             (33, 9, ContactError::Points),
             (33, 2, ContactError::Shape),
@@ -193,10 +219,11 @@ mod tests {
         fn contacts_read_back_and_disturbed_ones_never_panic(
             key: [u8; 32],
             keys in prop::collection::btree_set(any::<[u8; 32]>(), 1..=MAX_POINTS),
+            closed: bool,
             edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..5),
         ) {
             let points = keys.into_iter().map(|key| Point { relay: RelayId(key), introduction: IntroductionId(key) });
-            let contact = Contact::new(key, points.collect()).unwrap();
+            let contact = Contact::new(key, points.collect()).unwrap().closed(closed);
             let mut bytes = contact.encode();
             prop_assert!(bytes.len() <= MAX_CONTACT);
             prop_assert_eq!(Contact::parse(&bytes), Ok(contact));

@@ -233,7 +233,8 @@ pub fn decode(plain: &[u8; PLAIN_LEN]) -> Result<Vec<Entry>, ItemError> {
         let (written, after) = rest.split_first_chunk().ok_or(ItemError::Shape)?;
         let (contact, after) = Contact::read(after).map_err(|_| ItemError::Shape)?;
         let twice = out.iter().any(|entry| entry.contact.key == contact.key);
-        if twice || contact.points().len() > MAX_POINTS {
+        // A closed seed tells nobody of itself who is not let in.
+        if twice || contact.is_closed() || contact.points().len() > MAX_POINTS {
             return Err(ItemError::Shape);
         }
         let written = u32::from_be_bytes(*written);
@@ -248,7 +249,8 @@ pub fn decode(plain: &[u8; PLAIN_LEN]) -> Result<Vec<Entry>, ItemError> {
 fn short(contact: &Contact) -> Contact {
     let points = contact.points();
     let first = points.iter().take(MAX_POINTS).copied().collect();
-    Contact::new(contact.key, first).unwrap_or_else(|_| contact.clone())
+    let short = Contact::new(contact.key, first).unwrap_or_else(|_| contact.clone());
+    short.closed(contact.is_closed())
 }
 
 /// What a seed writes: its own contact, and the newest of others that it read in this slot and that are not too old. `now` is in seconds since the
@@ -324,6 +326,17 @@ mod tests {
                 assert!(seen.insert(value[SALT_LEN..SALT_LEN + 32].to_vec()));
             }
         }
+    }
+
+    #[test]
+    fn a_closed_seed_stands_in_no_item() {
+        let mut closed = entry(1, 7);
+        closed.contact = closed.contact.closed(true);
+        assert_eq!(
+            decode(&encode(&[entry(2, 7), closed])),
+            Err(ItemError::Shape)
+        );
+        assert_eq!(decode(&encode(&[entry(2, 7)])), Ok(vec![entry(2, 7)]));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The message that an introduction carries, and the answer to it (PROTOCOL.md §8.3): a handshake between a visitor and a
-//! seed that only those take part in who know the swarm's infohash, and only the seed can answer.
+//! seed that only those take part in who know the swarm's infohash, and only the seed can answer. A seed may let in only those whose
+//! keys it knows: then the visitor shows one, to the seed alone.
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use blake2::{Blake2s256, Digest};
 use rand::CryptoRng;
@@ -23,8 +25,13 @@ pub const ANSWER_LEN: usize = 32 + 16;
 /// Messages that a seed remembers for one introduction key: 512 KiB of marks. Then it takes a new key.
 pub const MAX_SEEN: usize = 32_768;
 
+/// Most visitors' keys that a seed lets in.
+pub const MAX_GUESTS: usize = 256;
+
 /// Noise message 1 adds an ephemeral key and a tag.
 const PAYLOAD_LEN: usize = MESSAGE_LEN - ANSWER_LEN;
+/// And where the visitor shows who it is, its key and another tag.
+const GUEST_PAYLOAD_LEN: usize = PAYLOAD_LEN - 32 - 16;
 /// What a payload says before its padding, bytes.
 const MEETING_LEN: usize = 1 + 32 + 32 + COOKIE_LEN;
 const VERSION: u8 = 1;
@@ -32,6 +39,7 @@ const VERSION: u8 = 1;
 const MARK_LEN: usize = 16;
 
 const NOISE_NAME: &str = "Noise_NKpsk0_25519_ChaChaPoly_BLAKE2s";
+const GUEST_NOISE_NAME: &str = "Noise_IKpsk0_25519_ChaChaPoly_BLAKE2s";
 const PROLOGUE: &[u8] = b"hushswarm v1 introduce";
 const PSK_SALT: &[u8] = b"hushswarm v1 hidden swarm";
 const PSK_INFO: &[u8] = b"hushswarm v1 psk0";
@@ -80,6 +88,7 @@ impl fmt::Debug for Meeting {
 }
 
 impl Meeting {
+    /// With zeros behind it, up to the longest payload.
     fn encode(&self) -> [u8; PAYLOAD_LEN] {
         let mut out = [0; PAYLOAD_LEN];
         out[0] = VERSION;
@@ -89,7 +98,7 @@ impl Meeting {
         out
     }
 
-    fn decode(payload: &[u8; PAYLOAD_LEN]) -> Option<Self> {
+    fn decode(payload: &[u8]) -> Option<Self> {
         let (&version, rest) = payload.split_first()?;
         let (&relay, rest) = rest.split_first_chunk()?;
         let (&digest, rest) = rest.split_first_chunk()?;
@@ -103,14 +112,41 @@ impl Meeting {
     }
 }
 
+/// Whose keys a seed lets in. `Debug` tells how many.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Guests(Arc<BTreeSet<[u8; 32]>>);
+
+impl Guests {
+    /// Those who hold the other halves of these keys (X25519); of nobody, where there are none. More than [`MAX_GUESTS`] are left out.
+    pub fn new(keys: impl IntoIterator<Item = [u8; 32]>) -> Self {
+        Self(Arc::new(keys.into_iter().take(MAX_GUESTS).collect()))
+    }
+
+    fn has(&self, key: &[u8; 32]) -> bool {
+        self.0.contains(key)
+    }
+}
+
+impl fmt::Debug for Guests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Guests").field(&self.0.len()).finish()
+    }
+}
+
+/// What a handshake is called, and how long the payload of its first message is: one for who may be anybody, one for who shows a key.
+/// The messages are equally long.
+const ANYBODY: (&str, usize) = (NOISE_NAME, PAYLOAD_LEN);
+const GUEST: (&str, usize) = (GUEST_NOISE_NAME, GUEST_PAYLOAD_LEN);
+
 fn begin(
+    name: &str,
     role: &Role<'_>,
     introduction: &IntroductionId,
     swarm: &SwarmKey,
     rng: &mut dyn CryptoRng,
 ) -> Result<HandshakeState, HandshakeError> {
     let prologue = [PROLOGUE, &introduction.0].concat();
-    noise::begin(NOISE_NAME, role, &prologue, Some(&swarm.0), rng)
+    noise::begin(name, role, &prologue, Some(&swarm.0), rng)
 }
 
 /// A visitor that waits for a seed's answer.
@@ -128,9 +164,38 @@ impl Visitor {
         meeting: &Meeting,
         rng: &mut dyn CryptoRng,
     ) -> Result<(Self, [u8; MESSAGE_LEN]), HandshakeError> {
-        let mut state = begin(&Role::Initiator(seed), introduction, swarm, rng)?;
+        let role = Role::Initiator(seed);
+        Self::begin(ANYBODY, &role, introduction, swarm, meeting, rng)
+    }
+
+    /// The same to a seed that lets in only those whose keys it knows: `own` is ours, for this seed alone.
+    ///
+    /// # Errors
+    /// The seed's key is of low order: there is no such seed.
+    pub fn start_known(
+        own: &DhSecret,
+        seed: &[u8; 32],
+        introduction: &IntroductionId,
+        swarm: &SwarmKey,
+        meeting: &Meeting,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<(Self, [u8; MESSAGE_LEN]), HandshakeError> {
+        let role = Role::Known(seed, own);
+        Self::begin(GUEST, &role, introduction, swarm, meeting, rng)
+    }
+
+    fn begin(
+        (name, length): (&str, usize),
+        role: &Role<'_>,
+        introduction: &IntroductionId,
+        swarm: &SwarmKey,
+        meeting: &Meeting,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<(Self, [u8; MESSAGE_LEN]), HandshakeError> {
+        let mut state = begin(name, role, introduction, swarm, rng)?;
         let mut message = [0; MESSAGE_LEN];
-        noise::write(&mut state, &meeting.encode(), &mut message)?;
+        let payload = meeting.encode();
+        noise::write(&mut state, &payload[..length], &mut message)?;
         Ok((Self(state), message))
     }
 
@@ -157,6 +222,9 @@ pub enum Dropped {
     /// Changed on the way, made for another key or swarm, or no message at all.
     #[error("an introduction that can't be read")]
     Unreadable,
+    /// From somebody whose key is not among those that are let in.
+    #[error("an introduction of somebody who is not let in")]
+    Stranger,
     /// It came before.
     #[error("an introduction that came before")]
     Replayed,
@@ -170,6 +238,8 @@ pub struct Introductions {
     introduction: IntroductionId,
     secret: DhSecret,
     swarm: SwarmKey,
+    /// Who is let in; `None`: who knows the swarm.
+    guests: Option<Guests>,
     /// Marks of the messages that were opened. What can't be opened leaves nothing.
     seen: BTreeSet<[u8; MARK_LEN]>,
     most: usize,
@@ -182,9 +252,17 @@ impl Introductions {
             introduction,
             secret,
             swarm,
+            guests: None,
             seen: BTreeSet::new(),
             most: MAX_SEEN,
         }
+    }
+
+    /// The same, which lets in only these. What anybody else says is as unreadable as what is no message.
+    #[must_use]
+    pub fn only(mut self, guests: Guests) -> Self {
+        self.guests = Some(guests);
+        self
     }
 
     #[cfg(test)]
@@ -205,11 +283,18 @@ impl Introductions {
     pub fn open(&mut self, message: &[u8], rng: &mut dyn CryptoRng) -> Result<Introduced, Dropped> {
         let message: &[u8; MESSAGE_LEN] = message.try_into().map_err(|_| Dropped::Unreadable)?;
         let role = Role::Responder(&self.secret);
-        let state = begin(&role, &self.introduction, &self.swarm, rng);
+        let (name, length) = self.guests.as_ref().map_or(ANYBODY, |_| GUEST);
+        let state = begin(name, &role, &self.introduction, &self.swarm, rng);
         let mut state = state.map_err(|_| Dropped::Unreadable)?;
         let mut payload = Zeroizing::new([0; PAYLOAD_LEN]);
-        noise::read(&mut state, message, &mut payload[..]).map_err(|_| Dropped::Unreadable)?;
-        let meeting = Meeting::decode(&payload).ok_or(Dropped::Unreadable)?;
+        let payload = &mut payload[..length];
+        noise::read(&mut state, message, payload).map_err(|_| Dropped::Unreadable)?;
+        if let Some(guests) = &self.guests
+            && !noise::shown(&state).is_some_and(|key| guests.has(&key))
+        {
+            return Err(Dropped::Stranger);
+        }
+        let meeting = Meeting::decode(payload).ok_or(Dropped::Unreadable)?;
         let mut mark = [0; MARK_LEN];
         mark.copy_from_slice(&Blake2s256::digest(message)[..MARK_LEN]);
         if self.seen.contains(&mark) {
@@ -260,7 +345,7 @@ impl fmt::Debug for Introduced {
     }
 }
 
-const _: () = assert!(MEETING_LEN <= PAYLOAD_LEN && PAYLOAD_LEN == 464);
+const _: () = assert!(MEETING_LEN <= GUEST_PAYLOAD_LEN && PAYLOAD_LEN == 464);
 
 #[cfg(test)]
 pub(super) mod tests {
@@ -277,7 +362,8 @@ pub(super) mod tests {
         make: impl FnOnce(&mut [u8; PAYLOAD_LEN]),
     ) -> [u8; MESSAGE_LEN] {
         let mut rng = rand::rngs::StdRng::seed_from_u64(1);
-        let mut state = begin(&Role::Initiator(seed), introduction, swarm, &mut rng).unwrap();
+        let role = Role::Initiator(seed);
+        let mut state = begin(NOISE_NAME, &role, introduction, swarm, &mut rng).unwrap();
         let (mut payload, mut message) = ([0; PAYLOAD_LEN], [0; MESSAGE_LEN]);
         make(&mut payload);
         noise::write(&mut state, &payload, &mut message).unwrap();

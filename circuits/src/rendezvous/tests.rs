@@ -5,7 +5,9 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::message::{ANSWER_LEN, Dropped, HandshakeError, MAX_SEEN, MESSAGE_LEN};
+use super::message::{
+    ANSWER_LEN, Dropped, Guests, HandshakeError, MAX_GUESTS, MAX_SEEN, MESSAGE_LEN,
+};
 use super::sealed::{
     MAX_DATA, Opener, RECORD_LENS, RECORDS_PER_RATCHET, Read, SealedError, Sealer, SessionKeys,
 };
@@ -270,6 +272,7 @@ proptest! {
             prop_assert!(data.is_empty() && end == Read::Pending);
         }
         prop_assert_eq!(introductions().open(&bytes, &mut rng(1)).err(), Some(Dropped::Unreadable));
+        prop_assert_eq!(closed(&[11]).open(&bytes, &mut rng(1)).err(), Some(Dropped::Unreadable));
     }
 }
 
@@ -401,6 +404,116 @@ fn only_the_seeds_answer_to_this_message_is_taken() {
     // Somebody who knows the infohash, but is not the seed.
     let mut impostor = Introductions::new(KEY, DhSecret::from_bytes([4; 32]), swarm());
     assert!(impostor.open(&message, &mut rng(2)).is_err());
+}
+
+/// The secret of a visitor that is let in.
+fn guest(number: u8) -> DhSecret {
+    DhSecret::from_bytes([number; 32])
+}
+
+fn closed(guests: &[u8]) -> Introductions {
+    let keys = guests.iter().map(|number| guest(*number).public());
+    introductions().only(Guests::new(keys))
+}
+
+fn visit_as(own: &DhSecret, rng_seed: u64) -> (Visitor, [u8; MESSAGE_LEN]) {
+    let (key, rng) = (seed().public(), &mut rng(rng_seed));
+    Visitor::start_known(own, &key, &KEY, &swarm(), &meeting(), rng).unwrap()
+}
+
+#[test]
+fn a_closed_seed_meets_its_guests_and_they_agree_on_keys() {
+    let mut introductions = closed(&[11, 12]);
+    for number in [11, 12] {
+        let (visitor, message) = visit_as(&guest(number), number.into());
+        let introduced = introductions.open(&message, &mut rng(2)).unwrap();
+        assert_eq!(*introduced.meeting(), meeting());
+        let (answer, ours) = introduced.answer().unwrap();
+        let theirs = visitor.finish(&answer).unwrap();
+        let (mut sealer, mut opener) =
+            (Sealer::new(ours.to_visitor), Opener::new(theirs.to_visitor));
+        let mut wire = Vec::new();
+        sealer.seal(b"hello", &mut wire).unwrap();
+        let read = feed(&mut opener, &wire, 100);
+        assert_eq!(read, Ok((b"hello".to_vec(), Read::Pending)));
+        // Who says it again is no more than who does so to an open seed.
+        let again = introductions.open(&message, &mut rng(3));
+        assert_eq!(again.err(), Some(Dropped::Replayed));
+    }
+}
+
+#[test]
+fn a_stranger_to_a_closed_seed_is_dropped_whatever_he_shows_and_leaves_no_trace() {
+    let mut introductions = closed(&[11]);
+    let (_, keyless) = visit(1);
+    let opened = introductions.open(&keyless, &mut rng(2));
+    assert_eq!(opened.err(), Some(Dropped::Unreadable), "without any key");
+    let (_, unknown) = visit_as(&guest(13), 1);
+    let opened = introductions.open(&unknown, &mut rng(2));
+    assert_eq!(
+        opened.err(),
+        Some(Dropped::Stranger),
+        "with a key of his own"
+    );
+    let mut nobody = closed(&[]);
+    let (_, known) = visit_as(&guest(11), 1);
+    assert_eq!(
+        nobody.open(&known, &mut rng(2)).err(),
+        Some(Dropped::Stranger)
+    );
+    // Who knows a guest's public key alone.
+    let mut shown = known;
+    for at in 0..MESSAGE_LEN {
+        shown[at] ^= 1;
+        let opened = introductions.open(&shown, &mut rng(2));
+        assert_eq!(opened.err(), Some(Dropped::Unreadable), "{at}");
+        shown[at] ^= 1;
+    }
+    assert_eq!(introductions.seen() + nobody.seen(), 0);
+    assert!(introductions.open(&known, &mut rng(2)).is_ok());
+    // Nor is a guest's message any to an open seed.
+    let opened = self::introductions().open(&known, &mut rng(2));
+    assert_eq!(opened.err(), Some(Dropped::Unreadable));
+}
+
+#[test]
+fn what_a_guest_shows_is_read_by_nobody_without_the_infohash() {
+    let (key, own) = (seed().public(), guest(11));
+    let other = SwarmKey::new(&[0x5b; 20]).unwrap();
+    let started = Visitor::start_known(&own, &key, &KEY, &other, &meeting(), &mut rng(1));
+    let opened = closed(&[11]).open(&started.unwrap().1, &mut rng(2));
+    assert_eq!(opened.err(), Some(Dropped::Unreadable));
+    let (_, message) = visit_as(&own, 1);
+    let holds = |what: &[u8]| message.windows(what.len()).any(|part| part == what);
+    assert!(!holds(&own.public()) && !holds(&meeting().cookie.0));
+    // Two messages have nothing in common by which to tell that they are one's.
+    let (_, again) = visit_as(&own, 2);
+    let same = message.iter().zip(&again).filter(|(a, b)| a == b).count();
+    assert!(same < 20, "{same}");
+}
+
+#[test]
+fn a_guests_key_of_low_order_lets_nobody_in() {
+    let mut introductions = introductions().only(Guests::new([[0; 32]]));
+    let (_, message) = visit_as(&guest(11), 1);
+    assert!(introductions.open(&message, &mut rng(2)).is_err());
+    let many = (0..MAX_GUESTS as u64 + 9).map(|n| {
+        let mut key = [7; 32];
+        key[..8].copy_from_slice(&n.to_be_bytes());
+        key
+    });
+    assert_eq!(
+        format!("{:?}", Guests::new(many)),
+        format!("Guests({MAX_GUESTS})")
+    );
+}
+
+#[test]
+fn a_quiet_key_is_known_by_its_first_byte() {
+    let mut key = [7; 32];
+    assert!(!IntroductionId(key).is_quiet());
+    key[0] = 0;
+    assert!(IntroductionId(key).is_quiet());
 }
 
 #[test]

@@ -24,6 +24,14 @@ const ESTABLISH_LABEL: &[u8] = b"hushswarm v1 introduction";
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IntroductionId(pub [u8; 32]);
 
+impl IntroductionId {
+    /// Whether a relay answers alike for this key, whether or not anybody has it: who knows it can't find out whether its seed
+    /// stands. One key in 256 is like this; a seed that wants one tries keys until it has it.
+    pub fn is_quiet(&self) -> bool {
+        self.0[0] == 0
+    }
+}
+
 impl fmt::Debug for IntroductionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[introduction key]")

@@ -7,10 +7,12 @@ use hushswarm::bencode::Value;
 use hushswarm::cli::doctor::{settings::Client, sockets};
 use hushswarm::cli::leaktest;
 use hushswarm::config::{Routes, TorFile};
+use hushswarm::hidden::GuestKey;
 use hushswarm::jail::dns::{Decision, decide};
 use hushswarm::jail::names::{SharedNames, is_virtual};
 use hushswarm::onion::OnionKey;
 use hushswarm::route::policy::{Policy, Verdict};
+use hushswarm_circuits::keys::DhSecret;
 use hushswarm_circuits::relay_list::Proto;
 use hushswarm_circuits::target::Target;
 
@@ -135,6 +137,18 @@ pub fn tor_file(input: &[u8]) {
     };
     if let Some(network) = &file.network {
         assert!(!network.authorities.is_empty() && !network.fallbacks.is_empty());
+    }
+}
+
+/// The key of a visitor to a hidden seed, as `--allow` reads it.
+pub fn visitor_key(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    if let Ok(key) = text.parse::<GuestKey>() {
+        assert!(key.to_string().eq_ignore_ascii_case(text.trim()));
+    }
+    if let Some(secret) = input.first_chunk::<32>() {
+        let key = GuestKey::from(&DhSecret::from_bytes(*secret));
+        assert_eq!(key.to_string().parse(), Ok(key));
     }
 }
 

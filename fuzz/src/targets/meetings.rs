@@ -2,7 +2,7 @@
 
 use hushswarm_circuits::keys::{DhSecret, Key32, RelayId};
 use hushswarm_circuits::rendezvous::item::{self, MAX_ENTRIES, PLAIN_LEN, Period, Slot};
-use hushswarm_circuits::rendezvous::message::{ANSWER_LEN, MESSAGE_LEN};
+use hushswarm_circuits::rendezvous::message::{ANSWER_LEN, Guests, MESSAGE_LEN};
 use hushswarm_circuits::rendezvous::sealed::{MAX_DATA, Opener, Read, Sealer};
 use hushswarm_circuits::rendezvous::wire::{
     ESTABLISH_LEN, INTRODUCE_HEADER_LEN, IntroduceHeader, MAX_MESSAGE, MessageReader,
@@ -86,6 +86,16 @@ pub fn introduction(input: &[u8]) {
     let mut rng = rng();
     let started = Visitor::start(&secret.public(), &key, &swarm, &meeting, &mut rng);
     let (visitor, right) = started.expect("a good key");
+    let own = DhSecret::from_bytes([4; 32]);
+    let started = Visitor::start_known(&own, &secret.public(), &key, &swarm, &meeting, &mut rng);
+    let (guest, shown) = started.expect("a good key");
+    let closed = Introductions::new(key, secret.clone(), swarm.clone());
+    closed_introduction(
+        input,
+        guest,
+        shown,
+        closed.only(Guests::new([own.public()])),
+    );
     let mut introductions = Introductions::new(key, secret, swarm);
     let mut message = right;
     let (first, rest) = input.split_at(input.len().min(MESSAGE_LEN));
@@ -97,6 +107,27 @@ pub fn introduction(input: &[u8]) {
     let introduced = introductions.open(&right, &mut rng);
     let introduced = introduced.expect("nobody changed it");
     assert_eq!(*introduced.meeting(), meeting);
+    let (mut answer, _) = introduced.answer().expect("a good key");
+    let changed = disturb(&mut answer, &rest[..rest.len().min(ANSWER_LEN)]);
+    assert_eq!(visitor.finish(&answer).is_err(), changed);
+}
+
+/// The same of a seed that lets in only some.
+fn closed_introduction(
+    input: &[u8],
+    visitor: Visitor,
+    right: [u8; MESSAGE_LEN],
+    mut closed: Introductions,
+) {
+    let mut rng = rng();
+    let mut message = right;
+    let (first, rest) = input.split_at(input.len().min(MESSAGE_LEN));
+    if disturb(&mut message, first) {
+        assert!(closed.open(&message, &mut rng).is_err());
+    }
+    assert!(closed.open(input, &mut rng).is_err());
+    assert_eq!(closed.seen(), 0);
+    let introduced = closed.open(&right, &mut rng).expect("nobody changed it");
     let (mut answer, _) = introduced.answer().expect("a good key");
     let changed = disturb(&mut answer, &rest[..rest.len().min(ANSWER_LEN)]);
     assert_eq!(visitor.finish(&answer).is_err(), changed);

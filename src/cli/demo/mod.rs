@@ -102,6 +102,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         output: dir.0.join("download"),
         seed: false,
         share: false,
+        hidden_only: false,
         overwrite: false,
         routes: Loaded {
             policy: Policy::default().with_private(true),

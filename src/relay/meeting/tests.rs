@@ -32,6 +32,29 @@ fn introductions_reach_the_key_they_name_until_its_holder_goes() {
 }
 
 #[test]
+fn nobody_can_tell_by_the_answer_whether_somebody_has_a_quiet_key() {
+    let meetings = meetings(2);
+    let mut key = KEY;
+    key.0[0] = 0;
+    let ask = |times| {
+        (0..times)
+            .map(|n| meetings.introduce(&key, vec![n]))
+            .collect::<Vec<_>>()
+    };
+    let nobody = ask(40);
+    let (registered, mut messages) = meetings.register(key);
+    // Here, gone, and too many.
+    assert_eq!(ask(40), nobody);
+    assert_eq!(messages.try_recv(), Ok(vec![0]), "it is handed on");
+    let counters = meetings.counters();
+    assert!(counters.introduced >= 2 && counters.refused >= 30);
+    drop(messages);
+    assert_eq!(ask(1), [Status::Done]);
+    drop(registered);
+    assert_eq!(ask(1), [Status::Done]);
+}
+
+#[test]
 fn a_key_that_is_registered_again_moves_and_the_old_one_does_not_take_it_away() {
     let meetings = meetings(100);
     let (first, mut old) = meetings.register(KEY);
