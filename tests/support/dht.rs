@@ -51,7 +51,7 @@ pub struct Said {
     pub kind: String,
     /// Name of the query.
     pub query: String,
-    /// What was looked for, in hexadecimal digits: an infohash or another target.
+    /// What was looked for or put, in hexadecimal digits: an infohash or another target.
     pub target: String,
     /// The sender's node id.
     pub id: String,
