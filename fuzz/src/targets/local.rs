@@ -11,6 +11,7 @@ use hushswarm::jail::dns::{Decision, decide};
 use hushswarm::jail::names::{SharedNames, is_virtual};
 use hushswarm::onion::OnionKey;
 use hushswarm::route::policy::{Policy, Verdict};
+use hushswarm::torrent::magnet::Magnet;
 use hushswarm_circuits::relay_list::Proto;
 use hushswarm_circuits::target::Target;
 
@@ -149,5 +150,15 @@ pub fn onion_address(input: &[u8]) {
             OnionKey::parse(&OnionKey(*key).address()),
             Some(OnionKey(*key))
         );
+    }
+}
+
+/// Magnet links (BEP 9).
+pub fn magnet(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    if let Ok(magnet) = Magnet::parse(text) {
+        assert!(Magnet::parse(&magnet.to_string()).is_ok_and(|again| again == magnet));
     }
 }
