@@ -5,9 +5,11 @@
 //! stream, which the relay that carries it can neither read nor change. [`HiddenRoute`] lets whoever has an
 //! [`Outside`](crate::route::Outside) call seeds of a [`Book`] by name.
 //!
-//! Who knows the infohash alone finds seeds by [`seek`], where they [`publish`] themselves in the DHT.
+//! Who knows the infohash alone finds seeds by [`seek`], where they [`publish`] themselves in the DHT. A [`feed`] leads from one
+//! link to whatever its publisher puts out.
 
 mod book;
+pub mod feed;
 mod host;
 mod identity;
 mod items;
