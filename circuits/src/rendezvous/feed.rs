@@ -188,7 +188,11 @@ impl Issue {
         bytes.push(ISSUE_VERSION);
         bytes.extend_from_slice(&self.number.to_be_bytes());
         bytes.extend_from_slice(&self.infohash);
-        let name = &self.name[..self.name.floor_char_boundary(MAX_NAME)];
+        let mut end = self.name.len().min(MAX_NAME);
+        while !self.name.is_char_boundary(end) {
+            end -= 1;
+        }
+        let name = &self.name[..end];
         bytes.push(u8::try_from(name.len()).unwrap_or(0));
         bytes.extend_from_slice(name.as_bytes());
         bytes.push(u8::from(self.contact.is_some()));

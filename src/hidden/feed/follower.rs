@@ -175,8 +175,8 @@ impl Follower {
             (Feed::Plain { key, salt }, _) => ItemName::mutable(key, salt),
         };
         let name = name.map_err(|_| LookError::Nothing)?;
-        self.attempt = self.attempt.wrapping_add(1);
         let finding = self.dht.get(name, self.attempt);
+        self.attempt = self.attempt.wrapping_add(1);
         let finding = finding.map_err(|_| LookError::Network(Outcome::Busy))?;
         let item = match end(finding).await {
             (Some(item), _) => item,

@@ -172,17 +172,19 @@ impl Press {
         };
         let stands = *self.status.borrow() == Issued::Stands;
         let number = self.publisher.number(&self.infohash, now);
-        let mut number = number.ok_or(Failed::Later)?;
+        number.ok_or(Failed::Later)?;
         let other = old.as_ref().and_then(|old| place.open(sealed(old)).ok());
-        if let Some(other) = other.filter(|other| self.publisher.meets(other)) {
+        if let Some(other) = other
+            && self.publisher.meets(&other)
+        {
             if stands {
                 return Err(Failed::Overtaken);
             }
             // Of this key, and from before a backup was put back, or from another computer: what the user has just asked for is newer.
             self.publisher.pass(&other);
-            let next = self.publisher.number(&self.infohash, now);
-            number = next.ok_or(Failed::Later)?;
         }
+        let number = self.publisher.number(&self.infohash, now);
+        let number = number.ok_or(Failed::Later)?;
         let old = old.as_ref().and_then(Item::seq);
         let seq = self.publisher.next_seq(old, now).ok_or(Failed::Later)?;
         let writing = self.publisher.writing();

@@ -90,11 +90,18 @@ impl Publisher {
         Some(number)
     }
 
-    /// Notes an issue that stands in the DHT, signed with this key. Says whether it is another one than the last, and not an older.
-    pub(super) fn meets(&self, issue: &Issue) -> bool {
+    /// Notes an issue that stands in the DHT, signed with this key. Says whether it is of another torrent than the last, and not an
+    /// older one. Where it is of the same, its number is taken over, if that is higher: readers would refuse a lower one.
+    pub(super) fn meets(&mut self, issue: &Issue) -> bool {
         let torrent = mark(self.secret.as_bytes(), &issue.infohash);
-        self.last
-            .is_none_or(|last| issue.number >= last.number && torrent != last.torrent)
+        let Some(last) = &mut self.last else {
+            return true;
+        };
+        if torrent == last.torrent {
+            last.number = last.number.max(issue.number);
+            return false;
+        }
+        issue.number >= last.number
     }
 
     /// Goes beyond an issue that stands in the DHT: the next number is higher.

@@ -358,6 +358,44 @@ async fn who_is_overtaken_by_a_copy_of_its_keys_stops() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn two_copies_that_put_out_the_same_do_not_fall_behind_each_other() {
+    let world = World::new();
+    let feed = world.publisher("publisher").feed();
+    let (one, two) = (world.state("publisher"), world.state("copy"));
+    let file = files(one.path()).remove(0);
+    std::fs::copy(&file, two.path().join(file.file_name().unwrap())).unwrap();
+    let (mut first, _contacts) = world.issues(world.publisher("publisher"), FIRST);
+    stands(&mut first).await;
+    let (mut second, _more) = world.issues(world.publisher("copy"), FIRST);
+    stands(&mut second).await;
+    let mut follower = world.follower("reader", &feed);
+    let number = follower.look().await.unwrap().number;
+    for _ in 0..12 {
+        passes(HOUR / 2).await;
+        assert_eq!(follower.look().await.unwrap().number, number);
+    }
+    for issuing in [first, second] {
+        assert_eq!(*issuing.status.borrow(), Issued::Stands);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_torrent_that_is_no_hidden_seeds_is_put_out_without_a_contact_and_renewed() {
+    let world = World::new();
+    let publisher = world.publisher("publisher");
+    let mut follower = world.follower("reader", &publisher.feed());
+    let (dht, clock) = (world.net.dht(), Arc::clone(&world.clock));
+    let mut issuing = issue_at(dht, publisher, FIRST, String::new(), None, clock);
+    stands(&mut issuing).await;
+    for _ in 0..30 {
+        let issue = follower.look().await.unwrap();
+        assert_eq!((issue.infohash, issue.contact), (FIRST, None));
+        passes(HOUR).await;
+    }
+    assert!((20..60).contains(&world.net.puts()), "{}", world.net.puts());
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_put_out_before_the_seed_stands_somewhere() {
     let world = World::new();
     let (contacts, contact_of) = watch::channel(None);
