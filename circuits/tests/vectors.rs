@@ -26,7 +26,8 @@ use hushswarm_circuits::rendezvous::message::Guests;
 use hushswarm_circuits::rendezvous::sealed::{Opener, Read, Sealer};
 use hushswarm_circuits::rendezvous::wire::{encode_introduce, encode_record};
 use hushswarm_circuits::rendezvous::{
-    Contact, Cookie, Establish, IntroductionId, Introductions, Meeting, Point, SwarmKey, Visitor,
+    Contact, Cookie, Establish, FeedKey, IntroductionId, Introductions, Issue, Meeting, Point,
+    SwarmKey, Visitor,
 };
 use rand::{TryCryptoRng, TryRng};
 
@@ -479,6 +480,42 @@ fn item_vectors_are_unchanged() {
     out.put("contact", &entries[0].contact.encode());
     out.put("value", &value);
     out.compare("item.txt");
+}
+
+#[test]
+fn feed_vectors_are_unchanged() {
+    let mut out = Vectors::new(
+        "Feeds (PROTOCOL.md 8.7). Values are hexadecimal.\n\
+         link is what stands in base64url in a feed's link; now is seconds since 1970, item_salt the salt of the item at that time.\n\
+         value is what stands there, sealed with value_salt: plain, without its zeros.",
+    );
+    let signer = IdentityKey::from_seed(Script::key("publisher"));
+    let feed = FeedKey::new(signer.public(), Key32::new(Script::key("feed secret")));
+    let now: u64 = 1_800_000_000;
+    out.case("feed");
+    out.put("public", &feed.public.0);
+    out.put("secret", feed.secret().as_bytes());
+    out.put("link", &*feed.encode());
+    out.put("now", &now.to_be_bytes());
+    let place = feed.place(&feed.period(now));
+    out.put("item_salt", place.salt());
+    let point = Point {
+        relay: RelayId(Script::key("relay")),
+        introduction: IntroductionId(Script::key("introduction point")),
+    };
+    let issue = Issue {
+        number: now,
+        infohash: std::array::from_fn(|n| n as u8),
+        name: "name".to_owned(),
+        contact: Contact::new(Script::key("hidden seed"), vec![point]).ok(),
+    };
+    let mut salt = Script::new("value salt");
+    let value = place.seal(&issue, &mut salt);
+    assert_eq!(place.open(&value), Ok(issue.clone()));
+    out.put("plain", &issue.encode()[..1 + 8 + 20 + 1 + 4 + 1 + 98]);
+    out.put("value_salt", &salt.given);
+    out.put("value", &value);
+    out.compare("feed.txt");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use hushswarm::bencode;
 use hushswarm::config::{NetworkFile, ROUTES_EXAMPLE, RelayConfig};
 use hushswarm::onion::OnionKey;
 use hushswarm::torrent::extension::{self, Exchange, MetadataMessage};
+use hushswarm::torrent::feed::FeedLink;
 use hushswarm::torrent::gossip::{OnionPeer, Onions};
 use hushswarm::torrent::infohash::InfoHash;
 use hushswarm::torrent::metainfo::Builder;
@@ -27,7 +28,7 @@ use hushswarm_circuits::relay_list::{
 };
 use hushswarm_circuits::rendezvous::item::{self, Entry};
 use hushswarm_circuits::rendezvous::wire::{encode_introduce, encode_record};
-use hushswarm_circuits::rendezvous::{Contact, Establish, IntroductionId, Point};
+use hushswarm_circuits::rendezvous::{Contact, Establish, FeedKey, IntroductionId, Issue, Point};
 use hushswarm_circuits::target::{HostName, Target};
 use hushswarm_fuzz::targets::{HASH, NOW, authority};
 
@@ -79,6 +80,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
             vec![("public", b"public".to_vec()), ("rules", policy.into())],
         ),
         ("extension", extensions()),
+        ("feed", feeds()),
         ("frame_header", headers()),
         ("hidden_item", hidden_items()),
         ("hop_handshake", handshakes()),
@@ -171,6 +173,31 @@ fn hidden_items() -> Seeds {
             "twice",
             item::encode(&[long[0].clone(), long[0].clone()]).to_vec(),
         ),
+    ]
+}
+
+fn feeds() -> Seeds {
+    let point = |n| Point {
+        relay: RelayId([n; 32]),
+        introduction: IntroductionId([n + 1; 32]),
+    };
+    let issue = |name: &str, points: u8| Issue {
+        number: NOW,
+        infohash: HASH,
+        name: name.to_owned(),
+        contact: Contact::new([7; 32], (0..points).map(point).collect()).ok(),
+    };
+    let public = IdentityKey::from_seed([5; 32]).public();
+    let link = FeedLink::Sealed(FeedKey::new(public, Key32::new([6; 32])));
+    let plain = FeedLink::Plain {
+        key: [7; 32],
+        salt: b"salt".to_vec(),
+    };
+    vec![
+        ("hidden", issue("a name", 3).encode().to_vec()),
+        ("link", link.to_string().into_bytes()),
+        ("plain", plain.to_string().into_bytes()),
+        ("public", issue("", 0).encode().to_vec()),
     ]
 }
 

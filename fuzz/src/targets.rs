@@ -14,7 +14,6 @@ use hushswarm::torrent::gossip::{
     Concealed, MAX_ADDED, MAX_SEEDS, MAX_SEEDS_LEN, OnionPeer, Onions,
 };
 use hushswarm::torrent::infohash::InfoHash;
-use hushswarm::torrent::magnet::Magnet;
 use hushswarm::torrent::metainfo::{Info, Metainfo};
 use hushswarm::torrent::peer::Peer;
 use hushswarm::torrent::picker::{Bits, Geometry};
@@ -55,10 +54,14 @@ pub use exchange::peer_exchange;
 pub use krpc::{bencode, krpc_item, krpc_lookup, krpc_message};
 pub use local::{
     client_files, jail_query, leaktest_classify, leaktest_dht, leaktest_dns, leaktest_peek,
+<<<<<<< HEAD
     leaktest_udp_tracker, onion_address, routes_file, tor_file, visitor_key,
+=======
+    leaktest_udp_tracker, magnet, onion_address, routes_file, tor_file,
+>>>>>>> feeds
 };
 pub use lookups::meetings::{
-    hidden_item, introduction, meeting_records, meeting_request, sealed_records,
+    feed, hidden_item, introduction, meeting_records, meeting_request, sealed_records,
 };
 pub use lookups::{dht_records, dht_request, dns_reply, lookup_answer};
 pub use proxy::{http_proxy, socks_datagram, socks_request};
@@ -76,6 +79,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("dns_reply", dns_reply),
     ("exit_policy", exit_policy),
     ("extension", extension),
+    ("feed", feed),
     ("frame_header", frame_header),
     ("hidden_item", hidden_item),
     ("hop_handshake", hop_handshake),
@@ -608,16 +612,6 @@ fn check_info(info: &Info) {
                 !part.is_empty() && part != "." && part != ".." && !part.contains(['/', '\0']);
             assert!(plain, "a path leaves its folder");
         }
-    }
-}
-
-/// Magnet links (BEP 9).
-pub fn magnet(input: &[u8]) {
-    let Ok(text) = std::str::from_utf8(input) else {
-        return;
-    };
-    if let Ok(magnet) = Magnet::parse(text) {
-        assert!(Magnet::parse(&magnet.to_string()).is_ok_and(|again| again == magnet));
     }
 }
 

@@ -1,4 +1,6 @@
-//! `hushswarm get`: downloads a torrent through circuits.
+//! `hushswarm get`: downloads a torrent through circuits, or what a feed names.
+
+mod feed;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use crate::overlay::client::Client;
 use crate::route::Outside;
 use crate::route::special::Place;
 use crate::state::StateDir;
-use crate::torrent::engine::{Engine, Job, OnionDoor, Options, Source, State};
+use crate::torrent::engine::{Engine, Job, OnionDoor, Options, Progress, Source, State};
 use crate::torrent::gossip::OnionPeer;
 use crate::torrent::magnet::Magnet;
 use crate::torrent::metainfo::{MAX_TORRENT, Metainfo};
@@ -30,13 +32,20 @@ use crate::torrent::metainfo::{MAX_TORRENT, Metainfo};
 /// Arguments of `hushswarm get`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Magnet link or .torrent file; "-" reads a magnet link from standard input, where no other user of this computer
+    /// Magnet link or .torrent file, or the link of a feed, of which the newest version is downloaded; "-" reads a magnet link from standard input, where no other user of this computer
     /// sees it in the list of processes
     #[arg(value_name = "MAGNET-OR-FILE")]
     source: String,
-    /// Folder to download to
+    /// Folder to download to. Each version of a feed gets a folder of its own in it, NUMBER-HASH: the number rises with each version (with our
+    /// own feeds it is when it was published, in seconds since 1970), and the hash is the beginning of the torrent's. No version
+    /// touches the files of another
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     output: PathBuf,
+    /// With the link of a feed: stay, look for a newer version every 15 to 30 minutes (and at once on the signal USR1), and download each
+    /// when it comes. What has come is shared, unless --no-share is given, until a newer one comes; a version that is not
+    /// complete then stays as it is, since its publisher gives the newer one
+    #[arg(long)]
+    follow: bool,
     /// Go on sharing after the download until interrupted
     #[arg(long)]
     seed: bool,
@@ -68,7 +77,11 @@ pub struct Args {
 /// # Errors
 /// What went wrong and what to do.
 pub async fn run(args: Args) -> Result<(), Error> {
-    let source = read_source(&args.source)?;
+    let text = argument(&args.source)?;
+    if let Some(link) = feed::link_of(&text, args.follow)? {
+        return feed::run(args, link).await;
+    }
+    let source = read_source(&text)?;
     let routes = args.routes.load()?;
     let Connected {
         client,
@@ -194,6 +207,28 @@ pub async fn download(
     state: &Arc<StateDir>,
     display: &mut Display,
 ) -> Result<Done, Error> {
+    let seeding = work.seed;
+    let done = transfer(work, client, state, display, |progress| {
+        !seeding && is_complete(progress)
+    });
+    let done = done.await;
+    client.close();
+    done
+}
+
+/// Whether everything has come.
+fn is_complete(progress: &Progress) -> bool {
+    matches!(progress.state, State::Done | State::Seeding)
+}
+
+/// The same until this is true of it, or it is interrupted; then the client can be used for another one.
+async fn transfer(
+    work: Work,
+    client: &Client,
+    state: &Arc<StateDir>,
+    display: &mut Display,
+    until: impl Fn(&Progress) -> bool,
+) -> Result<Done, Error> {
     let begun = std::time::Instant::now();
     let tor = work.routes.tor(state);
     let onions = onions(&work, state)?;
@@ -264,10 +299,7 @@ pub async fn download(
     }
     let handle = engine.download(job);
     let (door, hidden_door) = (handle.onion_door(), handle.hidden_door());
-    let seeding = work.seed;
-    let followed = follow(handle, client, &tor, display, |progress| {
-        !seeding && matches!(progress.state, State::Done | State::Seeding)
-    });
+    let followed = follow(handle, client, &tor, display, until);
     let sharing = async {
         if onions == Onions::Shared {
             share(&tor, &door).await;
@@ -283,7 +315,6 @@ pub async fn download(
         ended = sharing => ended,
         ended = meeting => ended,
     };
-    client.close();
     let last = ended?;
     let name = last.name.as_ref().map(|name| name.expose().clone());
     let path = work.output.join(name.unwrap_or_default());

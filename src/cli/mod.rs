@@ -6,6 +6,7 @@ pub mod connect;
 pub mod demo;
 pub mod dht;
 pub mod doctor;
+mod feed;
 pub mod get;
 pub mod leaktest;
 pub mod log;

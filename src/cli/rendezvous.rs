@@ -35,7 +35,7 @@ const POINTS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Seconds until hidden seeds are looked for again: as often as a client asks a tracker.
-const LOOK_AGAIN: Range<u64> = 15 * 60..30 * 60;
+pub(super) const LOOK_AGAIN: Range<u64> = 15 * 60..30 * 60;
 
 /// The same while none is known at all.
 const LOOK_SOON: Range<u64> = 2 * 60..4 * 60;
@@ -106,6 +106,11 @@ impl HiddenSeed {
         // Where the network has fewer relays that introduce, fewer will do.
         let _ = timeout(PATIENCE, self.contact.wait_for(all)).await;
         self.contact.borrow().clone()
+    }
+
+    /// How it is reached, now and later.
+    pub(super) fn contact(&self) -> watch::Receiver<Option<Contact>> {
+        self.contact.clone()
     }
 
     /// Leads those who come to the torrent, and lets it know how it is reached, for as long as this is awaited. `tell` is told what

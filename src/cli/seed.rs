@@ -16,6 +16,7 @@ use tokio::time::sleep;
 use super::allow::{self, Allowed};
 use super::connect::{Connected, OverlayArgs};
 use super::dht::{DhtArgs, is_hidden};
+use super::feed::{self, Published};
 use super::progress::{Progress as Display, json_line};
 use super::relay::Signals;
 use super::rendezvous::{self, HiddenSeed, News};
@@ -65,6 +66,11 @@ pub struct Args {
     /// it is not held to the introduction points and the pace of one
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=4))]
     services: u8,
+    /// Publish this under a feed of this name: its link stays the same, and leads its readers ("hushswarm get --follow") to whatever was
+    /// published under the name last, from this state folder. The feed's keys are made at the first time and kept there; the name is for you alone, and
+    /// nobody learns it. With --over rendezvous or circuits
+    #[arg(long, value_name = "NAME")]
+    feed: Option<String>,
     /// Tracker to announce to, where downloaders are found; may be given several times. Without one, those are found who say in
     /// the DHT that they are downloading
     #[arg(long, value_name = "URL")]
@@ -194,6 +200,17 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
             }
         };
     }
+    let contact = hidden.first().map(|(seed, _)| seed.contact());
+    let mut published = match &args.feed {
+        Some(name) => Some(Published::start(
+            name,
+            &torrents,
+            contact,
+            &state,
+            dht.clone(),
+        )?),
+        None => None,
+    };
     let contacts: Vec<_> = hidden.iter().map(|(_, contact)| contact.clone()).collect();
     let magnets: Vec<Magnet> = magnets(&args, &torrents, &services, &contacts).collect();
     let mut engine = Engine::new(Arc::clone(&outside), options.clone());
@@ -246,6 +263,9 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
     for magnet in &magnets {
         show_link(&args, &display, magnet);
     }
+    if let Some(published) = &published {
+        published.show_link(args.json, &display);
+    }
     display.say(match over {
         Over::Rendezvous => "serving those who meet it at a relay; Ctrl-C stops",
         Over::Circuits => "serving those whom a circuit can reach; Ctrl-C stops",
@@ -255,6 +275,9 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         serving.spawn(service.lead(&doors));
     }
     let hear = |display: &mut Display| {
+        if let Some(published) = &mut published {
+            published.hear(args.json, display);
+        }
         while let Ok((number, what)) = came.try_recv() {
             let Some((magnet, name)) = magnets.get(number).zip(names.get(number)) else {
                 continue;
@@ -489,6 +512,9 @@ fn check(args: &Args) -> Result<(), Error> {
         return wrong(&format!(
             "more than {MAX_SERVICES} onion services: share fewer torrents, or put them behind one address with --one-service"
         ));
+    }
+    if args.feed.is_some() {
+        feed::check(over == Over::Tor, args.ephemeral, args.paths.len())?;
     }
     if args.paths.len() > 1 && args.torrent.is_some() {
         return wrong("--torrent names one file: share one PATH at a time with it");

@@ -239,7 +239,7 @@ fn damaged(kept: &Kept) -> Error {
     .with_exit(Exit::Disk)
 }
 
-fn line(text: &mut String, name: &str, secret: &[u8]) {
+pub(super) fn line(text: &mut String, name: &str, secret: &[u8]) {
     text.push_str(name);
     text.push(' ');
     for byte in secret {
@@ -277,7 +277,7 @@ fn parse(content: &[u8]) -> Option<Identity> {
     })
 }
 
-fn value<const N: usize>(text: &str, name: &str) -> Option<Zeroizing<[u8; N]>> {
+pub(super) fn value<const N: usize>(text: &str, name: &str) -> Option<Zeroizing<[u8; N]>> {
     let hex = text.strip_prefix(name)?.strip_prefix(' ')?.as_bytes();
     let mut out = Zeroizing::new([0; N]);
     // Any other length of text would make decode_mut panic.

@@ -7,9 +7,11 @@
 //!
 //! A seed may let in only some ([`guests`], [`Reception::open_to`]): then a visitor shows it a key of its own ([`make_key`]).
 //!
-//! Who knows the infohash alone finds seeds by [`seek`], where they [`publish`] themselves in the DHT.
+//! Who knows the infohash alone finds seeds by [`seek`], where they [`publish`] themselves in the DHT. A [`feed`] leads from one
+//! link to whatever its publisher puts out.
 
 mod book;
+pub mod feed;
 mod guest;
 mod host;
 mod identity;

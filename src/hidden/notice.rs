@@ -4,7 +4,7 @@
 //! somebody who knows the infohash, and by nobody else; it is believed no more than a peer's word.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -26,22 +26,22 @@ use crate::dht::{Dht, Finding, Found, Outcome};
 use crate::krpc::Item;
 
 /// After a change it is written in so many seconds: others may follow it at once, and nobody is to see by the DHT when a point was lost.
-const SETTLE: Range<u64> = 30..90;
+pub(super) const SETTLE: Range<u64> = 30..90;
 /// Changes are not written more often than this, seconds.
-const LEAST_BETWEEN: u64 = 5 * 60;
+pub(super) const LEAST_BETWEEN: u64 = 5 * 60;
 /// It is written anew after so many seconds: nodes keep items for two hours, and one attempt may fail.
-const AGAIN: Range<u64> = 45 * 60..55 * 60;
+pub(super) const AGAIN: Range<u64> = 45 * 60..55 * 60;
 /// In a new period it is written within so many seconds.
-const NEW_PERIOD: Range<u64> = 5..300;
+pub(super) const NEW_PERIOD: Range<u64> = 5..300;
 /// After a failure it is tried again in so many seconds, then in twice as many, up to the longest.
-const FIRST_WAIT: u64 = 60;
-const LONGEST_WAIT: u64 = 20 * 60;
+pub(super) const FIRST_WAIT: u64 = 60;
+pub(super) const LONGEST_WAIT: u64 = 20 * 60;
 /// Attempts to read a slot, each by another exit.
-const ATTEMPTS: u16 = 3;
+pub(super) const ATTEMPTS: u16 = 3;
 /// Contacts found that nobody has taken yet.
 const UNTAKEN: usize = 16;
 
-type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+pub(super) type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// A seed's contact is written into the DHT until this is dropped.
 #[derive(Debug)]
@@ -279,7 +279,7 @@ impl Board {
 }
 
 /// The newest item that a lookup brought, and how it ended.
-async fn end(mut finding: Finding) -> (Option<Item>, Option<Outcome>) {
+pub(super) async fn end(mut finding: Finding) -> (Option<Item>, Option<Outcome>) {
     let (mut newest, mut outcome) = (None, None);
     while let Some(found) = finding.next().await {
         match found {
@@ -291,7 +291,13 @@ async fn end(mut finding: Finding) -> (Option<Item>, Option<Outcome>) {
     (newest, outcome)
 }
 
-async fn pause(seconds: Range<u64>) {
+/// A number of this range.
+pub(super) fn within(seconds: Range<u64>) -> u64 {
+    rand::rng().random_range(seconds)
+}
+
+/// Waits for so long, to the millisecond.
+pub(super) async fn pause(seconds: Range<u64>) {
     let millis = rand::rng().random_range(seconds.start * 1000..seconds.end * 1000);
     sleep(Duration::from_millis(millis)).await;
 }

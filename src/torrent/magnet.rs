@@ -210,7 +210,7 @@ fn parse_selection(text: &str) -> Result<Vec<RangeInclusive<u32>>, MagnetError> 
 }
 
 /// Takes out what could move the cursor or turn the text around, and shortens.
-fn display_name(name: &str) -> String {
+pub(crate) fn display_name(name: &str) -> String {
     let shown = |c: &char| {
         !c.is_control() && !matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
@@ -221,7 +221,7 @@ fn display_name(name: &str) -> String {
     out
 }
 
-fn percent_decode(text: &str, plus_is_space: bool) -> Result<String, MagnetError> {
+pub(super) fn percent_decode(text: &str, plus_is_space: bool) -> Result<String, MagnetError> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {

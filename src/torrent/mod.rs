@@ -2,6 +2,7 @@
 
 pub mod engine;
 pub mod extension;
+pub mod feed;
 pub mod gossip;
 pub mod infohash;
 pub mod magnet;

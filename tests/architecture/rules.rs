@@ -92,6 +92,7 @@ const TOP: &[&str] = &["cli", ""];
 const CODECS: &[&str] = &[
     "metainfo",
     "magnet",
+    "feed",
     "wire",
     "extension",
     "gossip",

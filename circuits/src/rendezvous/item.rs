@@ -85,6 +85,11 @@ impl Period {
         u32::try_from(since).unwrap_or(u32::MAX)
     }
 
+    /// Counts periods; goes into what is derived for one.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Seconds from this time (seconds since 1970) to its end; 0 after it.
     pub fn left(&self, now: u64) -> u64 {
         PERIOD.saturating_sub(self.since(now).into())
@@ -163,14 +168,7 @@ impl Slot {
     /// Seals contacts; those beyond [`MAX_ENTRIES`] are left out. Each value has a key of its own, from a random salt: two members who
     /// write at the same time, even with the same sequence number, never seal two values under one key and nonce.
     pub fn seal(&self, entries: &[Entry], rng: &mut dyn CryptoRng) -> [u8; VALUE_LEN] {
-        let mut out = [0; VALUE_LEN];
-        let (salt, rest) = out.split_at_mut(SALT_LEN);
-        let (sealed, tag) = rest.split_at_mut(PLAIN_LEN);
-        rng.fill_bytes(salt);
-        sealed.copy_from_slice(&encode(entries)[..]);
-        let made = self.aead(salt).seal(0, &[], sealed);
-        tag.copy_from_slice(&made);
-        out
+        seal_plain(VALUE, &self.seal, &encode(entries), rng)
     }
 
     /// Opens what somebody wrote.
@@ -178,21 +176,47 @@ impl Slot {
     /// # Errors
     /// As said: leave it out.
     pub fn open(&self, value: &[u8]) -> Result<Vec<Entry>, ItemError> {
-        let value: &[u8; VALUE_LEN] = value.try_into().map_err(|_| ItemError::Forged)?;
-        let (salt, rest) = value.split_at(SALT_LEN);
-        let (sealed, tag) = rest.split_at(PLAIN_LEN);
-        let mut plain = Zeroizing::new([0; PLAIN_LEN]);
-        plain.copy_from_slice(sealed);
-        let tag = tag.try_into().map_err(|_| ItemError::Forged)?;
-        let opened = self.aead(salt).open(0, &[], tag, &mut plain[..]);
-        opened.map_err(|_| ItemError::Forged)?;
+        let plain = open_plain(VALUE, &self.seal, value).ok_or(ItemError::Forged)?;
         decode(&plain)
     }
+}
 
-    fn aead(&self, salt: &[u8]) -> Aead {
-        let key = derive_key(VALUE, &[self.seal.as_bytes(), salt]);
-        Aead::new(Suite::ChaCha20Poly1305, &key)
-    }
+/// `salt[24] | sealed | tag[16]`, with a key for this value alone, from `seal` and a random salt; `context` names what it is for.
+pub(super) fn seal_plain(
+    context: &'static str,
+    seal: &Key32,
+    plain: &[u8; PLAIN_LEN],
+    rng: &mut dyn CryptoRng,
+) -> [u8; VALUE_LEN] {
+    let mut out = [0; VALUE_LEN];
+    let (salt, rest) = out.split_at_mut(SALT_LEN);
+    let (sealed, tag) = rest.split_at_mut(PLAIN_LEN);
+    rng.fill_bytes(salt);
+    sealed.copy_from_slice(plain);
+    let made = aead(context, seal, salt).seal(0, &[], sealed);
+    tag.copy_from_slice(&made);
+    out
+}
+
+/// Opens what [`seal_plain`] made; `None` for anything else.
+pub(super) fn open_plain(
+    context: &'static str,
+    seal: &Key32,
+    value: &[u8],
+) -> Option<Zeroizing<[u8; PLAIN_LEN]>> {
+    let value: &[u8; VALUE_LEN] = value.try_into().ok()?;
+    let (salt, rest) = value.split_at(SALT_LEN);
+    let (sealed, tag) = rest.split_at(PLAIN_LEN);
+    let mut plain = Zeroizing::new([0; PLAIN_LEN]);
+    plain.copy_from_slice(sealed);
+    let tag = tag.try_into().ok()?;
+    let opened = aead(context, seal, salt).open(0, &[], tag, &mut plain[..]);
+    opened.ok().map(|()| plain)
+}
+
+fn aead(context: &'static str, seal: &Key32, salt: &[u8]) -> Aead {
+    let key = derive_key(context, &[seal.as_bytes(), salt]);
+    Aead::new(Suite::ChaCha20Poly1305, &key)
 }
 
 impl fmt::Debug for Slot {

@@ -12,7 +12,11 @@ use hushswarm::jail::dns::{Decision, decide};
 use hushswarm::jail::names::{SharedNames, is_virtual};
 use hushswarm::onion::OnionKey;
 use hushswarm::route::policy::{Policy, Verdict};
+<<<<<<< HEAD
 use hushswarm_circuits::keys::DhSecret;
+=======
+use hushswarm::torrent::magnet::Magnet;
+>>>>>>> feeds
 use hushswarm_circuits::relay_list::Proto;
 use hushswarm_circuits::target::Target;
 
@@ -163,5 +167,15 @@ pub fn onion_address(input: &[u8]) {
             OnionKey::parse(&OnionKey(*key).address()),
             Some(OnionKey(*key))
         );
+    }
+}
+
+/// Magnet links (BEP 9).
+pub fn magnet(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    if let Ok(magnet) = Magnet::parse(text) {
+        assert!(Magnet::parse(&magnet.to_string()).is_ok_and(|again| again == magnet));
     }
 }

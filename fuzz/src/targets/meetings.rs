@@ -1,6 +1,8 @@
 //! Targets of introduction and rendezvous: what relays read, what seeds and visitors read of each other.
 
-use hushswarm_circuits::keys::{DhSecret, Key32, RelayId};
+use hushswarm::torrent::feed::FeedLink;
+use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, RelayId};
+use hushswarm_circuits::rendezvous::feed::{FeedError, FeedKey, Issue};
 use hushswarm_circuits::rendezvous::item::{self, MAX_ENTRIES, PLAIN_LEN, Period, Slot};
 use hushswarm_circuits::rendezvous::message::{ANSWER_LEN, Guests, MESSAGE_LEN};
 use hushswarm_circuits::rendezvous::sealed::{MAX_DATA, Opener, Read, Sealer};
@@ -13,6 +15,26 @@ use hushswarm_circuits::rendezvous::{
 };
 
 use super::super::{HASH, NOW, disturb, rng};
+
+/// Feeds (§8.7): the input as a link, as what somebody put in an item's place, and as what a publisher sealed.
+pub fn feed(input: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(input)
+        && let Ok(Some(link)) = FeedLink::parse(text)
+    {
+        assert_eq!(FeedLink::parse(&link.to_string()), Ok(Some(link)));
+    }
+    let public = IdentityKey::from_seed([5; 32]).public();
+    let feed = FeedKey::new(public, Key32::new([6; 32]));
+    let place = feed.place(&feed.period(NOW));
+    assert_eq!(place.open(input), Err(FeedError::Sealed));
+    let mut plain = [0; PLAIN_LEN];
+    let len = input.len().min(PLAIN_LEN);
+    plain[..len].copy_from_slice(&input[..len]);
+    if let Ok(issue) = Issue::decode(&plain) {
+        assert_eq!(issue.encode()[..], plain);
+        assert_eq!(place.open(&place.seal(&issue, &mut rng())), Ok(issue));
+    }
+}
 
 /// What members of a swarm write into the DHT (§8.6): as a stranger's value, and as what a member sealed.
 pub fn hidden_item(input: &[u8]) {

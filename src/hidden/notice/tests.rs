@@ -21,17 +21,17 @@ const SWARM: [u8; 20] = *b"an infohash of twent";
 const TWO_HOURS: Duration = Duration::from_secs(2 * 3600);
 
 #[derive(Default)]
-struct State {
-    items: BTreeMap<[u8; 20], (Instant, wire::Item)>,
+pub(in crate::hidden) struct State {
+    pub(in crate::hidden) items: BTreeMap<[u8; 20], (Instant, wire::Item)>,
     /// Which circuits were used for what.
     circuits: BTreeMap<[u8; 20], BTreeSet<Isolation>>,
     puts: usize,
-    fails: bool,
+    pub(in crate::hidden) fails: bool,
 }
 
 /// A DHT behind one exit.
 #[derive(Clone, Default)]
-struct Net(Arc<Mutex<State>>);
+pub(in crate::hidden) struct Net(pub(in crate::hidden) Arc<Mutex<State>>);
 
 fn seq(item: &wire::Item) -> u64 {
     match item {
@@ -82,7 +82,7 @@ impl Net {
         say
     }
 
-    fn dht(&self) -> Arc<Dht> {
+    pub(in crate::hidden) fn dht(&self) -> Arc<Dht> {
         let options = Options {
             bootstrap: Vec::new(),
             limits: LookupLimits::default(),
@@ -91,7 +91,7 @@ impl Net {
         Arc::new(Dht::new(Arc::new(self.clone()), options))
     }
 
-    fn puts(&self) -> usize {
+    pub(in crate::hidden) fn puts(&self) -> usize {
         self.0.lock().unwrap().puts
     }
 }
@@ -142,7 +142,7 @@ fn contact(key: u8, point: u8) -> Contact {
     Contact::new([key; 32], vec![point]).unwrap()
 }
 
-async fn passes(minutes: u64) {
+pub(in crate::hidden) async fn passes(minutes: u64) {
     sleep(Duration::from_secs(60 * minutes)).await;
 }
 

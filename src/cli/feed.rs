@@ -1,0 +1,132 @@
+//! `hushswarm seed --feed`: what is seeded is published under a link that stays.
+
+use std::sync::Arc;
+
+use hushswarm_circuits::rendezvous::Contact;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::progress::{Progress as Display, json_line};
+use crate::dht::Dht;
+use crate::error::{Error, Exit, Kind};
+use crate::hidden::feed::{Issued, Issuing, Publisher, issue};
+use crate::state::StateDir;
+use crate::torrent::engine::Created;
+use crate::torrent::feed::FeedLink;
+
+/// Checks what the parser of arguments does not see.
+///
+/// # Errors
+/// It can't be published: tell the user why.
+pub(super) fn check(by_tor: bool, ephemeral: bool, torrents: usize) -> Result<(), Error> {
+    let wrong = |what: &str| Err(Error::new(Kind::Local, what).with_exit(Exit::Usage));
+    if ephemeral {
+        return wrong(
+            "a feed's link leads to what its key signs, and --ephemeral keeps no key, so that nobody could follow it: leave one of them out",
+        );
+    }
+    if by_tor {
+        return wrong(
+            "a feed names hidden seeds that are met at a relay, and no onion services: leave --over tor out",
+        );
+    }
+    if torrents > 1 {
+        return wrong("a feed has one newest version: name one PATH with --feed");
+    }
+    Ok(())
+}
+
+/// What is published.
+pub(super) struct Published {
+    issuing: Issuing,
+    link: FeedLink,
+    /// What the user knows.
+    said: Issued,
+}
+
+#[derive(Serialize)]
+struct Link {
+    link: String,
+}
+
+impl Published {
+    /// Publishes the first of these torrents under the feed of this name. `contact` says how it is reached, where it is a hidden seed's.
+    pub(super) fn start(
+        name: &str,
+        torrents: &[Created],
+        contact: Option<watch::Receiver<Option<Contact>>>,
+        state: &StateDir,
+        dht: Option<Arc<Dht>>,
+    ) -> Result<Self, Error> {
+        let dht = dht.ok_or_else(|| {
+            let what = "a feed is read in the DHT, and nothing is to be done there";
+            Error::new(Kind::Policy, what)
+                .with_exit(Exit::Usage)
+                .with_hint("leave --no-dht out, or let the routes file allow the DHT")
+        })?;
+        let missing = || Error::new(Kind::Bug, "there is no torrent to publish");
+        let info = &torrents.first().ok_or_else(missing)?.metainfo.info;
+        let publisher = Publisher::keep(state, name, &mut rand::rng())?;
+        let link = FeedLink::Sealed(publisher.feed());
+        let issuing = issue(dht, publisher, info.hash.0, info.name.clone(), contact);
+        Ok(Self {
+            issuing,
+            link,
+            said: Issued::NotYet,
+        })
+    }
+
+    /// Tells the user, or the program that reads the output, the feed's link.
+    pub(super) fn show_link(&self, json: bool, display: &Display) {
+        let link = self.link.to_string();
+        if json {
+            json_line("feed", &Link { link });
+        } else {
+            display.say("the link of the feed, which stays the same; whoever has it can read it:");
+            display.say(&link);
+        }
+    }
+
+    /// Says what is new.
+    pub(super) fn hear(&mut self, json: bool, display: &Display) {
+        let now = *self.issuing.status.borrow_and_update();
+        if now == self.said {
+            return;
+        }
+        self.said = now;
+        let (event, text) = match now {
+            Issued::NotYet => return,
+            Issued::Stands => (
+                "published",
+                "published: readers of the feed find this version now",
+            ),
+            Issued::Overtaken => (
+                "overtaken",
+                "the feed names a newer version, published elsewhere with the same keys: this one is no longer published, and still shared",
+            ),
+        };
+        if json {
+            json_line(event, &serde_json::Map::new());
+        } else {
+            display.say(text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_not_be_published_is_refused_and_says_why() {
+        assert!(check(false, false, 1).is_ok());
+        for (refused, word) in [
+            (check(false, true, 1), "--ephemeral"),
+            (check(true, false, 1), "--over tor"),
+            (check(false, false, 2), "one PATH"),
+        ] {
+            let said = refused.err().map(|error| error.to_string());
+            assert!(said.is_some_and(|said| said.contains(word)), "{word}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Writes a feed's newest into the DHT, anew and again, for as long as it is asked to.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use hushswarm_circuits::rendezvous::{Contact, Issue};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tracing::{debug, warn};
+
+use super::super::notice::{
+    AGAIN, Clock, FIRST_WAIT, LEAST_BETWEEN, LONGEST_WAIT, NEW_PERIOD, SETTLE, end, pause, within,
+};
+use super::{Publisher, name, sealed};
+use crate::bencode;
+use crate::config::unix_now;
+use crate::dht::{Dht, Outcome};
+use crate::krpc::Item;
+
+/// The first time it is written so many seconds after it is known how the seed is reached: readers wait, and the moment at which the program was started
+/// is not to be read off the DHT to the second.
+const FIRST: Range<u64> = 2..10;
+
+/// How it stands with an issue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Issued {
+    /// Nobody can read it yet.
+    NotYet,
+    /// It stands in the DHT.
+    Stands,
+    /// Somebody else with the same keys put out a newer one: this one is not written any more.
+    Overtaken,
+}
+
+/// An issue stands in the DHT until some time after this is dropped: nodes keep it for two hours.
+#[derive(Debug)]
+pub struct Issuing {
+    /// How it stands.
+    pub status: watch::Receiver<Issued>,
+    task: AbortHandle,
+}
+
+impl Drop for Issuing {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Puts a torrent out as the newest of a feed, with its name for display. Where it is a hidden seed's, `contact` says how that is
+/// reached ([`super::super::Host::contact`]), and nothing is written while it is not. Call within a tokio runtime.
+pub fn issue(
+    dht: Arc<Dht>,
+    publisher: Publisher,
+    infohash: [u8; 20],
+    name: String,
+    contact: Option<watch::Receiver<Option<Contact>>>,
+) -> Issuing {
+    issue_at(dht, publisher, infohash, name, contact, Arc::new(unix_now))
+}
+
+pub(super) fn issue_at(
+    dht: Arc<Dht>,
+    publisher: Publisher,
+    infohash: [u8; 20],
+    name: String,
+    contact: Option<watch::Receiver<Option<Contact>>>,
+    clock: Clock,
+) -> Issuing {
+    let (status, seen) = watch::channel(Issued::NotYet);
+    let press = Press {
+        dht,
+        publisher,
+        infohash,
+        name,
+        clock,
+        status,
+    };
+    let task = tokio::spawn(press.keep(contact)).abort_handle();
+    Issuing { status: seen, task }
+}
+
+struct Press {
+    dht: Arc<Dht>,
+    publisher: Publisher,
+    infohash: [u8; 20],
+    name: String,
+    clock: Clock,
+    status: watch::Sender<Issued>,
+}
+
+/// Why it was not written.
+enum Failed {
+    /// Later, by another exit.
+    Later,
+    /// Never again.
+    Overtaken,
+}
+
+impl Press {
+    async fn keep(mut self, mut contact: Option<watch::Receiver<Option<Contact>>>) {
+        let (mut wait, mut attempt) = (FIRST_WAIT, 0_u16);
+        let mut soon = FIRST;
+        loop {
+            let now = match &mut contact {
+                None => {
+                    pause(soon).await;
+                    None
+                }
+                Some(contact) => {
+                    if contact.wait_for(Option::is_some).await.is_err() {
+                        return;
+                    }
+                    pause(soon).await;
+                    // As it is now, after what followed.
+                    let now = contact.borrow_and_update().clone();
+                    if now.is_none() {
+                        soon = SETTLE;
+                        continue;
+                    }
+                    now
+                }
+            };
+            let (least, due) = match self.write(now, attempt).await {
+                Ok(()) => {
+                    self.status.send_replace(Issued::Stands);
+                    (wait, attempt) = (FIRST_WAIT, 0);
+                    let time = (self.clock)();
+                    let left = self.publisher.feed().period(time).left(time);
+                    let change = left + within(NEW_PERIOD);
+                    (LEAST_BETWEEN, within(AGAIN).min(change))
+                }
+                Err(Failed::Later) => {
+                    debug!("a feed's newest is not in the DHT yet");
+                    let due = wait + within(0..wait);
+                    wait = LONGEST_WAIT.min(wait * 2);
+                    attempt = attempt.wrapping_add(1);
+                    (due, due)
+                }
+                Err(Failed::Overtaken) => {
+                    self.status.send_replace(Issued::Overtaken);
+                    return;
+                }
+            };
+            let least = least.min(due);
+            pause(least..least + 1).await;
+            let rest = due - least;
+            let changed = async {
+                match &mut contact {
+                    Some(contact) => contact.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = pause(rest..rest + 1) => soon = 0..1,
+                changed = changed => match changed {
+                    Ok(()) => soon = SETTLE,
+                    Err(_) => return,
+                },
+            }
+        }
+    }
+
+    async fn write(&mut self, contact: Option<Contact>, attempt: u16) -> Result<(), Failed> {
+        let later = |_| Failed::Later;
+        let now = (self.clock)();
+        let feed = self.publisher.feed();
+        let place = feed.place(&feed.period(now));
+        let name = name(&feed.public.0, &place).map_err(later)?;
+        let finding = self.dht.get(name, attempt).map_err(|_| Failed::Later)?;
+        let (old, Some(Outcome::Items(_))) = end(finding).await else {
+            return Err(Failed::Later);
+        };
+        let stands = *self.status.borrow() == Issued::Stands;
+        let number = self.publisher.number(&self.infohash, now);
+        number.ok_or(Failed::Later)?;
+        let other = old.as_ref().and_then(|old| place.open(sealed(old)).ok());
+        if let Some(other) = other
+            && self.publisher.meets(&other)
+        {
+            if stands {
+                return Err(Failed::Overtaken);
+            }
+            // Of this key, and from before a backup was put back, or from another computer: what the user has just asked for is newer.
+            self.publisher.pass(&other);
+        }
+        let number = self.publisher.number(&self.infohash, now);
+        let number = number.ok_or(Failed::Later)?;
+        let old = old.as_ref().and_then(Item::seq);
+        let seq = self.publisher.next_seq(old, now).ok_or(Failed::Later)?;
+        let writing = self.publisher.writing();
+        let written = tokio::task::spawn_blocking(move || writing.write()).await;
+        if let Ok(Err(error)) = written {
+            // Signed without that, it might be signed again with the same number.
+            warn!(%error, "a feed is not renewed while its file can't be written");
+            return Err(Failed::Later);
+        }
+        let issue = Issue {
+            number,
+            infohash: self.infohash,
+            name: self.name.clone(),
+            contact,
+        };
+        let mut value = Vec::with_capacity(1000);
+        bencode::put_bytes(&mut value, place.seal(&issue, &mut rand::rng()));
+        let item = Item::sign(self.publisher.signer(), place.salt(), seq, &value);
+        let item = item.map_err(later)?.with_cas(old);
+        let finding = self.dht.put(item, attempt).map_err(|_| Failed::Later)?;
+        match end(finding).await {
+            (_, Some(Outcome::Stored(1..))) => Ok(()),
+            _ => Err(Failed::Later),
+        }
+    }
+}
