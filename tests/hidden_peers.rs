@@ -329,7 +329,7 @@ impl Place {
         let wanted = Wanted {
             exit: ExitNeed::IntroduceAt(point.relay),
             hops: None,
-            avoid: &[],
+            not_last: &[],
         };
         let owner = Isolation::new("test", &[], 0);
         let circuit = client.circuit_for(owner, wanted).await.unwrap();

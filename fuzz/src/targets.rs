@@ -54,11 +54,7 @@ pub use exchange::peer_exchange;
 pub use krpc::{bencode, krpc_item, krpc_lookup, krpc_message};
 pub use local::{
     client_files, jail_query, leaktest_classify, leaktest_dht, leaktest_dns, leaktest_peek,
-<<<<<<< HEAD
-    leaktest_udp_tracker, onion_address, routes_file, tor_file, visitor_key,
-=======
-    leaktest_udp_tracker, magnet, onion_address, routes_file, tor_file,
->>>>>>> feeds
+    leaktest_udp_tracker, magnet, onion_address, routes_file, tor_file, visitor_key,
 };
 pub use lookups::meetings::{
     feed, hidden_item, introduction, meeting_records, meeting_request, sealed_records,

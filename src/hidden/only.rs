@@ -137,7 +137,7 @@ mod tests {
         assert!(only.dht(b"", isolation).await.is_err());
         // Meetings go on to where they went.
         let cookie = Cookie([1; 20]);
-        let met = only.meet(At::Any { but: None }, Meet::Wait(&cookie), isolation);
+        let met = only.meet(At::Any { but: Vec::new() }, Meet::Wait(&cookie), isolation);
         assert_eq!(met.await.err(), Some(RouteError::Busy));
     }
 }

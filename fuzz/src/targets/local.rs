@@ -12,11 +12,8 @@ use hushswarm::jail::dns::{Decision, decide};
 use hushswarm::jail::names::{SharedNames, is_virtual};
 use hushswarm::onion::OnionKey;
 use hushswarm::route::policy::{Policy, Verdict};
-<<<<<<< HEAD
-use hushswarm_circuits::keys::DhSecret;
-=======
 use hushswarm::torrent::magnet::Magnet;
->>>>>>> feeds
+use hushswarm_circuits::keys::DhSecret;
 use hushswarm_circuits::relay_list::Proto;
 use hushswarm_circuits::target::Target;
 

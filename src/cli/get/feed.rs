@@ -179,6 +179,7 @@ async fn get(
             output,
             seed: stays,
             share: !args.no_share,
+            hidden_only: args.hidden_only,
             overwrite: args.overwrite,
             routes: routes.clone(),
             dht: Some(args.dht.clone()),
