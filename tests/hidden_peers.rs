@@ -152,7 +152,7 @@ fn a_hidden_seed_counts_whom_it_serves_and_its_visitors_ask_nobody_in_public() {
     assert_eq!(place.relays.len(), RELAYS);
 }
 
-/// Takes a query of the DHT, and answers as a node that is next to this torrent and knows nobody else.
+/// Takes a query of the DHT, and answers as a node that is next to this torrent and knows nobody but itself.
 fn answered(node: &UdpSocket, hash: &[u8; 20]) -> Vec<u8> {
     let mut packet = vec![0; 2000];
     let (length, from) = node.recv_from(&mut packet).unwrap();
@@ -161,7 +161,12 @@ fn answered(node: &UdpSocket, hash: &[u8; 20]) -> Vec<u8> {
     id[19] ^= 1;
     let at = packet.windows(5).position(|part| part == b"1:t4:");
     if let Some(tag) = at.and_then(|at| packet.get(at + 5..at + 9)) {
-        let head = [&b"d1:rd2:id20:"[..], &id, b"5:nodes0:5:token4:abcde"].concat();
+        let SocketAddr::V4(own) = node.local_addr().unwrap() else {
+            panic!("it is one of IPv4");
+        };
+        let (ip, port) = (own.ip().octets(), own.port().to_be_bytes());
+        let nodes = [&b"5:nodes26:"[..], &id, &ip, &port].concat();
+        let head = [&b"d1:rd2:id20:"[..], &id, &nodes, b"5:token4:abcde"].concat();
         let answer = [&head[..], b"1:t4:", tag, b"1:y1:re"].concat();
         node.send_to(&answer, from).unwrap();
     }

@@ -239,9 +239,10 @@ async fn transfer(
     let concealed = is_hidden(peers(&source), trackers(&source));
     meetings.admit(&mut source, state)?;
     // Nor is what comes from those who let in only some shared by an onion service.
-    let onions = match onions {
-        Onions::Shared | Onions::Taken if meetings.is_closed() => Onions::Closed,
-        onions => onions,
+    let onions = if onions != Onions::None && meetings.is_closed() {
+        Onions::Closed
+    } else {
+        onions
     };
     display.say(which_peers(
         meetings.only(),

@@ -26,6 +26,12 @@ use crate::route::{At, BoxFuture, BoxStream, Datagrams, Meet, Met, Outside, Rout
 /// circuits of three hops are built within it, as a rule.
 const PATIENCE: Duration = Duration::from_secs(8);
 
+/// After so long the user is told why a closed seed may not come: it never says so itself, and who calls may not wait much longer.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// What he is told.
+const SILENT: &str = "a hidden seed that lets in only some does not answer: it is away, or its owner has not let in your key, which \"hushswarm visitor-key\" with the link prints";
+
 /// Most introduction points that one call tries.
 const MAX_TRIES: usize = 4;
 
@@ -57,13 +63,18 @@ impl HiddenRoute {
         } else {
             None
         };
-        let stream = visit_any(&*self.outside, &contact, told, &swarm, own.as_ref()).await;
-        let silent = matches!(stream, Err(VisitError::NotMet)) && own.is_some();
-        if silent && !self.said.swap(true, Ordering::Relaxed) {
-            warn!(
-                "a hidden seed that lets in only some does not answer: it is away, or its owner has not let in your key, which \"hushswarm visitor-key\" with the link prints"
-            );
-        }
+        let visiting = visit_any(&*self.outside, &contact, told, &swarm, own.as_ref());
+        let silence = async {
+            sleep(SILENCE).await;
+            if own.is_some() && !self.said.swap(true, Ordering::Relaxed) {
+                warn!("{SILENT}");
+            }
+            std::future::pending().await
+        };
+        let stream = tokio::select! {
+            stream = visiting => stream,
+            stream = silence => stream,
+        };
         stream
             .map(|stream| Box::new(stream) as BoxStream)
             .map_err(|error| match error {
