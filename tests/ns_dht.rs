@@ -14,18 +14,24 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
+use data_encoding::HEXLOWER;
 use hushswarm::config::RelayDht;
+use hushswarm::krpc::{Item, ItemName};
+use hushswarm_circuits::keys::IdentityKey;
 use hushswarm_circuits::target::Target;
 use serde_json::json;
-use support::PATIENCE;
 use support::capture::{Capture, Captured};
 use support::clients::{Aria2, Libtorrent, Transmission, installed};
 use support::dht::{Learned, NETWORKS, PORT, PrivateDht, Record, learned};
+use support::process::Process;
 use support::scene::Scene;
 use support::world::Host;
+use support::{PATIENCE, fixture};
 use tempfile::TempDir;
 
 const SIZE: u64 = 2 << 20;
+/// Tells the feeds of one publisher apart.
+const SALT: &[u8] = b"letters";
 /// The DHT's host.
 const DHT: u8 = 30;
 
@@ -227,6 +233,64 @@ fn hushswarm_get_finds_a_seeder_by_bare_magnet_through_datagrams_and_no_node_lea
 fn hushswarm_get_finds_a_seeder_by_bare_magnet_through_an_exits_lookups_and_no_node_learns_who_asks()
  {
     hushswarm_get_shows_no_node_who_asks(true);
+}
+
+/// Has every node keep that this publisher's newest is this torrent (BEP 46).
+fn put_feed(world: &DhtScene, publisher: &IdentityKey, seq: i64, infohash: &[u8]) {
+    let value = [b"d2:ih20:", infohash, b"e"].concat();
+    let item = Item::sign(publisher, SALT, seq, &value).unwrap();
+    let signature = item.signed().unwrap().signature;
+    let hex = |bytes: &[u8]| HEXLOWER.encode(bytes);
+    let mut command = world.host.command(&world.scene.python);
+    command
+        .arg(fixture("dht_put.py"))
+        .args(["--key", &hex(&publisher.public().0), "--salt", &hex(SALT)])
+        .args(["--seq", &seq.to_string(), "--signature", &hex(&signature)])
+        .args(["--value", &hex(&value), "--target", &hex(&item.target().0)])
+        .args(world.dht.nodes.iter().map(SocketAddr::to_string));
+    let mut put = Process::spawn("put", command);
+    let told = put.wait_for_event(PATIENCE, "put");
+    assert_eq!(told["nodes"], world.dht.nodes.len(), "{told}");
+}
+
+#[test]
+fn the_feed_of_another_publisher_is_read_and_no_node_learns_who_reads_it() {
+    let Some(mut world) = DhtScene::new(true) else {
+        return;
+    };
+    let _seed = world.seed();
+    let publisher = IdentityKey::generate(&mut rand::rng());
+    let (key, salt) = (
+        HEXLOWER.encode(&publisher.public().0),
+        HEXLOWER.encode(SALT),
+    );
+    let link = format!("magnet:?xs=urn:btpk:{key}&s={salt}");
+    put_feed(&world, &publisher, 4, &[0xee; 20]);
+    put_feed(&world, &publisher, 5, &world.scene.torrent.infohash_bytes());
+    let capture = world.scene.capture();
+    let out = TempDir::new().unwrap();
+    let mut get = world.scene.get(&link, out.path(), &[]);
+    let status = get.wait(4 * PATIENCE);
+    assert!(status.success(), "{}", get.tails());
+    let version = get.events("version").remove(0);
+    assert_eq!(version["number"], 5);
+    let folder = format!("5-{}", &world.scene.torrent.infohash[..8]);
+    world.scene.assert_arrived(&out.path().join(folder));
+    // To the guard, and nothing else.
+    world.scene.assert_silent(&capture.stop());
+    let target = ItemName::mutable(&publisher.public().0, SALT)
+        .unwrap()
+        .target();
+    let target = HEXLOWER.encode(&target.0);
+    let records = world.dht.records();
+    let asked = |record: &&Record| record.said.target == target && record.said.query == "get";
+    let mut askers = records.iter().filter(asked).map(|record| record.from.ip());
+    assert!(
+        askers.any(|ip| world.scene.is_exit(ip)),
+        "an exit asked for it"
+    );
+    let client = &world.scene.client;
+    assert!(records.iter().all(|record| !client.owns(record.from.ip())));
 }
 
 #[test]

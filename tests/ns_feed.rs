@@ -12,6 +12,8 @@ mod support;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use hushswarm::config::RelayDht;
@@ -89,7 +91,7 @@ impl Scene {
         for exit in &mut relays[RELAYS - EXITS..] {
             exit.wait_for_line(2 * PATIENCE, |line| line.contains("the table is filled"));
         }
-        for (version, seed) in [("one", 11), ("two", 12)] {
+        for (version, seed) in [("one", 11), ("two", 12), ("three", 13)] {
             let folder = dir.path().join(version);
             std::fs::create_dir(&folder).unwrap();
             write_noise(&folder.join(NAME), SIZE, seed);
@@ -146,6 +148,20 @@ impl Scene {
     }
 }
 
+/// Waits until the reader has noticed so many versions.
+fn until_version(follow: &mut Process, count: usize) {
+    follow.wait_until(6 * PATIENCE, |follow| {
+        let noticed = follow.events("version").len() >= count;
+        if !noticed {
+            // Instead of waiting for half an hour.
+            let id = follow.id().to_string();
+            Command::new("kill").args(["-USR1", &id]).status().unwrap();
+            sleep(Duration::from_secs(5));
+        }
+        noticed.then_some(())
+    });
+}
+
 fn folder(event: &serde_json::Value) -> PathBuf {
     PathBuf::from(event["folder"].as_str().unwrap())
 }
@@ -200,16 +216,8 @@ fn one_link_brings_each_new_version_and_the_dhts_nodes_see_neither_torrent_nor_n
     let (second, two, same) = scene.publish("two");
     assert_eq!(same, link, "the new version has another link");
     assert_ne!(two.hash, one.hash);
+    until_version(&mut follow, 2);
     follow.wait_until(6 * PATIENCE, |follow| {
-        let versions = follow.events("version").len();
-        if versions < 2 {
-            // Instead of waiting for half an hour.
-            Command::new("kill")
-                .args(["-USR1", &follow.id().to_string()])
-                .status()
-                .unwrap();
-            std::thread::sleep(std::time::Duration::from_secs(5));
-        }
         (follow.events("complete").len() == 2).then_some(())
     });
     let versions = follow.events("version");
@@ -226,7 +234,25 @@ fn one_link_brings_each_new_version_and_the_dhts_nodes_see_neither_torrent_nor_n
         (progress.last()?["state"] == "seeding").then_some(())
     });
     assert!(follow.exit_status().is_none());
+
+    // A version whose publisher goes before it has come does not keep the reader from the next one.
     drop(second);
+    let (mut third, _, _) = scene.publish("three");
+    third.kill();
+    until_version(&mut follow, 3);
+    let (_fourth, again, _) = scene.publish("two");
+    assert_eq!(again.hash, two.hash);
+    until_version(&mut follow, 4);
+    let patience = 6 * PATIENCE;
+    follow.wait_until(patience, |follow| {
+        (follow.events("complete").len() == 3).then_some(())
+    });
+    let versions = follow.events("version");
+    let (three, four) = (folder(&versions[2]), folder(&versions[3]));
+    assert!(!three.join(NAME).exists(), "it came from nowhere");
+    scene.assert_arrived("two", &four);
+    scene.assert_arrived("two", &folder_two);
+    assert_ne!(four, folder_two);
     follow.signal(Signal::INT);
     assert_eq!(
         follow.wait(PATIENCE).code(),
@@ -270,6 +296,11 @@ fn what_can_not_be_followed_or_published_is_refused_and_says_why() {
             "copy the link again",
         ),
         (vec!["get", "--no-dht", &feed], 2, "leave --no-dht out"),
+        (
+            vec!["seed", "--feed", "a", "--no-dht", "/dev/null"],
+            2,
+            "leave --no-dht out",
+        ),
         // Nothing is sent any other way.
         (vec!["get", &feed], 3, "no relay list"),
         (

@@ -36,6 +36,23 @@ pub(super) fn check(by_tor: bool, ephemeral: bool, torrents: usize) -> Result<()
     Ok(())
 }
 
+/// What is said where nothing is to be done in the DHT.
+pub(super) fn no_dht() -> Error {
+    let what = "a feed stands in the DHT, and nothing is to be done there";
+    Error::new(Kind::Policy, what)
+        .with_exit(Exit::Usage)
+        .with_hint("leave --no-dht out, or let the routes file allow the DHT")
+}
+
+/// The feed of this name, from this state folder.
+///
+/// # Errors
+/// Its file is damaged, or the disk: tell the user.
+pub(super) fn keep(name: Option<&str>, state: &StateDir) -> Result<Option<Publisher>, Error> {
+    let keep = |name| Publisher::keep(state, name, &mut rand::rng());
+    name.map(keep).transpose()
+}
+
 /// What is published.
 pub(super) struct Published {
     issuing: Issuing,
@@ -50,23 +67,16 @@ struct Link {
 }
 
 impl Published {
-    /// Publishes the first of these torrents under the feed of this name. `contact` says how it is reached, where it is a hidden seed's.
+    /// Publishes the first of these torrents. `contact` says how it is reached, where it is a hidden seed's.
     pub(super) fn start(
-        name: &str,
+        publisher: Publisher,
         torrents: &[Created],
         contact: Option<watch::Receiver<Option<Contact>>>,
-        state: &StateDir,
         dht: Option<Arc<Dht>>,
     ) -> Result<Self, Error> {
-        let dht = dht.ok_or_else(|| {
-            let what = "a feed is read in the DHT, and nothing is to be done there";
-            Error::new(Kind::Policy, what)
-                .with_exit(Exit::Usage)
-                .with_hint("leave --no-dht out, or let the routes file allow the DHT")
-        })?;
+        let dht = dht.ok_or_else(no_dht)?;
         let missing = || Error::new(Kind::Bug, "there is no torrent to publish");
         let info = &torrents.first().ok_or_else(missing)?.metainfo.info;
-        let publisher = Publisher::keep(state, name, &mut rand::rng())?;
         let link = FeedLink::Sealed(publisher.feed());
         let issuing = issue(dht, publisher, info.hash.0, info.name.clone(), contact);
         Ok(Self {

@@ -145,6 +145,9 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         let what = "nobody would be found: name a --tracker, or look in the DHT, or seed --over rendezvous or tor";
         return Err(Error::new(Kind::Local, what).with_exit(Exit::Usage));
     }
+    if args.feed.is_some() && args.dht.is_off(&loaded) {
+        return Err(feed::no_dht());
+    }
     if over == Over::Tor && !args.ephemeral {
         // A service that is up for long is worth the patience of whoever wants to find it.
         loaded.tor.vanguards.get_or_insert(Vanguards::Full);
@@ -158,6 +161,7 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
     if over == Over::Rendezvous {
         rendezvous::require(&client)?;
     }
+    let publisher = feed::keep(args.feed.as_deref(), &state)?;
     let mut display = Display::new(args.json);
     display.say("hashing");
     let torrents = make(&args).await?;
@@ -201,16 +205,8 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         };
     }
     let contact = hidden.first().map(|(seed, _)| seed.contact());
-    let mut published = match &args.feed {
-        Some(name) => Some(Published::start(
-            name,
-            &torrents,
-            contact,
-            &state,
-            dht.clone(),
-        )?),
-        None => None,
-    };
+    let publish = |publisher| Published::start(publisher, &torrents, contact, dht.clone());
+    let mut published = publisher.map(publish).transpose()?;
     let contacts: Vec<_> = hidden.iter().map(|(_, contact)| contact.clone()).collect();
     let magnets: Vec<Magnet> = magnets(&args, &torrents, &services, &contacts).collect();
     let mut engine = Engine::new(Arc::clone(&outside), options.clone());

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use super::{Args, Done, Work, is_complete, transfer};
 use crate::cli::connect::{Connected, Without};
+use crate::cli::feed::no_dht;
 use crate::cli::progress::{Progress as Display, duration, json_line};
 use crate::cli::relay::Signals;
 use crate::cli::rendezvous::LOOK_AGAIN;
@@ -70,10 +71,7 @@ struct Version<'a> {
 pub(super) async fn run(args: Args, link: FeedLink) -> Result<(), Error> {
     let routes = args.routes.load()?;
     if args.dht.is_off(&routes) {
-        let what = "a feed is looked for in the DHT, and nothing is to be done there";
-        return Err(Error::new(Kind::Policy, what)
-            .with_exit(Exit::Usage)
-            .with_hint("leave --no-dht out, or let the routes file allow the DHT"));
+        return Err(no_dht());
     }
     let connected = args.overlay.connect_alone(Without::Fails, &routes)?;
     let Connected {
@@ -282,7 +280,7 @@ fn explain(error: &LookError, last_seen: Option<u64>, follow: bool) -> Error {
     };
     let hint = match error {
         LookError::Nothing => format!(
-            "publishers are found while they run, and for two hours after; check that the link is whole, and try again later{later}"
+            "publishers are found while they run, and for two hours after; check that the link is whole and this computer's clock is right, and try again later{later}"
         ),
         LookError::Unopened => {
             "ask the publisher for the feed's link again; a newer hushswarm may be needed"

@@ -283,10 +283,7 @@ async fn what_others_put_in_its_place_is_passed_over_or_told() {
     // The publisher's own, which this link does not open: another secret's, one that is no byte string, too short, or of a later version.
     let secret = FeedKey::new(signer.public(), Key32::new([1; 32]));
     let foreign = value(&secret.place(&secret.period(now)));
-    for value in [&foreign[..], b"i7e", b"0:", b"le", &b"999:"[..3]] {
-        if Value::parse(value).is_err() {
-            continue;
-        }
+    for value in [&foreign[..], b"i7e", b"0:", b"le"] {
         world.shows(target, sign(&signer, place.salt(), value));
         assert!(matches!(follower.look().await, Err(LookError::Unopened)));
     }
@@ -465,7 +462,10 @@ fn damaged_files_are_told_and_left_as_they_are() {
     assert!(read.feed() == publisher.feed());
     assert_eq!(read.number(&FIRST, 500), Some(100));
     assert_eq!(read.number(&SECOND, 50), Some(101));
+    // Though the clock was put back, and nodes forgot or keep more than was signed here.
+    assert_eq!(read.next_seq(None, 5), Some(101));
     assert_eq!(read.next_seq(Some(400), 5), Some(401));
+    assert_eq!(read.next_seq(Some(7), 5), Some(402));
     assert_eq!(read.next_seq(Some(i64::MAX), 5), None);
     for bad in [
         String::new(),
