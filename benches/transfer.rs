@@ -1,9 +1,10 @@
 //! One or several TCP streams through a client, 1 to 3 relay processes and an exit on loopback, beside bare forwarding
 //! over the same number of TCP connections in the same run.
 //!
-//! `cargo bench --bench transfer [-- [--mib N] [--rounds N] [--hops N]]`. Machines are noisy: read the ratios and the
+//! `cargo bench --bench transfer [-- [--mib N] [--rounds N] [--hops N] [--hidden]]`. Machines are noisy: read the ratios and the
 //! processor time. `ends` is this process (the client, and the server that it reads from); `relays` are the processes in
-//! between; `kernel` is the part of both that system calls take.
+//! between; `kernel` is the part of both that system calls take. With `--hidden` it is a hidden seed's stream beside one through an
+//! exit: see [`hidden`].
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -23,9 +24,10 @@ use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::path::{ExitNeed, GuardSample};
 use hushswarm_circuits::relay_list::Proto;
 use hushswarm_circuits::target::Target;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+mod hidden;
 #[path = "../tests/support/network.rs"]
 mod network;
 
@@ -48,6 +50,10 @@ fn main() {
             .unwrap_or(default)
     };
     let (mib, rounds) = (value("--mib", 512), value("--rounds", 3));
+    if args.iter().any(|arg| arg == "--hidden") {
+        runtime.block_on(hidden::bench(mib, rounds));
+        return;
+    }
     let hops = match value("--hops", 0) {
         0 => 1..=3,
         only => only as usize..=only as usize,
@@ -82,7 +88,7 @@ async fn forward(next: SocketAddr) {
     }
 }
 
-async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl tokio::io::AsyncWrite + Unpin) {
+async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
     let mut buf = vec![0; CHUNK];
     while let Ok(n) = from.read(&mut buf).await {
         if n == 0 || to.write_all(&buf[..n]).await.is_err() {
@@ -97,24 +103,28 @@ async fn source() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
-        let data = Arc::new(vec![0x5a; CHUNK]);
         loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let data = Arc::clone(&data);
-            tokio::spawn(async move {
-                let mut left = stream.read_u64().await.unwrap_or(0);
-                while left > 0 {
-                    let n = left.min(CHUNK as u64);
-                    if stream.write_all(&data[..n as usize]).await.is_err() {
-                        return;
-                    }
-                    left -= n;
-                }
-                let _ = stream.shutdown().await;
-            });
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(give(stream));
         }
     });
     addr
+}
+
+/// Sends as many bytes as it is asked for.
+async fn give(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let data = vec![0x5a; CHUNK];
+    let mut left = stream.read_u64().await.unwrap_or(0);
+    while left > 0 {
+        let n = left.min(CHUNK as u64);
+        if stream.write_all(&data[..n as usize]).await.is_err() {
+            return;
+        }
+        left -= n;
+    }
+    let _ = stream.shutdown().await;
+    // Who drops a stream to which somebody may still speak cuts it off.
+    let _ = stream.read_u8().await;
 }
 
 /// Processor seconds so far.
@@ -179,7 +189,7 @@ async fn measure<S, F>(
     connect: impl Fn(u64) -> F,
 ) -> Figures
 where
-    S: AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = S> + Send + 'static,
 {
     let cpu = || (Cpu::of(&[std::process::id()]), Cpu::of(pids));
@@ -236,9 +246,7 @@ fn row(name: &str, rounds: &[Figures]) -> f64 {
     cpu
 }
 
-async fn bench(mib: u64, rounds: u64, hops: std::ops::RangeInclusive<usize>) {
-    let total = mib * 1024 * 1024;
-    let target = source().await;
+fn heading(mib: u64, rounds: u64) {
     println!(
         "{mib} MiB a run, median of {rounds}; all processes summed; time to first byte with a circuit ready"
     );
@@ -246,6 +254,12 @@ async fn bench(mib: u64, rounds: u64, hops: std::ops::RangeInclusive<usize>) {
         "{:<28} {:>9} {:>13} {:>7} {:>7} {:>7} {:>14}",
         "", "MB/s", "CPU s per GB", "ends", "relays", "kernel", "first byte ms"
     );
+}
+
+async fn bench(mib: u64, rounds: u64, hops: std::ops::RangeInclusive<usize>) {
+    let total = mib * 1024 * 1024;
+    let target = source().await;
+    heading(mib, rounds);
     let dir = tempfile::tempdir().unwrap();
     let net = network::Network::build(dir.path(), 3);
     let relays: Vec<Process> = net.relays.iter().map(spawn_relay).collect();

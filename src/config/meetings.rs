@@ -17,7 +17,7 @@ pub struct MeetingLimits {
     pub introduction_points_per_client: NonZeroU32,
     /// Rendezvous points at once, for everybody: those who wait and those who have met. Each has two streams with their windows.
     pub rendezvous_points: NonZeroU32,
-    /// The same, for one circuit: a swarm that asks several seeds at once.
+    /// The same, for one circuit. An honest visitor has a circuit for each meeting.
     pub rendezvous_points_per_circuit: NonZeroU32,
     /// The same, on one link that is not a listed relay's.
     pub rendezvous_points_per_client: NonZeroU32,
@@ -46,7 +46,7 @@ impl Default for MeetingLimits {
             introduction_points_per_circuit: limit(4),
             introduction_points_per_client: limit(1024),
             rendezvous_points: limit(4096),
-            rendezvous_points_per_circuit: limit(16),
+            rendezvous_points_per_circuit: limit(1),
             rendezvous_points_per_client: limit(256),
             requests_per_second: limit(500),
             requests_per_second_per_circuit: limit(10),

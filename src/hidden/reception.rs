@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::keys::{DhSecret, IdentityKey, RelayId};
 use hushswarm_circuits::rendezvous::message::{Dropped, Guests, Introduced};
@@ -37,6 +40,25 @@ const JOIN_LIMIT: Duration = Duration::from_secs(20);
 /// Introduction keys whose introductions are remembered after their point is lost, so that a point that ends and comes back can't
 /// say them again: more than a seed has points. Each holds 512 KiB of marks at the most.
 const MAX_REMEMBERED: usize = 16;
+
+/// The clock that all other waiting here goes by, so that rates hold in virtual time too.
+#[derive(Clone, Debug)]
+struct Elapsed(Instant);
+
+impl Clock for Elapsed {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+type Rate = RateLimiter<NotKeyed, InMemoryState, Elapsed, NoOpMiddleware<Duration>>;
+
+fn rate(per_second: NonZeroU32) -> Rate {
+    let quota = Quota::per_second(per_second);
+    RateLimiter::direct_with_clock(quota, Elapsed(Instant::now()))
+}
 
 /// What a seed takes on, for all its introduction points together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +124,7 @@ struct Counts {
 
 struct Desk {
     outside: Arc<dyn Outside>,
-    rate: DefaultDirectRateLimiter,
+    rate: Rate,
     per_point: NonZeroU32,
     waiting: mpsc::Sender<Introduced>,
     /// Who is let in; `None`: who knows the swarm.
@@ -134,7 +156,7 @@ impl Reception {
         let (visitors, receiver) = mpsc::channel(limits.untaken.max(1));
         let desk = Arc::new(Desk {
             outside,
-            rate: RateLimiter::direct(Quota::per_second(limits.introductions_per_second)),
+            rate: rate(limits.introductions_per_second),
             per_point: limits.introductions_per_second_per_point,
             waiting,
             guests,
@@ -268,7 +290,7 @@ impl Desk {
     /// Takes introductions until the point is lost.
     async fn listen(&self, mut stream: BoxStream, introductions: &Mutex<Introductions>) -> Lost {
         let (mut reader, mut buffer) = (MessageReader::default(), vec![0; READ]);
-        let rate = RateLimiter::direct(Quota::per_second(self.per_point));
+        let rate = rate(self.per_point);
         let (mut over, mut since) = (0, Instant::now());
         loop {
             let came = match stream.read(&mut buffer).await {

@@ -4,19 +4,23 @@
 //! is held in between.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use hushswarm_circuits::body::{EndReason, Payload};
 use hushswarm_circuits::circuit::mux::Recv;
 use hushswarm_circuits::rendezvous::Status;
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use super::end::End;
 use crate::relay::exit::Ended;
 
 /// Cells taken at once: as many bytes as a stream's queue takes.
 const BATCH: usize = 16;
+
+/// A pair that says nothing for so long is parted, so that nobody holds places for nothing: peers say something every two minutes (BEP 3).
+const IDLE: Duration = Duration::from_secs(600);
 
 /// Who joins.
 pub(super) struct Joiner {
@@ -62,6 +66,7 @@ pub(super) async fn splice(
     } = joiner;
     let _counted = Counted::new(count);
     let early = (waiter.rest.take(), joiner.rest.take());
+    let passed = AtomicU64::new(0);
     let carried = async {
         let said = async {
             waiter
@@ -75,15 +80,15 @@ pub(super) async fn splice(
         };
         said.await?;
         let onward = async {
-            let passed = pass(early.0, &waiter, &joiner).await;
-            passed.map_err(|cut| match cut {
+            let carried = pass(early.0, &waiter, &joiner, &passed).await;
+            carried.map_err(|cut| match cut {
                 CutOff::From(reason) => (true, reason),
                 CutOff::To(reason) => (false, reason),
             })
         };
         let back = async {
-            let passed = pass(early.1, &joiner, &waiter).await;
-            passed.map_err(|cut| match cut {
+            let carried = pass(early.1, &joiner, &waiter, &passed).await;
+            carried.map_err(|cut| match cut {
                 CutOff::From(reason) => (false, reason),
                 CutOff::To(reason) => (true, reason),
             })
@@ -94,6 +99,11 @@ pub(super) async fn splice(
         carried = carried => carried,
         // Its circuit was destroyed.
         _ = gone => Err((false, EndReason::Reset)),
+        () = idle(&passed) => {
+            let timed_out = || Err(Ended::Reset(EndReason::TimedOut));
+            let _ = done.send(timed_out());
+            return timed_out();
+        }
     };
     // Who was not cut off is told what happened to the other.
     let (waiters, joiners) = match carried {
@@ -106,14 +116,32 @@ pub(super) async fn splice(
     waiters
 }
 
+/// Waits until nothing has passed for a while.
+async fn idle(passed: &AtomicU64) {
+    let mut before = passed.load(Ordering::Relaxed);
+    loop {
+        sleep(IDLE).await;
+        let now = passed.load(Ordering::Relaxed);
+        if now == before {
+            return;
+        }
+        before = now;
+    }
+}
+
 /// How a stream was cut off that takes nothing any more.
 fn lost(end: &End, waiter: bool) -> (bool, EndReason) {
     let reason = end.circuit.with(|mux| mux.cut_off(end.stream));
     (waiter, reason.unwrap_or(EndReason::Reset))
 }
 
-/// Passes on what comes from one end, until that ends.
-async fn pass(early: Option<Payload>, from: &End, to: &End) -> Result<(), CutOff> {
+/// Passes on what comes from one end, until that ends, and counts it.
+async fn pass(
+    early: Option<Payload>,
+    from: &End,
+    to: &End,
+    passed: &AtomicU64,
+) -> Result<(), CutOff> {
     let pool = to.circuit.link().pool().clone();
     let mut cells: VecDeque<Payload> = early.into_iter().collect();
     loop {
@@ -149,6 +177,7 @@ async fn pass(early: Option<Payload>, from: &End, to: &End) -> Result<(), CutOff
             return Err(CutOff::To(reason));
         }
         if sent > 0 {
+            passed.fetch_add(sent as u64, Ordering::Relaxed);
             from.circuit
                 .with(|mux| mux.consumed(Instant::now(), from.stream, sent));
         }
@@ -166,5 +195,33 @@ async fn pass(early: Option<Payload>, from: &End, to: &End) -> Result<(), CutOff
             () = from.signals.readable.notified() => {}
             () = to.signals.writable.notified() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pair_is_parted_when_it_has_said_nothing_for_a_while_and_not_before() {
+        let passed = AtomicU64::new(7);
+        let begun = tokio::time::Instant::now();
+        let says = async {
+            for _ in 0..5 {
+                sleep(IDLE - Duration::from_secs(1)).await;
+                passed.fetch_add(1, Ordering::Relaxed);
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = says => {}
+            () = idle(&passed) => {}
+        }
+        let last = (IDLE - Duration::from_secs(1)) * 5;
+        let after = begun.elapsed();
+        assert!(
+            after >= last + IDLE && after <= last + 2 * IDLE,
+            "{after:?}"
+        );
     }
 }
