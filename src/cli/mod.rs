@@ -6,6 +6,7 @@ pub mod demo;
 pub mod dht;
 pub mod doctor;
 pub mod get;
+mod guests;
 pub mod leaktest;
 pub mod log;
 pub mod network;
