@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod dht;
 pub mod error;
+pub mod guests;
 pub mod hidden;
 pub mod hush;
 pub mod jail;

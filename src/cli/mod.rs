@@ -8,6 +8,7 @@ pub mod dht;
 pub mod doctor;
 mod feed;
 pub mod get;
+mod guests;
 pub mod leaktest;
 pub mod log;
 pub mod network;

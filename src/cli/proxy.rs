@@ -1,7 +1,7 @@
 //! `hushswarm proxy`: a SOCKS and HTTP proxy for programs of this computer.
 
-use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -11,17 +11,24 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::connect::{Connected, OverlayArgs};
+use super::dht::DhtArgs;
+use super::guests::{self, Terms, hidden_link};
 use super::progress::json_line;
 use super::relay::Signals;
 use super::reload::on_hangup;
 use super::routes::RoutesArgs;
 use crate::error::{Error, Exit};
-use crate::net::UdpHere;
-use crate::net::os::LocalListener;
+use crate::guests::Doorstep;
+use crate::guests::tracker::Tracker;
+use crate::net::os::{LocalListener, LoopbackDialer};
+use crate::net::{BoxFuture, BoxStream, UdpHere};
 use crate::onion::Chosen;
 use crate::overlay::client::{BuildError, Status};
+use crate::route::Outside;
+use crate::route::gate::Gate;
 use crate::socks::limits::Limits;
 use crate::socks::{Options, Server};
+use crate::torrent::magnet::Magnet;
 
 /// Where programs expect a SOCKS proxy (IANA's port for SOCKS).
 const DEFAULT_LISTEN: &str = "127.0.0.1:1080";
@@ -48,6 +55,15 @@ pub struct Args {
     /// File whose first line is the password that programs must give; nobody else may be able to read it
     #[arg(long, value_name = "FILE", requires = "user")]
     password_file: Option<PathBuf>,
+    /// Let BitTorrent clients that use this proxy be hidden peers: a tracker at this loopback address names hidden peers to them, by
+    /// addresses that this proxy knows, and who announces there is reached as a hidden seed
+    #[arg(long, value_name = "ADDR", value_parser = tracker_at)]
+    tracker: Option<SocketAddr>,
+    /// Magnet link that names hidden seeds: one that any client knows is printed for it. May be repeated
+    #[arg(long, value_name = "LINK", requires = "tracker", value_parser = hidden_link)]
+    magnet: Vec<Magnet>,
+    #[command(flatten)]
+    dht: DhtArgs,
     /// Say what happens as JSON lines on standard output
     #[arg(long)]
     json: bool,
@@ -105,6 +121,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         .iter()
         .map(|place| listen(place, args.public))
         .collect::<Result<Vec<_>, _>>()?;
+    let tracker = args.tracker.map(listen_for_clients).transpose()?;
     // Listened for before anybody is told that the proxy is there.
     let mut signals = Signals::new()?;
     let Connected {
@@ -124,9 +141,30 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let protected = options.password.is_some();
     let gate = loaded.gate(&client, &loaded.tor(&state), Chosen::All);
     let _reloading = on_hangup(Arc::clone(&gate), args.routes.clone(), &loaded)?;
-    let server = Server::new(gate, options);
     let mut serving = JoinSet::new();
     let mut places = Vec::new();
+    let mut outside: Arc<dyn Outside> = Arc::<Gate>::clone(&gate);
+    let tracker = match tracker {
+        Some((listener, at)) => {
+            guests::require(&client)?;
+            let tracker = Tracker::new(at, guests::token(&state)?);
+            // No visitor gets to use the proxy.
+            let ports = listeners.iter().filter_map(|door| door.local_addr().ok()?);
+            let terms = Terms {
+                tracker: tracker.clone(),
+                closed: ports.map(|addr| addr.port()).collect(),
+                dht: &args.dht,
+                loaded: &loaded,
+                tell: Arc::new(move |link| say.guest(link)),
+            };
+            let guests = guests::guests(gate, Arc::new(Here), terms);
+            outside = guests.route(outside);
+            serving.spawn(guests.serve(listener));
+            Some(tracker)
+        }
+        None => None,
+    };
+    let server = Server::new(outside, options);
     for (listener, place) in listeners.into_iter().zip(&args.listen) {
         // The system may have chosen the port.
         let place = match listener.local_addr() {
@@ -138,6 +176,9 @@ pub async fn run(args: Args) -> Result<(), Error> {
         places.push(place);
     }
     say.listening(&places, protected);
+    if let Some(tracker) = tracker {
+        say.tracker(&tracker, &args.magnet);
+    }
     tokio::select! {
         () = follow(client.status(), &say) => {}
         () = signals.stop() => {}
@@ -195,6 +236,36 @@ fn listen(place: &Place, public: bool) -> Result<LocalListener, Error> {
     })
 }
 
+/// Listens for clients that announce; says where, since the system may have chosen the port.
+fn listen_for_clients(at: SocketAddr) -> Result<(LocalListener, SocketAddr), Error> {
+    let opened = LocalListener::loopback(at).and_then(|listener| {
+        let at = listener.local_addr()?.unwrap_or(at);
+        Ok((listener, at))
+    });
+    opened.map_err(|source| {
+        Error::local(format!("can't listen on {at}"))
+            .with_source(source)
+            .with_hint("choose another port with --tracker 127.0.0.1:PORT")
+    })
+}
+
+fn tracker_at(text: &str) -> Result<SocketAddr, String> {
+    let at: Option<SocketAddr> = text.parse().ok();
+    let at = at.filter(|at| at.ip().is_loopback() && (at.port() == 0 || at.port() >= 1024));
+    at.ok_or_else(|| {
+        "a loopback address and a port from 1024 on are needed, as in 127.0.0.1:6969".to_owned()
+    })
+}
+
+/// Ports of this computer, for who visits a guest.
+struct Here;
+
+impl Doorstep for Here {
+    fn connect(&self, from: Ipv4Addr, port: u16) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(LoopbackDialer.connect_from(from, port))
+    }
+}
+
 fn checked_user(user: &str) -> Result<String, Error> {
     if user.is_empty() || user.len() > MAX_TEXT || user.contains([':', '+']) {
         return Err(
@@ -245,6 +316,7 @@ pub(super) fn raise_file_limit() -> u64 {
 
 /// Tells the user what happens: where it listens on standard output and the rest on standard error, or all of it as JSON
 /// lines on standard output.
+#[derive(Clone, Copy)]
 struct Say {
     json: bool,
 }
@@ -265,6 +337,24 @@ impl Say {
 
     fn warn(&self, text: &str) {
         self.event("warning", text, json!({ "text": text }));
+    }
+
+    /// Where clients announce, and links for them. All of it is for this user alone.
+    fn tracker(&self, tracker: &Tracker, links: &[Magnet]) {
+        let url = tracker.url();
+        let links = links.iter().map(|link| tracker.link(link).to_string());
+        if self.json {
+            let links: Vec<String> = links.collect();
+            json_line("tracker", &json!({ "url": url, "magnets": links }));
+            return;
+        }
+        self.line(&format!("tracker for clients of this proxy: {url}"));
+        links.for_each(|link| self.line(&format!("for a client of this proxy: {link}")));
+    }
+
+    fn guest(&self, link: &Magnet) {
+        let text = format!("a hidden peer, whom others reach by {link}");
+        self.event("guest", &text, json!({ "magnet": link.to_string() }));
     }
 
     fn listening(&self, places: &[Place], protected: bool) {

@@ -4,9 +4,12 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use super::connect::OverlayArgs;
+use super::dht::DhtArgs;
+use super::guests::{TRACKER_PORT, hidden_link, port_in_jail};
 use super::routes::RoutesArgs;
 use crate::error::Error;
 use crate::jail::publish::Publish;
+use crate::torrent::magnet::Magnet;
 
 #[cfg(target_os = "linux")]
 mod jailed;
@@ -35,6 +38,19 @@ pub struct Args {
     /// 127.0.0.2:8080:8080; may be repeated
     #[arg(long, value_name = "[ADDR:]PORT[:INSIDE]")]
     publish: Vec<Publish>,
+    /// Let the program's BitTorrent client be a hidden peer: a tracker at 127.0.0.1:PORT inside [default: 6969] names hidden peers to it,
+    /// and who announces there is reached as a hidden seed. HUSHSWARM_TRACKER tells the program its URL, and links that
+    /// name hidden seeds are turned into such as any client knows where they stand among the program's arguments
+    #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true, default_missing_value = TRACKER_PORT, value_parser = port_in_jail)]
+    tracker: Option<u16>,
+    /// Magnet link that names hidden seeds: one that any client knows is printed for it. May be repeated
+    #[arg(long, value_name = "LINK", requires = "tracker", value_parser = hidden_link)]
+    magnet: Vec<Magnet>,
+    /// Let the program reach hidden peers and nothing else, so that no public tracker, peer or DHT node hears of its torrents
+    #[arg(long, requires = "tracker")]
+    hidden_only: bool,
+    #[command(flatten)]
+    dht: DhtArgs,
     #[command(flatten)]
     routes: RoutesArgs,
     #[command(flatten)]

@@ -15,6 +15,8 @@ pub struct Inside {
     pub socks: LocalListener,
     /// 127.0.0.1:53 inside: the resolver.
     pub dns: LocalUdp,
+    /// The port of 127.0.0.1 inside that was asked for.
+    pub asked: Option<LocalListener>,
     /// What programs send elsewhere; `None` where the kernel can't catch it (no nf_tables): then it goes nowhere.
     pub caught: Option<Caught>,
     /// Makes more sockets inside.

@@ -1,7 +1,7 @@
 //! What the outer side and the jail's inner stages say to each other over their channel.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::de::DeserializeOwned;
@@ -91,6 +91,8 @@ pub(super) enum Outward {
         catch: bool,
         /// Wait for every process that the program leaves behind.
         linger: bool,
+        /// Listen at this port of 127.0.0.1 too: one more door, after the resolver.
+        listen: Option<u16>,
     },
     /// Start the program: its doors are being served.
     Start,
@@ -98,6 +100,8 @@ pub(super) enum Outward {
     Udp(SocketAddr),
     /// Connect to this port of loopback.
     Connect(u16),
+    /// The same, from this loopback address.
+    ConnectFrom(Ipv4Addr, u16),
     /// Pass this signal on to the program.
     Signal(i32),
 }

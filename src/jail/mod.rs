@@ -23,7 +23,7 @@ pub mod names;
 #[cfg(target_os = "linux")]
 pub mod netlink;
 #[cfg(target_os = "linux")]
-mod network;
+pub mod network;
 #[cfg(target_os = "linux")]
 mod outer;
 pub mod publish;

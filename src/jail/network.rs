@@ -9,11 +9,11 @@ use super::netlink::{self, Card, Interface};
 use crate::net::os::jail::{Kernel, listen, raw_replies, udp, udp_catcher};
 
 /// Where SOCKS and HTTP are spoken inside.
-pub(super) const SOCKS_PORT: u16 = 1080;
+pub const SOCKS_PORT: u16 = 1080;
 /// Where names are looked up inside.
 const DNS_PORT: u16 = 53;
 /// Where the packet filter hands what it caught. Nobody connects there by name.
-const CAUGHT_PORT: u16 = 1081;
+pub const CAUGHT_PORT: u16 = 1081;
 
 /// Puts `lo` up, and the jail's own addresses on an interface that looks like a network card; on `lo` where the kernel has
 /// no such. IPv6 may be missing.
@@ -42,15 +42,17 @@ pub(super) fn addresses() -> io::Result<Interface> {
     Ok(interface)
 }
 
-/// The doors that are always there: SOCKS, then the resolver.
+/// The doors that are always there: SOCKS, then the resolver; and then one at the port that was asked for.
 ///
 /// # Errors
 /// As the system says.
-pub(super) fn doors() -> io::Result<Vec<OwnedFd>> {
-    Ok(vec![
-        listen((Ipv4Addr::LOCALHOST, SOCKS_PORT).into(), false)?,
-        udp((Ipv4Addr::LOCALHOST, DNS_PORT).into())?,
-    ])
+pub(super) fn doors(asked: Option<u16>) -> io::Result<Vec<OwnedFd>> {
+    let here = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut doors = vec![listen(here(SOCKS_PORT), false)?, udp(here(DNS_PORT))?];
+    if let Some(port) = asked {
+        doors.push(listen(here(port), false)?);
+    }
+    Ok(doors)
 }
 
 /// Catches everything that is sent to an address: pushes the doors for it, and says which they are. Listens before the rules

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Stdio;
 
@@ -34,6 +34,8 @@ pub struct Config {
     pub catch: bool,
     /// Wait for every process that the program leaves behind, instead of ending them with it.
     pub linger: bool,
+    /// A port of 127.0.0.1 inside to listen at, for something that is served out here.
+    pub listen: Option<u16>,
 }
 
 /// A jail that stands. Dropping it ends everything inside.
@@ -70,6 +72,7 @@ impl Jail {
         let build = Outward::Build {
             catch: config.catch,
             linger: config.linger,
+            listen: config.listen,
         };
         ours.send(&encode(&build)?, &borrowed(&config.standard))?;
         drop(config.standard);
@@ -97,6 +100,10 @@ impl Jail {
         let (tell_ended, ended) = oneshot::channel();
         let socks = LocalListener::handed(next()?)?;
         let dns = LocalUdp::handed(next()?)?;
+        let listener = match config.listen {
+            Some(_) => Some(LocalListener::handed(next()?)?),
+            None => None,
+        };
         let caught = if which.caught4 {
             let replies = RawReplies::handed(next()?, next()?)?;
             let (tcp4, udp4) = (LocalListener::handed(next()?)?, next()?);
@@ -120,6 +127,7 @@ impl Jail {
             inside: Inside {
                 socks,
                 dns,
+                asked: listener,
                 caught,
                 warden: Warden { requests },
             },
@@ -262,6 +270,17 @@ impl Warden {
     /// Nobody listens there (`ConnectionRefused`), or the jail is gone.
     pub async fn connect(&self, port: u16) -> io::Result<BoxStream> {
         connected(self.make(Outward::Connect(port)).await?).await
+    }
+
+    /// A connection to a port of 127.0.0.1 (or else of the jail's own IPv4 address) inside the jail, from a loopback address.
+    ///
+    /// # Errors
+    /// Nobody listens there (`ConnectionRefused`), the address is not loopback (`InvalidInput`), or the jail is gone.
+    pub async fn connect_from(&self, from: Ipv4Addr, port: u16) -> io::Result<BoxStream> {
+        if !from.is_loopback() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        connected(self.make(Outward::ConnectFrom(from, port)).await?).await
     }
 
     /// Passes a signal on to the program, unless it had it as one of our process group.

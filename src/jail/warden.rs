@@ -16,10 +16,11 @@ use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::message::{Doors, Ended, Inward, Outward, Step, borrowed, decode, encode};
+use super::netlink::OWN4;
 use super::signals::Came;
 use super::stages::{self, FAILED};
 use super::{mounts, network, signals};
-use crate::net::os::jail::{Channel, connect_here, udp};
+use crate::net::os::jail::{Channel, connect_from, connect_here, udp};
 
 /// Name of every jail's computer.
 const HOST_NAME: &[u8] = b"localhost";
@@ -61,7 +62,11 @@ struct Warden<'a> {
 fn begin<'a>(channel: &'a Channel, program: &[OsString]) -> Result<Warden<'a>, Failure> {
     let signals = signals::of_warden().map_err(failed(Step::Warden))?;
     let message = channel.receive().map_err(failed(Step::Warden))?;
-    let Outward::Build { catch, linger } = decode(&message.bytes).map_err(failed(Step::Warden))?
+    let Outward::Build {
+        catch,
+        linger,
+        listen,
+    } = decode(&message.bytes).map_err(failed(Step::Warden))?
     else {
         return Err(failed(Step::Warden)(io::ErrorKind::InvalidData.into()));
     };
@@ -69,7 +74,7 @@ fn begin<'a>(channel: &'a Channel, program: &[OsString]) -> Result<Warden<'a>, F
         return Err(failed(Step::Warden)(io::ErrorKind::InvalidData.into()));
     }
     let terminal = terminal(&message.descriptors);
-    build(channel, catch, terminal)?;
+    build(channel, catch, listen, terminal)?;
     match decode(&channel.receive().map_err(failed(Step::Warden))?.bytes) {
         Ok(Outward::Start) => {}
         _ => return Err(failed(Step::Warden)(io::ErrorKind::BrokenPipe.into())),
@@ -96,9 +101,14 @@ fn terminal(descriptors: &[OwnedFd]) -> Option<PathBuf> {
 }
 
 /// Builds the inside and hands its doors out.
-fn build(channel: &Channel, catch: bool, terminal: Option<PathBuf>) -> Result<(), Failure> {
+fn build(
+    channel: &Channel,
+    catch: bool,
+    listen: Option<u16>,
+    terminal: Option<PathBuf>,
+) -> Result<(), Failure> {
     let interface = network::addresses().map_err(failed(Step::Network))?;
-    let mut doors = network::doors().map_err(failed(Step::Doors))?;
+    let mut doors = network::doors(listen).map_err(failed(Step::Doors))?;
     let which = if catch {
         // Without it, what is sent to addresses has nowhere to go; the user is told.
         network::catch(&mut doors, interface).unwrap_or_default()
@@ -207,6 +217,7 @@ impl Warden<'_> {
         let made = match request {
             Outward::Udp(addr) => udp(addr),
             Outward::Connect(port) => connect_here(port),
+            Outward::ConnectFrom(from, port) => connect_from(from, OWN4, port),
             Outward::Signal(number) => return self.pass(number),
             // Once only.
             Outward::Build { .. } | Outward::Start => return Ok(()),

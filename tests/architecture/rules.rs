@@ -77,6 +77,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "onion", "redact",
         ],
     ),
+    // Foreign clients as hidden peers. It is given the tracker's listener and a way to the clients' ports; it can't dial.
+    (
+        "guests",
+        &[
+            "hidden", "dht", "torrent", "route", "net", "bencode", "circuits", "error", "hush",
+        ],
+    ),
     (
         "jail",
         &[

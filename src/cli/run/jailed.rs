@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! SOCKS, HTTP ─┐
-//! caught TCP  ─┼─► Renamed (virtual addresses back to names) ─► Gate (policy) ─► CircuitRoute
+//! caught TCP  ─┼─► (Guests: virtual addresses of hidden peers) ─► Renamed (virtual addresses back to names) ─► Gate (policy) ─► CircuitRoute
 //! caught UDP  ─┤
 //! questions   ─┘   published ports lead the other way, from loopback outside to loopback inside
 //! ```
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use hushswarm_circuits::isolation::Isolation;
@@ -17,21 +18,26 @@ use tokio::task::JoinSet;
 
 use super::Args;
 use crate::cli::connect::Connected;
+use crate::cli::guests::{self, Terms};
 use crate::cli::proxy::raise_file_limit;
 use crate::error::Error;
+use crate::guests::tracker::Tracker;
+use crate::guests::{Doorstep, Guests};
 use crate::jail::caught::Catcher;
 use crate::jail::dns::Resolver;
 use crate::jail::names::SharedNames;
 use crate::jail::netlink::{OWN4, OWN6};
+use crate::jail::network::{CAUGHT_PORT, SOCKS_PORT};
 use crate::jail::publish::{Publish, publish};
 use crate::jail::renamed::Renamed;
 use crate::jail::signals::{self, Came};
 use crate::jail::{Caught, Config, Ended, Inside, Jail, Warden, environment, standard};
-use crate::net::UdpDoors;
 use crate::net::os::{CaughtUdp, LocalListener};
+use crate::net::{BoxFuture, BoxStream, UdpDoors};
 use crate::onion::Chosen;
 use crate::overlay::client::Status;
-use crate::route::Outside;
+use crate::route::gate::Gate;
+use crate::route::{Nowhere, Outside};
 use crate::socks;
 use crate::socks::limits::Limits;
 
@@ -69,12 +75,30 @@ async fn with_circuits(args: Args) -> Result<u8, Error> {
             .with_source(error)
             .with_hint("use a file, a pipe or a terminal")
     })?;
+    let gate = loaded.gate(&client, &loaded.tor(&state), Chosen::All);
+    let mut environment = environment::inside(std::env::vars_os());
+    let mut program = args.program;
+    let tracker = match args.tracker {
+        Some(port) => {
+            guests::require(&client)?;
+            let tracker = Tracker::new((Ipv4Addr::LOCALHOST, port).into(), guests::token(&state)?);
+            say(&format!("the program's tracker: {}", tracker.url()));
+            for link in &args.magnet {
+                say(&format!("for the program: {}", tracker.link(link)));
+            }
+            program = guests::arguments(program, |link| tracker.link(link));
+            environment.push((guests::VARIABLE.into(), tracker.url().into()));
+            Some(tracker)
+        }
+        None => None,
+    };
     let config = Config {
-        program: args.program,
-        environment: environment::inside(std::env::vars_os()),
+        program,
+        environment,
         standard,
         catch: !args.no_catch,
         linger: args.linger,
+        listen: args.tracker,
     };
     let jail = tokio::select! {
         jail = Jail::build(config) => jail?,
@@ -95,8 +119,24 @@ async fn with_circuits(args: Args) -> Result<u8, Error> {
         let warden = Arc::new(warden.clone());
         serving.spawn(publish(listener, warden, port));
     }
-    let gate = loaded.gate(&client, &loaded.tor(&state), Chosen::All);
-    serve(inside, gate, files, &mut serving)?;
+    let guests = tracker.map(|tracker| {
+        let outside: Arc<dyn Outside> = Arc::<Gate>::clone(&gate);
+        let doorstep = Arc::new(Inner(inside.warden.clone()));
+        let terms = Terms {
+            tracker,
+            closed: vec![SOCKS_PORT, CAUGHT_PORT],
+            dht: &args.dht,
+            loaded: &loaded,
+            tell: Arc::new(|link| say(&format!("a hidden peer, whom others reach by {link}"))),
+        };
+        guests::guests(outside, doorstep, terms)
+    });
+    let outside: Arc<dyn Outside> = if args.hidden_only {
+        Arc::new(Nowhere)
+    } else {
+        gate
+    };
+    serve(inside, outside, guests, files, &mut serving)?;
     serving.spawn(complain(client.status()));
     let (how, others) = follow(&mut running, &mut signals, &warden).await?;
     if others {
@@ -111,6 +151,15 @@ async fn with_circuits(args: Args) -> Result<u8, Error> {
     Ok(how.code())
 }
 
+/// Ports inside, for who visits a guest.
+struct Inner(Warden);
+
+impl Doorstep for Inner {
+    fn connect(&self, from: Ipv4Addr, port: u16) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(self.0.connect_from(from, port))
+    }
+}
+
 fn listen(publish: Publish) -> Result<LocalListener, Error> {
     LocalListener::loopback(publish.outside).map_err(|error| {
         Error::local(format!("can't publish on port {}", publish.outside.port()))
@@ -123,17 +172,23 @@ fn listen(publish: Publish) -> Result<LocalListener, Error> {
 fn serve(
     inside: Inside,
     outside: Arc<dyn Outside>,
+    guests: Option<Arc<Guests>>,
     files: u64,
     serving: &mut JoinSet<()>,
 ) -> Result<(), Error> {
     let Inside {
         socks: listener,
         dns,
+        asked,
         caught,
         warden,
     } = inside;
     let names = SharedNames::default();
-    let outside: Arc<dyn Outside> = Arc::new(Renamed::new(outside, names.clone()));
+    let mut outside: Arc<dyn Outside> = Arc::new(Renamed::new(outside, names.clone()));
+    if let (Some(guests), Some(listener)) = (guests, asked) {
+        outside = guests.route(outside);
+        serving.spawn(guests.serve(listener));
+    }
     let isolation = Isolation::new("run", b"caught", 0);
     let resolver = Resolver::new(names, HOST_NAME.to_owned(), Arc::clone(&outside), isolation);
     serving.spawn(Arc::clone(&resolver).serve(dns));

@@ -22,7 +22,7 @@ use crate::net::BoxStream;
 /// Longest message of the channel, bytes: a request, or a sentence about a failure.
 pub const MAX_MESSAGE: usize = 4096;
 /// Most descriptors in one message: all doors of a jail at once.
-pub const MAX_DESCRIPTORS: usize = 8;
+pub const MAX_DESCRIPTORS: usize = 9;
 /// Longest answer of the kernel, bytes: an acknowledgement repeats the request.
 const MAX_ANSWER: usize = 32 * 1024;
 /// How long a connection into the jail may take: it is this machine, but the program may be busy.
@@ -325,6 +325,25 @@ pub fn connect_here(port: u16) -> io::Result<OwnedFd> {
     };
     begin((Ipv4Addr::LOCALHOST, port).into())
         .or_else(|error| begin((Ipv6Addr::LOCALHOST, port).into()).map_err(|_| error))
+}
+
+/// Begins a connection to a port of 127.0.0.1 in this namespace, or else of `other`, a further address of its own: some programs
+/// listen there alone. It comes from `from`.
+///
+/// # Errors
+/// Nobody listens there, or as the system says.
+pub fn connect_from(from: Ipv4Addr, other: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
+    let begin = |ip: Ipv4Addr| {
+        let addr = SocketAddr::from((ip, port));
+        let socket = socket(addr, Type::STREAM, Protocol::TCP)?;
+        socket.bind(&SocketAddr::from((from, 0)).into())?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&addr.into()) {
+            Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => Err(error),
+            _ => Ok(socket.into()),
+        }
+    };
+    begin(Ipv4Addr::LOCALHOST).or_else(|error| begin(other).map_err(|_| error))
 }
 
 /// Waits until a connection that [`connect_here`] began is there.

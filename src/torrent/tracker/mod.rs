@@ -5,6 +5,7 @@
 pub mod announce;
 mod endpoint;
 pub mod http;
+pub mod query;
 pub mod server;
 pub mod tiers;
 pub mod udp;

@@ -9,18 +9,14 @@ use std::time::{Duration, Instant};
 
 use super::super::gossip::OnionPeer;
 use super::announce::NO_PORT;
+use super::query::{Announce, Head, response};
+pub use super::query::{MAX_HEAD, MAX_NUMWANT};
 use crate::bencode;
 
-/// Longest request head, bytes: what to read at most before [`Tracker::handle`].
-pub const MAX_HEAD: usize = 8 << 10;
 /// Most torrents.
 pub const MAX_SWARMS: usize = 1024;
 /// Most peers of a torrent.
 pub const MAX_SWARM_PEERS: usize = 1000;
-/// Most peers in an answer: those beyond come with the next announce.
-pub const MAX_NUMWANT: usize = 100;
-/// Peers in an answer where the client does not say.
-const DEFAULT_NUMWANT: usize = 50;
 /// Most requests remembered; the oldest go first.
 pub const MAX_SEEN: usize = 4096;
 
@@ -84,17 +80,6 @@ enum Refusal {
     Http(&'static str),
     /// A tracker error (BEP 3), which clients show.
     Reason(&'static str),
-}
-
-/// An announce as it stands in a query string.
-struct Announce {
-    hash: [u8; 20],
-    peer_id: [u8; 20],
-    port: u16,
-    is_seed: bool,
-    stopped: bool,
-    numwant: usize,
-    onion: Option<OnionPeer>,
 }
 
 impl Tracker {
@@ -277,99 +262,11 @@ fn put_listed(out: &mut Vec<u8>, at: &At) {
 
 /// The query string of a request for `/announce`.
 fn announce_query(head: &[u8]) -> Result<&str, Refusal> {
-    let bad = Refusal::Http("400 Bad Request");
-    if head.len() > MAX_HEAD {
-        return Err(Refusal::Http("431 Request Header Fields Too Large"));
-    }
-    let Ok(head) = std::str::from_utf8(head) else {
-        return Err(bad);
-    };
-    let mut lines = head.split("\r\n");
-    let mut words = lines.next().unwrap_or_default().split(' ');
-    let (Some(method), Some(path), Some("HTTP/1.1" | "HTTP/1.0"), None) =
-        (words.next(), words.next(), words.next(), words.next())
-    else {
-        return Err(bad);
-    };
-    // A browser says where its request comes from; no BitTorrent client does (L50).
-    let from_browser = |line: &str| {
-        let name = line.split(':').next().unwrap_or_default();
-        name.eq_ignore_ascii_case("origin") || name.to_ascii_lowercase().starts_with("sec-fetch-")
-    };
-    if lines.any(from_browser) {
-        return Err(Refusal::Http("403 Forbidden"));
-    }
-    if method != "GET" {
-        return Err(Refusal::Http("405 Method Not Allowed"));
-    }
-    match path.split_once('?') {
-        Some(("/announce", query)) => Ok(query),
-        _ if path == "/announce" => Ok(""),
+    let head = Head::parse(head).map_err(Refusal::Http)?;
+    match head.path {
+        "/announce" => Ok(head.query),
         _ => Err(Refusal::Http("404 Not Found")),
     }
-}
-
-impl Announce {
-    fn parse(query: &str) -> Result<Self, &'static str> {
-        let (mut hash, mut peer_id, mut port, mut name) = (None, None, None, None);
-        let (mut is_seed, mut stopped, mut numwant) = (false, false, DEFAULT_NUMWANT);
-        for parameter in query.split('&') {
-            let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            match key {
-                "info_hash" => hash = percent_decode_20(value),
-                "peer_id" => peer_id = percent_decode_20(value),
-                "port" => port = value.parse::<u16>().ok(),
-                "ip" => name = Some(value),
-                "left" => is_seed = value == "0",
-                "event" => stopped = value == "stopped",
-                // libtorrent says -1 for "as many as you like".
-                "numwant" => {
-                    numwant = value
-                        .parse::<usize>()
-                        .map_or(DEFAULT_NUMWANT, |n| n.min(MAX_NUMWANT));
-                }
-                _ => {}
-            }
-        }
-        let onion = name.and_then(|name| OnionPeer::parse(name, port?));
-        Ok(Self {
-            onion,
-            hash: hash.ok_or("info_hash is missing or not 20 bytes")?,
-            peer_id: peer_id.ok_or("peer_id is missing or not 20 bytes")?,
-            port: port.ok_or("port is missing or not a port")?,
-            is_seed,
-            stopped,
-            numwant,
-        })
-    }
-}
-
-/// Reads exactly 20 bytes.
-fn percent_decode_20(text: &str) -> Option<[u8; 20]> {
-    let mut out = [0; 20];
-    let mut bytes = text.bytes();
-    for slot in &mut out {
-        *slot = match bytes.next()? {
-            b'%' => {
-                let mut digit = || char::from(bytes.next()?).to_digit(16);
-                let (high, low) = (digit()?, digit()?);
-                // Both are below 16.
-                (high * 16 + low) as u8
-            }
-            other => other,
-        };
-    }
-    bytes.next().is_none().then_some(out)
-}
-
-fn response(status: &str, body: &[u8]) -> Vec<u8> {
-    let mut out = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    )
-    .into_bytes();
-    out.extend_from_slice(body);
-    out
 }
 
 #[cfg(test)]

@@ -1,0 +1,209 @@
+//! What `run` and `proxy` have in common about guests: the tracker's token, links for clients, and what the user is told.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use super::dht::DhtArgs;
+use super::routes::Loaded;
+use crate::error::{Error, Exit};
+use crate::guests::tracker::{Token, Tracker};
+use crate::guests::{Doorstep, Guests, Options, Tell};
+use crate::route::Outside;
+use crate::state::StateDir;
+use crate::torrent::magnet::Magnet;
+
+/// Port of the tracker where none is named: the one that trackers have.
+pub(super) const TRACKER_PORT: &str = "6969";
+/// Tells a program in a jail where to announce.
+pub(super) const VARIABLE: &str = "HUSHSWARM_TRACKER";
+/// The token's file. It is kept, so that the torrents of a client find the tracker again after a restart.
+const TOKEN_FILE: &str = "tracker-token";
+
+/// The token of this state folder; it is made at the first time.
+///
+/// # Errors
+/// The file was open to others, or the disk.
+pub(super) fn token(state: &StateDir) -> Result<Token, Error> {
+    if let Some(kept) = state.read_secret(TOKEN_FILE)?
+        && let Ok(random) = kept.as_slice().try_into()
+    {
+        return Ok(Token::new(random));
+    }
+    let random: [u8; 16] = rand::random();
+    state.write_secret(TOKEN_FILE, &random)?;
+    Ok(Token::new(random))
+}
+
+/// What guests need besides the ways in and out.
+pub(super) struct Terms<'a> {
+    /// The tracker.
+    pub tracker: Tracker,
+    /// Ports that no visitor is led to.
+    pub closed: Vec<u16>,
+    /// Whether and how the DHT is asked.
+    pub dht: &'a DhtArgs,
+    /// The user's rules.
+    pub loaded: &'a Loaded,
+    /// What the user is told.
+    pub tell: Tell,
+}
+
+/// Serves guests by these ways.
+pub(super) fn guests(
+    outside: Arc<dyn Outside>,
+    doorstep: Arc<dyn Doorstep>,
+    terms: Terms<'_>,
+) -> Arc<Guests> {
+    let dht = terms.dht.finder(terms.loaded, Arc::clone(&outside));
+    Guests::new(Options {
+        outside,
+        doorstep,
+        dht,
+        tracker: terms.tracker,
+        closed: terms.closed,
+        tell: terms.tell,
+    })
+}
+
+/// Reads a link that is to be turned into one for clients.
+///
+/// # Errors
+/// It is none, or names no hidden seed.
+pub(super) fn hidden_link(text: &str) -> Result<Magnet, String> {
+    let magnet = Magnet::parse(text).map_err(|error| error.to_string())?;
+    if magnet.seeds.is_empty() {
+        return Err(
+            "the link names no hidden seed (x.hush): give it to the program as it is".to_owned(),
+        );
+    }
+    Ok(magnet)
+}
+
+/// The arguments of a program, with links that name hidden seeds turned into such as the program can use.
+pub(super) fn arguments(
+    arguments: Vec<OsString>,
+    turn: impl Fn(&Magnet) -> Magnet,
+) -> Vec<OsString> {
+    let turned = |argument: OsString| {
+        let link = argument.to_str().and_then(|text| hidden_link(text).ok());
+        link.map_or(argument, |link| turn(&link).to_string().into())
+    };
+    arguments.into_iter().map(turned).collect()
+}
+
+/// A port that the tracker may have.
+///
+/// # Errors
+/// It is none, or one that is taken by the system's services or by hushswarm.
+pub(super) fn port(text: &str) -> Result<u16, String> {
+    let port = text.parse().ok().filter(|port| *port >= 1024);
+    port.ok_or_else(|| "a port is needed, from 1024 on".to_owned())
+}
+
+/// The same for a port in a jail.
+#[cfg(target_os = "linux")]
+pub(super) fn port_in_jail(text: &str) -> Result<u16, String> {
+    use crate::jail::network::{CAUGHT_PORT, SOCKS_PORT};
+    match port(text)? {
+        SOCKS_PORT | CAUGHT_PORT => Err("this port is taken inside: choose another one".to_owned()),
+        port => Ok(port),
+    }
+}
+#[cfg(not(target_os = "linux"))]
+pub(super) use port as port_in_jail;
+
+/// There must be relays that introduce.
+///
+/// # Errors
+/// None does.
+pub(super) fn require(client: &crate::overlay::client::Client) -> Result<(), Error> {
+    if super::rendezvous::is_possible(client) {
+        return Ok(());
+    }
+    let what = "no relay of this network introduces hidden peers, so the tracker would name nobody";
+    Err(Error::new(crate::error::Kind::Policy, what)
+        .with_exit(Exit::NoNetwork)
+        .with_hint(
+            "ask its operators to set \"introduce = true\" in relay.toml, or go without --tracker",
+        ))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use hushswarm_circuits::keys::RelayId;
+    use hushswarm_circuits::rendezvous::{Contact, IntroductionId, Point};
+
+    use super::*;
+
+    #[test]
+    fn the_token_is_kept_and_of_each_state_folder_its_own() {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [one, other] = folders
+            .each_ref()
+            .map(|dir| StateDir::open(dir.path().join("state")).unwrap());
+        let first = token(&one).unwrap();
+        assert_eq!(token(&one).unwrap(), first);
+        assert_ne!(token(&other).unwrap(), first);
+        assert_eq!(format!("{first:?}"), "[token]");
+    }
+
+    #[test]
+    fn links_to_hidden_seeds_are_turned_and_other_arguments_stay() {
+        let point = Point {
+            relay: RelayId([1; 32]),
+            introduction: IntroductionId([2; 32]),
+        };
+        let hidden = Magnet {
+            hash: crate::torrent::infohash::InfoHash([7; 20]),
+            name: Some("a name".to_owned()),
+            trackers: vec!["http://t.example/announce".to_owned()],
+            peers: Vec::new(),
+            seeds: vec![Contact::new([3; 32], vec![point]).unwrap()],
+            select: None,
+        };
+        let public = Magnet {
+            seeds: Vec::new(),
+            ..hidden.clone()
+        };
+        let given = [
+            "aria2c".to_owned(),
+            "--dir=/x".to_owned(),
+            public.to_string(),
+            hidden.to_string(),
+        ];
+        let turned = arguments(given.clone().map(OsString::from).to_vec(), |magnet| {
+            Magnet {
+                seeds: Vec::new(),
+                trackers: vec!["http://127.0.0.1:1/announce".to_owned()],
+                ..magnet.clone()
+            }
+        });
+        assert_eq!(
+            turned[..3],
+            given[..3].iter().map(OsString::from).collect::<Vec<_>>()
+        );
+        let text = turned[3].to_str().unwrap();
+        assert!(
+            !text.contains("x.hush") && !text.contains("t.example"),
+            "{text}"
+        );
+        assert!(
+            text.contains("&dn=a%20name&tr=http%3A%2F%2F127.0.0.1"),
+            "{text}"
+        );
+        assert!(hidden_link(&public.to_string()).is_err());
+    }
+
+    #[test]
+    fn ports_of_services_are_not_taken() {
+        for wrong in ["", "0", "80", "1023", "65536", "x"] {
+            assert!(port(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(port("6969"), Ok(6969));
+        #[cfg(target_os = "linux")]
+        for taken in ["1080", "1081"] {
+            assert!(port_in_jail(taken).is_err() && port(taken).is_ok());
+        }
+    }
+}
