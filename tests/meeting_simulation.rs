@@ -206,7 +206,7 @@ impl Net {
                 }
                 At::Any { but } => loop {
                     let relay = state.rng.random_range(0..RELAYS);
-                    if but != Some(id(relay)) {
+                    if !but.contains(&id(relay)) {
                         break Some(relay);
                     }
                 },

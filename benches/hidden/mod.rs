@@ -51,7 +51,10 @@ pub(crate) async fn bench(mib: u64, rounds: u64) {
         secret: secret.clone(),
         swarm: swarm.clone(),
     };
-    let standing = reception.stand(At::Any { but: None }, keys).await.unwrap();
+    let standing = reception
+        .stand(At::Any { but: Vec::new() }, keys)
+        .await
+        .unwrap();
     let seed = Seed {
         key: secret.public(),
         introduction: standing.introduction(),

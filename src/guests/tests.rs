@@ -64,7 +64,7 @@ impl Outside for Counting {
     ) -> BoxFuture<'a, Result<Met, RouteError>> {
         // Who visits this peer waits anywhere but at its introduction point. Guests that look for introduction points go there too.
         let but = RelayId([1; 32]);
-        if at == (At::Any { but: Some(but) }) {
+        if at == (At::Any { but: vec![but] }) {
             self.visits.fetch_add(1, Ordering::Relaxed);
         }
         Box::pin(async { Err(RouteError::Refused) })
