@@ -312,7 +312,8 @@ impl Meetings {
     /// # Errors
     /// Nobody would be found: tell the user.
     pub(super) fn look_in(&mut self, dht: Option<Arc<Dht>>, client: &Client) -> Result<(), Error> {
-        self.dht = dht.filter(|_| self.only && !self.private);
+        // Closed seeds stand in none, and who else writes there was not let in.
+        self.dht = dht.filter(|_| self.only && !self.private && !self.closed);
         if self.named || !self.only {
             return Ok(());
         }
