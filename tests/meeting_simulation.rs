@@ -606,4 +606,9 @@ async fn relays_that_lie_replay_flood_or_drop_keep_no_visitor_from_the_seed() {
     assert_eq!(introduced.len(), INTRODUCES.len() + 1, "{introduced:?}");
     assert_eq!(met.len(), MEETS.len() + 1, "{met:?}");
     assert!(first < all, "nothing was ever in anybody's way");
+    // Half of the relays are bad. If a call tried one point alone, half of the first calls would lead there.
+    assert!(
+        first * 100 > all * 65,
+        "{first} of {all} by their first call"
+    );
 }

@@ -101,11 +101,12 @@ pub(crate) async fn bench(mib: u64, rounds: u64) {
             hidden.push(by_meeting.await);
             ratios.push(hidden.last().unwrap().mb_per_s / exit.last().unwrap().mb_per_s);
         }
-        row(&format!("exit, {streams} streams"), &exit);
-        row(&format!("hidden, {streams} streams"), &hidden);
+        let base = row(&format!("exit, {streams} streams"), &exit);
+        let cost = row(&format!("hidden, {streams} streams"), &hidden);
         println!(
-            "hidden beside exit, pairs of one round: {:.2} of the pace; a meeting takes {:.1} ms",
+            "hidden beside exit, pairs of one round: {:.2} of the pace, {:.2} x the processor time; a meeting takes {:.1} ms",
             median(ratios),
+            cost / base,
             median(meetings)
         );
     }
