@@ -20,6 +20,7 @@ use support::capture::Capture;
 use support::clients::{Place, QBittorrent, Torrent, aria2_get, installed};
 use support::network::Network;
 use support::process::Process;
+use support::settings::documented;
 use support::world::{Host, World};
 use support::{PATIENCE, hash_file, write_noise};
 use tempfile::TempDir;
@@ -162,12 +163,18 @@ impl Scene {
         let folder = self.content();
         let mut client = QBittorrent::start(&place, "", &folder, 8080);
         let tracker = said(&mut client.process, "the program's tracker: ");
-        let file = self.dir.path().join("t.torrent");
-        Torrent::make(&folder.join(NAME), &file, &[&tracker], 256 << 10);
+        let file = self.torrent(&tracker);
         client.add(file.to_str().unwrap());
         client.wait_done();
         let link = said(&mut client.process, REACHED);
         (client, link)
+    }
+
+    /// The torrent of what is there, with this tracker.
+    fn torrent(&self, tracker: &str) -> PathBuf {
+        let file = self.dir.path().join("t.torrent");
+        Torrent::make(&self.content().join(NAME), &file, &[tracker], 256 << 10);
+        file
     }
 
     fn assert_arrived(&self, out: &Path) {
@@ -254,5 +261,31 @@ fn qbittorrent_gets_what_another_has_and_both_are_hidden() {
     client.add(&link);
     client.wait_done();
     scene.assert_arrived(out.path());
+    scene.assert_silent(captures);
+}
+
+#[test]
+fn qbittorrent_that_uses_the_proxy_gets_what_a_hidden_seed_has() {
+    let (true, Some(scene)) = (installed("qbittorrent-nox"), Scene::new()) else {
+        return;
+    };
+    let captures = scene.captures();
+    let (_seed, link) = scene.seed();
+    let mut command = scene.client.command(PROGRAM);
+    command
+        .args(["proxy", "--json", "--tracker", "127.0.0.1:6969"])
+        .args(["--magnet", &link])
+        .args(scene.overlay("get"));
+    let mut proxy = Process::spawn("proxy", command);
+    let tracker = proxy.wait_for_event(PATIENCE, "tracker");
+    let out = TempDir::new().unwrap();
+    let place = Place::on(&scene.client);
+    let settings = documented("qbittorrent", "proxy");
+    let mut client = QBittorrent::start(&place, &settings, out.path(), 8080);
+    client.add(tracker["magnets"][0].as_str().unwrap());
+    client.wait_done();
+    scene.assert_arrived(out.path());
+    // With its peers behind a proxy it listens nowhere, and says so.
+    assert!(proxy.events("guest").is_empty(), "docs/clients.md says so");
     scene.assert_silent(captures);
 }

@@ -3,11 +3,12 @@
 //! A target asserts what must hold for any input, beyond not panicking: what decodes encodes to the same bytes, what
 //! was changed on the way does not open. `tests/fuzz_corpus.rs` of the package runs them over the committed corpus.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hushswarm::config::{NetworkFile, RelayConfig};
+use hushswarm::guests::tracker as guests;
 use hushswarm::hush::SeedKey;
 use hushswarm::torrent::extension::{Exchange as Tells, MetadataMessage, PeerExtensions};
 use hushswarm::torrent::gossip::{
@@ -77,6 +78,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("extension", extension),
     ("feed", feed),
     ("frame_header", frame_header),
+    ("guest_tracker", guest_tracker),
     ("hidden_item", hidden_item),
     ("hop_handshake", hop_handshake),
     ("http_proxy", http_proxy),
@@ -775,6 +777,33 @@ pub fn udp_tracker(input: &[u8]) {
                 return;
             }
         }
+    }
+}
+
+/// Requests to the tracker that names hidden peers to clients of this computer.
+pub fn guest_tracker(input: &[u8]) {
+    let at = SocketAddr::from(([127, 0, 0, 1], 6969));
+    // In base64url, 22 times "A".
+    let tracker = guests::Tracker::new(at, guests::Token::new([0; 16]));
+    let peers = [Ipv6Addr::from(0xfd << 120 | 7)];
+    for head in input.split(|byte| *byte == 0) {
+        let answer = match tracker.read(&[1080], head) {
+            Err(response) => response,
+            Ok(guests::Asked::Announce(announce, seeds)) => {
+                assert!(seeds.len() <= guests::MAX_SEEDS && announce.port != 1080);
+                let response = guests::announced(&announce, &peers, seeds.len());
+                let at = response.windows(4).position(|end| end == b"\r\n\r\n");
+                let body = &response[at.map_or(0, |at| at + 4)..];
+                let said = AnnounceResponse::parse(body).map(|said| said.peers.len());
+                assert_eq!(said.ok(), Some(1));
+                response
+            }
+            Ok(guests::Asked::Scrape(torrents)) => {
+                let counts: Vec<_> = torrents.into_iter().map(|hash| (hash, 1)).collect();
+                guests::counted(&counts)
+            }
+        };
+        assert!(answer.starts_with(b"HTTP/1.1 "));
     }
 }
 

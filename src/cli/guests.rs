@@ -16,21 +16,23 @@ use crate::torrent::magnet::Magnet;
 pub(super) const TRACKER_PORT: &str = "6969";
 /// Tells a program in a jail where to announce.
 pub(super) const VARIABLE: &str = "HUSHSWARM_TRACKER";
-/// The token's file. It is kept, so that the torrents of a client find the tracker again after a restart.
+/// What a token's file begins with. It is kept, so that the torrents of a client find the tracker again after a restart.
 const TOKEN_FILE: &str = "tracker-token";
 
-/// The token of this state folder; it is made at the first time.
+/// The token of a command in this state folder; it is made at the first time. `run` puts its own among the arguments of a program, where
+/// others of this computer may read it and can't use it, since they don't reach the jail; so `proxy` has another.
 ///
 /// # Errors
 /// The file was open to others, or the disk.
-pub(super) fn token(state: &StateDir) -> Result<Token, Error> {
-    if let Some(kept) = state.read_secret(TOKEN_FILE)?
+pub(super) fn token(state: &StateDir, command: &str) -> Result<Token, Error> {
+    let file = format!("{TOKEN_FILE}-{command}");
+    if let Some(kept) = state.read_secret(&file)?
         && let Ok(random) = kept.as_slice().try_into()
     {
         return Ok(Token::new(random));
     }
     let random: [u8; 16] = rand::random();
-    state.write_secret(TOKEN_FILE, &random)?;
+    state.write_secret(&file, &random)?;
     Ok(Token::new(random))
 }
 
@@ -137,14 +139,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_token_is_kept_and_of_each_state_folder_its_own() {
+    fn the_token_is_kept_and_each_state_folder_and_command_has_its_own() {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let [one, other] = folders
             .each_ref()
             .map(|dir| StateDir::open(dir.path().join("state")).unwrap());
-        let first = token(&one).unwrap();
-        assert_eq!(token(&one).unwrap(), first);
-        assert_ne!(token(&other).unwrap(), first);
+        let first = token(&one, "run").unwrap();
+        assert_eq!(token(&one, "run").unwrap(), first);
+        assert_ne!(token(&other, "run").unwrap(), first);
+        assert_ne!(token(&one, "proxy").unwrap(), first);
         assert_eq!(format!("{first:?}"), "[token]");
     }
 

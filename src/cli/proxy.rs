@@ -147,7 +147,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let tracker = match tracker {
         Some((listener, at)) => {
             guests::require(&client)?;
-            let tracker = Tracker::new(at, guests::token(&state)?);
+            let tracker = Tracker::new(at, guests::token(&state, "proxy")?);
             // No visitor gets to use the proxy.
             let ports = listeners.iter().filter_map(|door| door.local_addr().ok()?);
             let terms = Terms {

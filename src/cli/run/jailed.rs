@@ -81,7 +81,10 @@ async fn with_circuits(args: Args) -> Result<u8, Error> {
     let tracker = match args.tracker {
         Some(port) => {
             guests::require(&client)?;
-            let tracker = Tracker::new((Ipv4Addr::LOCALHOST, port).into(), guests::token(&state)?);
+            let tracker = Tracker::new(
+                (Ipv4Addr::LOCALHOST, port).into(),
+                guests::token(&state, "run")?,
+            );
             say(&format!("the program's tracker: {}", tracker.url()));
             for link in &args.magnet {
                 say(&format!("for the program: {}", tracker.link(link)));
