@@ -18,7 +18,12 @@ use crate::torrent::feed::FeedLink;
 ///
 /// # Errors
 /// It can't be published: tell the user why.
-pub(super) fn check(by_tor: bool, ephemeral: bool, torrents: usize) -> Result<(), Error> {
+pub(super) fn check(
+    by_tor: bool,
+    ephemeral: bool,
+    closed: bool,
+    torrents: usize,
+) -> Result<(), Error> {
     let wrong = |what: &str| Err(Error::new(Kind::Local, what).with_exit(Exit::Usage));
     if ephemeral {
         return wrong(
@@ -28,6 +33,11 @@ pub(super) fn check(by_tor: bool, ephemeral: bool, torrents: usize) -> Result<()
     if by_tor {
         return wrong(
             "a feed names hidden seeds that are met at a relay, and no onion services: leave --over tor out",
+        );
+    }
+    if closed {
+        return wrong(
+            "a seed that lets in only some stands in no DHT, and each version would need other keys of its visitors: leave --allow out; only who has the feed's link can read it",
         );
     }
     if torrents > 1 {
@@ -129,11 +139,12 @@ mod tests {
 
     #[test]
     fn what_can_not_be_published_is_refused_and_says_why() {
-        assert!(check(false, false, 1).is_ok());
+        assert!(check(false, false, false, 1).is_ok());
         for (refused, word) in [
-            (check(false, true, 1), "--ephemeral"),
-            (check(true, false, 1), "--over tor"),
-            (check(false, false, 2), "one PATH"),
+            (check(false, true, false, 1), "--ephemeral"),
+            (check(true, false, false, 1), "--over tor"),
+            (check(false, false, true, 1), "--allow"),
+            (check(false, false, false, 2), "one PATH"),
         ] {
             let said = refused.err().map(|error| error.to_string());
             assert!(said.is_some_and(|said| said.contains(word)), "{word}");

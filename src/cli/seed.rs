@@ -68,7 +68,7 @@ pub struct Args {
     services: u8,
     /// Publish this under a feed of this name: its link stays the same, and leads its readers ("hushswarm get --follow") to whatever was
     /// published under the name last, from this state folder. The feed's keys are made at the first time and kept there; the name is for you alone, and
-    /// nobody learns it. With --over rendezvous or circuits
+    /// nobody learns it. With --over rendezvous or circuits, and without --allow
     #[arg(long, value_name = "NAME")]
     feed: Option<String>,
     /// Tracker to announce to, where downloaders are found; may be given several times. Without one, those are found who say in
@@ -510,7 +510,8 @@ fn check(args: &Args) -> Result<(), Error> {
         ));
     }
     if args.feed.is_some() {
-        feed::check(over == Over::Tor, args.ephemeral, args.paths.len())?;
+        let closed = !args.allow.is_empty();
+        feed::check(over == Over::Tor, args.ephemeral, closed, args.paths.len())?;
     }
     if args.paths.len() > 1 && args.torrent.is_some() {
         return wrong("--torrent names one file: share one PATH at a time with it");

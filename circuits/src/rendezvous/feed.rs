@@ -226,7 +226,8 @@ impl Issue {
             0 => (None, rest),
             1 => {
                 let (contact, rest) = Contact::read(rest).ok()?;
-                (Some(contact), rest)
+                // Those of closed seeds stand in links alone (§8.5).
+                (!contact.is_closed()).then_some((Some(contact), rest))?
             }
             _ => return None,
         };
@@ -356,6 +357,8 @@ mod tests {
             assert_eq!(Issue::decode(&bad), Err(FeedError::Shape), "{at}");
         }
         assert_eq!(Issue::decode(&[0; PLAIN_LEN]), Err(FeedError::Shape));
+        let closed = issue("name", Some(contact(1).closed(true)));
+        assert_eq!(Issue::decode(&closed.encode()), Err(FeedError::Shape));
     }
 
     #[test]
