@@ -7,10 +7,12 @@ use std::path::Path;
 
 use hushswarm::bencode;
 use hushswarm::config::{NetworkFile, ROUTES_EXAMPLE, RelayConfig};
+use hushswarm::guests::tracker::{Token, Tracker};
 use hushswarm::onion::OnionKey;
 use hushswarm::torrent::extension::{self, Exchange, MetadataMessage};
 use hushswarm::torrent::gossip::{OnionPeer, Onions};
 use hushswarm::torrent::infohash::InfoHash;
+use hushswarm::torrent::magnet::Magnet;
 use hushswarm::torrent::metainfo::Builder;
 use hushswarm::torrent::pex::PeerExchange;
 use hushswarm::torrent::wire::{BlockRef, Handshake, MessageRef};
@@ -80,6 +82,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ),
         ("extension", extensions()),
         ("frame_header", headers()),
+        ("guest_tracker", guest_requests()),
         ("hidden_item", hidden_items()),
         ("hop_handshake", handshakes()),
         ("http_proxy", http_requests()),
@@ -604,6 +607,36 @@ fn announces() -> Seeds {
             b"d8:intervali60e5:peersld2:ip9:192.0.2.14:porti6881eeee".to_vec(),
         ),
         ("failure", b"d14:failure reason4:gonee".to_vec()),
+    ]
+}
+
+fn guest_requests() -> Seeds {
+    let point = Point {
+        relay: RelayId([1; 32]),
+        introduction: IntroductionId([2; 32]),
+    };
+    let tracker = Tracker::new(([127, 0, 0, 1], 6969).into(), Token::new([0; 16]));
+    let link = tracker.link(&Magnet {
+        hash: InfoHash(HASH),
+        name: None,
+        trackers: Vec::new(),
+        peers: Vec::new(),
+        seeds: vec![Contact::new([3; 32], vec![point]).unwrap()],
+        select: None,
+    });
+    let path = |url: &str| url.replace("http://127.0.0.1:6969", "");
+    let (plain, named) = (path(&tracker.url()), path(&link.trackers[0]));
+    let query = format!("info_hash={}&peer_id={}", "%5A".repeat(20), "a".repeat(20));
+    let head = "HTTP/1.1\r\nHost: 127.0.0.1:6969\r\nUser-Agent: aria2/1.36.0";
+    let announce = format!("GET {named}&{query}&port=6881&left=1&numwant=50&compact=0 {head}");
+    let scrape = format!("GET {}&{query} {head}", plain.replace("announce", "scrape"));
+    let page = format!("GET {plain}&{query}&port=22 {head}\r\nOrigin: null");
+    let stopped = announce.replace("compact=0", "compact=1&event=stopped");
+    let several = [stopped, scrape.clone(), page].join("\0");
+    vec![
+        ("announce", announce.into_bytes()),
+        ("scrape", scrape.into_bytes()),
+        ("several", several.into_bytes()),
     ]
 }
 

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hushswarm::config::{NetworkFile, RelayConfig};
 use hushswarm::hush::SeedKey;
@@ -18,7 +18,6 @@ use hushswarm::torrent::magnet::Magnet;
 use hushswarm::torrent::metainfo::{Info, Metainfo};
 use hushswarm::torrent::peer::Peer;
 use hushswarm::torrent::picker::{Bits, Geometry};
-use hushswarm::torrent::tracker::server::Tracker;
 use hushswarm::torrent::tracker::udp::{Exchange, Step};
 use hushswarm::torrent::tracker::{AnnounceRequest, AnnounceResponse, NO_PORT};
 use hushswarm::torrent::wire::{self, Decoder, MessageRef};
@@ -50,6 +49,8 @@ mod local;
 mod lookups;
 #[path = "targets/proxy.rs"]
 mod proxy;
+#[path = "targets/trackers.rs"]
+mod trackers;
 
 pub use exchange::peer_exchange;
 pub use krpc::{bencode, krpc_item, krpc_lookup, krpc_message};
@@ -62,6 +63,7 @@ pub use lookups::meetings::{
 };
 pub use lookups::{dht_records, dht_request, dns_reply, lookup_answer};
 pub use proxy::{http_proxy, socks_datagram, socks_request};
+pub use trackers::{guest_tracker, tracker_server};
 
 /// A target: it panics where its input breaks something.
 pub type Run = fn(&[u8]);
@@ -77,6 +79,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("exit_policy", exit_policy),
     ("extension", extension),
     ("frame_header", frame_header),
+    ("guest_tracker", guest_tracker),
     ("hidden_item", hidden_item),
     ("hop_handshake", hop_handshake),
     ("http_proxy", http_proxy),
@@ -784,16 +787,5 @@ pub fn udp_tracker(input: &[u8]) {
                 return;
             }
         }
-    }
-}
-
-/// Requests to our own tracker.
-pub fn tracker_server(input: &[u8]) {
-    let mut tracker = Tracker::new(Duration::from_secs(60));
-    tracker.take_onions();
-    let from = SocketAddr::from(([192, 0, 2, 7], 4000));
-    for head in input.split(|byte| *byte == 0) {
-        let answer = tracker.handle(Instant::now(), from, head);
-        assert!(answer.starts_with(b"HTTP/1.1 "));
     }
 }
