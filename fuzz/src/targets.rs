@@ -3,12 +3,11 @@
 //! A target asserts what must hold for any input, beyond not panicking: what decodes encodes to the same bytes, what
 //! was changed on the way does not open. `tests/fuzz_corpus.rs` of the package runs them over the committed corpus.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hushswarm::config::{NetworkFile, RelayConfig};
-use hushswarm::guests::tracker as guests;
 use hushswarm::hush::SeedKey;
 use hushswarm::torrent::extension::{Exchange as Tells, MetadataMessage, PeerExtensions};
 use hushswarm::torrent::gossip::{
@@ -18,7 +17,6 @@ use hushswarm::torrent::infohash::InfoHash;
 use hushswarm::torrent::metainfo::{Info, Metainfo};
 use hushswarm::torrent::peer::Peer;
 use hushswarm::torrent::picker::{Bits, Geometry};
-use hushswarm::torrent::tracker::server::Tracker;
 use hushswarm::torrent::tracker::udp::{Exchange, Step};
 use hushswarm::torrent::tracker::{AnnounceRequest, AnnounceResponse, NO_PORT};
 use hushswarm::torrent::wire::{self, Decoder, MessageRef};
@@ -50,6 +48,8 @@ mod local;
 mod lookups;
 #[path = "targets/proxy.rs"]
 mod proxy;
+#[path = "targets/trackers.rs"]
+mod trackers;
 
 pub use exchange::peer_exchange;
 pub use krpc::{bencode, krpc_item, krpc_lookup, krpc_message};
@@ -62,6 +62,7 @@ pub use lookups::meetings::{
 };
 pub use lookups::{dht_records, dht_request, dns_reply, lookup_answer};
 pub use proxy::{http_proxy, socks_datagram, socks_request};
+pub use trackers::{guest_tracker, tracker_server};
 
 /// A target: it panics where its input breaks something.
 pub type Run = fn(&[u8]);
@@ -777,43 +778,5 @@ pub fn udp_tracker(input: &[u8]) {
                 return;
             }
         }
-    }
-}
-
-/// Requests to the tracker that names hidden peers to clients of this computer.
-pub fn guest_tracker(input: &[u8]) {
-    let at = SocketAddr::from(([127, 0, 0, 1], 6969));
-    // In base64url, 22 times "A".
-    let tracker = guests::Tracker::new(at, guests::Token::new([0; 16]));
-    let peers = [Ipv6Addr::from(0xfd << 120 | 7)];
-    for head in input.split(|byte| *byte == 0) {
-        let answer = match tracker.read(&[1080], head) {
-            Err(response) => response,
-            Ok(guests::Asked::Announce(announce, seeds)) => {
-                assert!(seeds.len() <= guests::MAX_SEEDS && announce.port != 1080);
-                let response = guests::announced(&announce, &peers, seeds.len());
-                let at = response.windows(4).position(|end| end == b"\r\n\r\n");
-                let body = &response[at.map_or(0, |at| at + 4)..];
-                let said = AnnounceResponse::parse(body).map(|said| said.peers.len());
-                assert_eq!(said.ok(), Some(1));
-                response
-            }
-            Ok(guests::Asked::Scrape(torrents)) => {
-                let counts: Vec<_> = torrents.into_iter().map(|hash| (hash, 1)).collect();
-                guests::counted(&counts)
-            }
-        };
-        assert!(answer.starts_with(b"HTTP/1.1 "));
-    }
-}
-
-/// Requests to our own tracker.
-pub fn tracker_server(input: &[u8]) {
-    let mut tracker = Tracker::new(Duration::from_secs(60));
-    tracker.take_onions();
-    let from = SocketAddr::from(([192, 0, 2, 7], 4000));
-    for head in input.split(|byte| *byte == 0) {
-        let answer = tracker.handle(Instant::now(), from, head);
-        assert!(answer.starts_with(b"HTTP/1.1 "));
     }
 }

@@ -49,6 +49,11 @@ pub enum MagnetError {
     /// Only the hash of a version 2 torrent (BEP 52).
     #[error("version 2 torrents (urn:btmh) are not supported yet: ask for a link with urn:btih")]
     Version2Only,
+    /// Hidden seeds that can't be read, and none that can: without them it would be looked up in public.
+    #[error(
+        "the hidden seed \"x.hush=\" in the link can't be read: copy the link again, in full, or use the version of hushswarm that made it"
+    )]
+    BadSeed,
     /// A selection of files (BEP 53) that can't be read: downloading everything instead might surprise.
     #[error("the file selection \"so=\" is malformed: it looks like so=0,2,4-8")]
     BadSelection,
@@ -90,7 +95,7 @@ impl Magnet {
         let mut version_2 = false;
         let (mut name, mut select) = (None, None);
         let (mut trackers, mut peers) = (Vec::new(), Vec::new());
-        let mut seeds: Vec<Contact> = Vec::new();
+        let (mut seeds, mut unread) = (Vec::<Contact>::new(), false);
         for parameter in query.split('&') {
             let (key, raw) = parameter.split_once('=').unwrap_or((parameter, ""));
             // Several values of one kind may be numbered: tr.1, tr.2 (and x.pe keeps its dot).
@@ -128,11 +133,15 @@ impl Magnet {
                     peers.push(peer);
                 }
             } else if key == "x.hush" {
-                if let Some(seed) = parse_seed(raw)
-                    && seeds.len() < MAX_SEEDS
-                    && !seeds.iter().any(|other| other.key == seed.key)
-                {
-                    seeds.push(seed);
+                match parse_seed(raw) {
+                    None => unread = true,
+                    Some(seed) => {
+                        if seeds.len() < MAX_SEEDS
+                            && !seeds.iter().any(|other| other.key == seed.key)
+                        {
+                            seeds.push(seed);
+                        }
+                    }
                 }
             } else if key == "so" {
                 select = Some(parse_selection(&percent_decode(raw, false)?)?);
@@ -143,8 +152,12 @@ impl Magnet {
         } else {
             MagnetError::NoHash
         };
+        let hash = hash.ok_or(missing)?;
+        if unread && seeds.is_empty() {
+            return Err(MagnetError::BadSeed);
+        }
         Ok(Self {
-            hash: hash.ok_or(missing)?,
+            hash,
             name,
             trackers,
             peers,
@@ -461,6 +474,11 @@ mod tests {
             format!("&x.hush={one}&x.hush={two}==&x.hush={one}&x.hush=&x.hush=AA&x.hush={one}A");
         let magnet = parse(&link).unwrap();
         assert_eq!(magnet.seeds, [seed([1; 32]), seed([2; 32])]);
+        // Whose only hidden seed is lost is not taken for a public torrent.
+        for lost in ["", "AA", &one[..one.len() - 2], &format!("{one}A")] {
+            let parsed = parse(&format!("&x.hush={lost}&tr=http%3A%2F%2Ft.test%2F"));
+            assert_eq!(parsed, Err(MagnetError::BadSeed), "{lost}");
+        }
         let many: String = (0..100)
             .map(|key| format!("&x.hush={}", text(key)))
             .collect();
