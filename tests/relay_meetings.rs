@@ -49,6 +49,13 @@ fn swarm() -> SwarmKey {
     SwarmKey::new(&INFOHASH).unwrap()
 }
 
+/// An introduction key of an open seed: not a quiet one, for which relays say nothing (PROTOCOL.md §8.1).
+fn loud_key() -> IdentityKey {
+    let mut keys = std::iter::repeat_with(|| IdentityKey::generate(&mut rand::rng()));
+    let fits = |key: &IdentityKey| !IntroductionId(key.public().0).is_quiet();
+    keys.find(fits).unwrap()
+}
+
 /// A hidden seed.
 struct Host {
     reception: Reception,
@@ -69,7 +76,7 @@ impl Host {
 
     async fn stand(&self, at: At) -> (Standing, Seed) {
         let keys = Keys {
-            introduction: IdentityKey::generate(&mut rand::rng()),
+            introduction: loud_key(),
             secret: self.secret.clone(),
             swarm: swarm(),
         };
@@ -237,7 +244,7 @@ async fn a_relay_without_the_role_takes_nothing_and_none_is_found_where_nobody_h
     assert_eq!(asked.err(), Some(RouteError::Refused));
     // Asked by somebody who does not look at the list.
     let circuit = client.fresh_circuit(ExitNeed::Any).await.unwrap();
-    let introduction = IdentityKey::generate(&mut rand::rng());
+    let introduction = loud_key();
     let id = IntroductionId([1; 32]);
     for meet in [
         Meet::Introduction(&introduction),
@@ -319,7 +326,7 @@ async fn an_introduction_point_is_its_keys_holders_and_moves_with_it() {
     let (a, b) = (world.client(3), world.client(3));
     let at = world.relays[1].id;
     let (a, b) = (circuit_to(&a, at, "a").await, circuit_to(&b, at, "b").await);
-    let seed = IdentityKey::generate(&mut rand::rng());
+    let seed = loud_key();
     let id = IntroductionId(seed.public().0);
     let (mut first, status) = ask(&a, Meet::Introduction(&seed)).await;
     assert_eq!(status, Status::Done);
@@ -352,7 +359,7 @@ async fn a_request_that_was_signed_for_another_circuit_is_refused_and_one_that_i
     let (a, b) = (world.client(3), world.client(3));
     let at = world.relays[1].id;
     let (a, b) = (circuit_to(&a, at, "a").await, circuit_to(&b, at, "b").await);
-    let seed = IdentityKey::generate(&mut rand::rng());
+    let seed = loud_key();
     // As somebody has it who was the introduction point in another circuit.
     let stolen = Establish::sign(&seed, &Key32::new([1; 32])).encode();
     let asked = a.ask(OpenKind::IntroductionPoint, &stolen, LONG).await;
@@ -388,7 +395,7 @@ async fn too_many_are_refused_and_others_are_served() {
     let (a, b) = (circuit_to(&a, at, "a").await, circuit_to(&b, at, "b").await);
     let (mut held, mut refused) = (Vec::new(), 0);
     for n in 0..6_u8 {
-        let seed = IdentityKey::generate(&mut rand::rng());
+        let seed = loud_key();
         for meet in [Meet::Introduction(&seed), Meet::Wait(&Cookie([n; 20]))] {
             match a.meet(meet, LONG).await {
                 Ok((stream, status)) => {
@@ -403,7 +410,7 @@ async fn too_many_are_refused_and_others_are_served() {
         }
     }
     assert_eq!((held.len(), refused), (5, 7));
-    let seed = IdentityKey::generate(&mut rand::rng());
+    let seed = loud_key();
     let (_standing, status) = ask(&b, Meet::Introduction(&seed)).await;
     assert_eq!(status, Status::Done, "another circuit has its own share");
     let id = IntroductionId(seed.public().0);

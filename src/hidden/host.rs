@@ -466,8 +466,10 @@ impl Shared {
         let cookie = Cookie::generate(&mut rand::rng());
         let but = {
             let table = self.table();
-            let entries = table.entries.iter();
-            entries.map(|entry| entry.place.relay).collect()
+            let now = Instant::now();
+            let entries = table.entries.iter().map(|entry| entry.place.relay);
+            let shunned = table.shunned.iter().filter(|(_, until)| *until > now);
+            entries.chain(shunned.map(|(relay, _)| *relay)).collect()
         };
         let relay = {
             let _permit = self.attempts.acquire().await.ok()?;

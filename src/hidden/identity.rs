@@ -24,6 +24,8 @@ const TEXT_LEN: usize = 2048;
 const INTRODUCTION: &str = "hushswarm v1 introduction key";
 /// Derives a quiet introduction key from the same and `number u32 LE`: the first that is quiet.
 const QUIET: &str = "hushswarm v1 quiet introduction key";
+/// The same for the first that is not, where the usual one is: visitors come to no quiet key of an open seed.
+const LOUD: &str = "hushswarm v1 loud introduction key";
 /// One in 256 is quiet: that none of so many is happens to nobody.
 const MAX_TRIES: u32 = 1 << 14;
 /// Derives a file's name from the infohash.
@@ -135,17 +137,18 @@ impl Identity {
     pub(super) fn introduction(&self, place: &Place) -> IdentityKey {
         let generation = place.generation.to_le_bytes();
         let material = [&self.root.as_bytes()[..], &place.relay.0, &generation];
-        let loud = IdentityKey::from_seed(derive_key(INTRODUCTION, &material));
-        if !self.quiet {
-            return loud;
+        let key = IdentityKey::from_seed(derive_key(INTRODUCTION, &material));
+        let fits = |key: &IdentityKey| IntroductionId(key.public().0).is_quiet() == self.quiet;
+        if !self.quiet && fits(&key) {
+            return key;
         }
-        let tries = (0..MAX_TRIES).map(|number: u32| {
+        let context = if self.quiet { QUIET } else { LOUD };
+        let others = (0..MAX_TRIES).map(|number: u32| {
             let number = number.to_le_bytes();
             let material = [&material[..], &[&number[..]]].concat();
-            IdentityKey::from_seed(derive_key(QUIET, &material))
+            IdentityKey::from_seed(derive_key(context, &material))
         });
-        let is_quiet = |key: &IdentityKey| IntroductionId(key.public().0).is_quiet();
-        tries.into_iter().find(is_quiet).unwrap_or(loud)
+        others.into_iter().find(fits).unwrap_or(key)
     }
 
     /// Has quiet keys at introduction points, or has not; others than it had, where that is new.
@@ -381,6 +384,25 @@ mod tests {
             identity.introduction(&place(3, 5)).public(),
             IdentityKey::from_seed(seed).public()
         );
+    }
+
+    #[test]
+    fn an_open_seed_has_no_quiet_key() {
+        let identity = Identity {
+            root: Key32::new([7; 32]),
+            ..Identity::ephemeral(&mut rand::rng())
+        };
+        let usual = |generation: u32| {
+            let material = [&[7; 32][..], &[3; 32], &generation.to_le_bytes()];
+            IdentityKey::from_seed(derive_key(INTRODUCTION, &material)).public()
+        };
+        let is_quiet = |generation: &u32| usual(*generation).0[0] == 0;
+        let unlucky = (0..).find(is_quiet).unwrap();
+        for generation in [unlucky, unlucky + 1] {
+            let key = identity.introduction(&place(3, generation)).public();
+            assert!(!IntroductionId(key.0).is_quiet());
+            assert_eq!(key == usual(generation), generation != unlucky);
+        }
     }
 
     #[test]

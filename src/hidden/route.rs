@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::keys::DhSecret;
-use hushswarm_circuits::rendezvous::{Contact, SwarmKey};
+use hushswarm_circuits::rendezvous::{Contact, Point, SwarmKey};
 use hushswarm_circuits::target::{Host, HostName, Target};
 use rand::seq::SliceRandom;
 use tokio::time::sleep;
@@ -96,8 +96,14 @@ async fn visit_any(
     swarm: &SwarmKey,
     guest: Option<&DhSecret>,
 ) -> Result<Sealed, VisitError> {
-    let mut points = contact.points().to_vec();
-    let (own, others) = points.split_at_mut(told.min(contact.points().len()));
+    // An open seed has no quiet key: who names one wants us to wait where nobody stands.
+    let stands = |point: &Point| contact.is_closed() || !point.introduction.is_quiet();
+    let (own, others) = contact.points().split_at(told.min(contact.points().len()));
+    let own = own.iter().copied().filter(stands).collect::<Vec<_>>();
+    let told = own.len();
+    let others = others.iter().copied().filter(stands);
+    let mut points: Vec<Point> = own.into_iter().chain(others).collect();
+    let (own, others) = points.split_at_mut(told);
     own.shuffle(&mut rand::rng());
     others.shuffle(&mut rand::rng());
     points.truncate(MAX_TRIES);

@@ -204,6 +204,13 @@ struct Host {
     secret: DhSecret,
 }
 
+/// One that an open seed has: not a quiet one (PROTOCOL.md §8.1).
+fn introduction_key() -> IdentityKey {
+    let mut keys = std::iter::repeat_with(|| IdentityKey::generate(&mut rand::rng()));
+    let fits = |key: &IdentityKey| !IntroductionId(key.public().0).is_quiet();
+    keys.find(fits).unwrap()
+}
+
 impl Host {
     fn new(relay: &Relay, limits: Limits) -> Self {
         let (reception, visitors) = Reception::open(Arc::new(relay.clone()), limits);
@@ -216,7 +223,7 @@ impl Host {
 
     async fn stand(&self) -> (Standing, Seed) {
         let keys = Keys {
-            introduction: IdentityKey::generate(&mut rand::rng()),
+            introduction: introduction_key(),
             secret: self.secret.clone(),
             swarm: swarm(),
         };

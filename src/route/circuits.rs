@@ -134,7 +134,7 @@ impl CircuitRoute {
         isolation: Isolation,
     ) -> Result<Met, RouteError> {
         let named = matches!(at, At::Relay { .. });
-        let (need, mut avoid, mut near) = match at {
+        let (need, mut avoid, near) = match at {
             At::Any { but } => {
                 let near = self.client.near(&but);
                 (ExitNeed::Introduce, but, near)
@@ -162,7 +162,6 @@ impl CircuitRoute {
             let mut built = self.client.circuit_for(isolation, wanted).await;
             if !near.is_empty() && matches!(built, Err(BuildError::NoPath(_))) {
                 // In a small network another relay of the same operator is better than none.
-                near.clear();
                 let wanted = self.wanted(need, &avoid);
                 built = self.client.circuit_for(isolation, wanted).await;
             }

@@ -90,6 +90,23 @@ async fn an_introduction_point_that_drops_or_is_gone_costs_no_call() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_waits_for_an_open_seed_at_a_key_that_no_relay_says_no_to() {
+    let relay = Relay::default();
+    let scene = Scene::new(&relay, 1).await;
+    let mut key = [7; 32];
+    key[0] = 0;
+    let quiet = Point {
+        relay: scene.standings[0].relay(),
+        introduction: IntroductionId(key),
+    };
+    let contact = Contact::new([8; 32], vec![quiet]).unwrap();
+    let target = scene.book.learn([5; 20], contact).unwrap();
+    let asked = relay.state.lock().unwrap().isolations.len();
+    assert_eq!(scene.call(&target).await.err(), Some(RouteError::TimedOut));
+    assert_eq!(relay.state.lock().unwrap().isolations.len(), asked);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_can_not_be_called_says_so_and_nothing_else_is_asked() {
     let relay = Relay::default();
     let scene = Scene::new(&relay, 2).await;
