@@ -10,7 +10,6 @@ use hushswarm::config::{NetworkFile, ROUTES_EXAMPLE, RelayConfig};
 use hushswarm::guests::tracker::{Token, Tracker};
 use hushswarm::onion::OnionKey;
 use hushswarm::torrent::extension::{self, Exchange, MetadataMessage};
-use hushswarm::torrent::feed::FeedLink;
 use hushswarm::torrent::gossip::{OnionPeer, Onions};
 use hushswarm::torrent::infohash::InfoHash;
 use hushswarm::torrent::magnet::Magnet;
@@ -22,20 +21,20 @@ use hushswarm_circuits::body::{
 };
 use hushswarm_circuits::dht as lookups;
 use hushswarm_circuits::frame::{Class, FrameType, Header};
-use hushswarm_circuits::keys::{IdentityKey, Key32, RelayId, Suite};
+use hushswarm_circuits::keys::{IdentityKey, RelayId, Suite};
 use hushswarm_circuits::lookup::Answer;
 use hushswarm_circuits::path::PathRules;
 use hushswarm_circuits::relay_list::{
     Descriptor, Draft, ExitPolicy, LinkService, RelayInfo, Roles,
 };
-use hushswarm_circuits::rendezvous::item::{self, Entry};
-use hushswarm_circuits::rendezvous::wire::{encode_introduce, encode_record};
-use hushswarm_circuits::rendezvous::{Contact, Establish, FeedKey, IntroductionId, Issue, Point};
+use hushswarm_circuits::rendezvous::{Contact, IntroductionId, Point};
 use hushswarm_circuits::target::{HostName, Target};
 use hushswarm_fuzz::targets::{HASH, NOW, authority};
 
 #[path = "seeds/krpc.rs"]
 mod krpc;
+#[path = "seeds/meetings.rs"]
+mod meetings;
 
 const DAY: u64 = 86_400;
 
@@ -82,10 +81,10 @@ fn all() -> Vec<(&'static str, Seeds)> {
             vec![("public", b"public".to_vec()), ("rules", policy.into())],
         ),
         ("extension", extensions()),
-        ("feed", feeds()),
+        ("feed", meetings::feeds()),
         ("frame_header", headers()),
         ("guest_tracker", guest_requests()),
-        ("hidden_item", hidden_items()),
+        ("hidden_item", meetings::hidden_items()),
         ("hop_handshake", handshakes()),
         ("http_proxy", http_requests()),
         ("http_tracker", announces()),
@@ -104,8 +103,8 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("link_handshake", handshakes()),
         ("lookup_answer", lookups()),
         ("magnet", magnets()),
-        ("meeting_records", meeting_records()),
-        ("meeting_request", meeting_requests()),
+        ("meeting_records", meetings::meeting_records()),
+        ("meeting_request", meetings::meeting_requests()),
         ("metainfo", torrents()),
         ("mux_body", bodies()),
         (
@@ -152,74 +151,6 @@ fn relay_configs() -> Seeds {
     let dht = "nickname = 'r'\nlisten = ['127.0.0.1:1']\nexit = true\n[dht]\n\
         bootstrap = ['a.example:6881', '[2001:db8::1]:1']\n[dht.limits]\nlookups = 5\n";
     vec![("dht", dht.into()), ("relay", relay_config().into_bytes())]
-}
-
-fn hidden_items() -> Seeds {
-    let point = |n| Point {
-        relay: RelayId([n; 32]),
-        introduction: IntroductionId([n + 1; 32]),
-    };
-    let entry = |n: u8, points: u8| Entry {
-        written: 1000 * u32::from(n),
-        contact: Contact::new([n; 32], (0..points).map(point).collect()).expect("in bounds"),
-    };
-    let four = [entry(1, 3), entry(2, 3), entry(3, 3), entry(4, 3)];
-    let long = [entry(1, 4)];
-    let mut trailing = item::encode(&four[..1]);
-    trailing[600] = 1;
-    vec![
-        ("four", item::encode(&four).to_vec()),
-        ("none", item::encode(&[]).to_vec()),
-        ("one", item::encode(&[entry(1, 1)]).to_vec()),
-        ("trailing", trailing.to_vec()),
-        (
-            "twice",
-            item::encode(&[long[0].clone(), long[0].clone()]).to_vec(),
-        ),
-    ]
-}
-
-fn feeds() -> Seeds {
-    let point = |n| Point {
-        relay: RelayId([n; 32]),
-        introduction: IntroductionId([n + 1; 32]),
-    };
-    let issue = |name: &str, points: u8| Issue {
-        number: NOW,
-        infohash: HASH,
-        name: name.to_owned(),
-        contact: Contact::new([7; 32], (0..points).map(point).collect()).ok(),
-    };
-    let public = IdentityKey::from_seed([5; 32]).public();
-    let link = FeedLink::Sealed(FeedKey::new(public, Key32::new([6; 32])));
-    let plain = FeedLink::Plain {
-        key: [7; 32],
-        salt: b"salt".to_vec(),
-    };
-    vec![
-        ("hidden", issue("a name", 3).encode().to_vec()),
-        ("link", link.to_string().into_bytes()),
-        ("plain", plain.to_string().into_bytes()),
-        ("public", issue("", 0).encode().to_vec()),
-    ]
-}
-
-fn meeting_requests() -> Seeds {
-    let establish = Establish::sign(&IdentityKey::from_seed([5; 32]), &Key32::new([1; 32]));
-    let introduce = encode_introduce(&IntroductionId([7; 32]), &[9; 512]).expect("in bounds");
-    vec![
-        ("establish", establish.encode().to_vec()),
-        ("introduce", introduce),
-    ]
-}
-
-fn meeting_records() -> Seeds {
-    let record = |len: usize| encode_record(&vec![9; len]).expect("in bounds");
-    let records = [record(512), record(1), record(2048)].concat();
-    vec![
-        ("small", [&[3][..], &records].concat()),
-        ("whole", [&[255][..], &records].concat()),
-    ]
 }
 
 fn dht_item() -> lookups::Item {
