@@ -189,12 +189,56 @@ async fn get(
             }
             (complete.get() && !stays) || newer_came(&seen)
         });
-        let done = done.await?;
-        tell(&done, complete.get(), args.json, display);
+        match done.await {
+            Ok(done) => tell(&done, complete.get(), args.json, display),
+            Err(error) if !args.follow || ends(&error) => return Err(error),
+            Err(error) => tell_failed(number, &error, args.json, display),
+        }
         if !args.follow {
             return Ok(());
         }
         current = Some(number);
+    }
+}
+
+/// Whether this concerns every version. What is wrong with one may be right with the next, and nobody is to stop his readers by one
+/// that nobody can take.
+fn ends(error: &Error) -> bool {
+    match error.exit() {
+        Exit::Disk | Exit::Interrupted => true,
+        Exit::Failed | Exit::Usage | Exit::NoNetwork | Exit::Unreachable | Exit::BadTorrent => {
+            false
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Unusable<'a> {
+    number: u64,
+    error: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
+}
+
+fn tell_failed(number: u64, error: &Error, json: bool, display: &Display) {
+    let (text, hint) = (error.to_string(), error.hint());
+    if json {
+        let error = &text;
+        json_line(
+            "failed",
+            &Unusable {
+                number,
+                error,
+                hint,
+            },
+        );
+        return;
+    }
+    display.say(&format!(
+        "this version can't be had: {text}; the next one is awaited"
+    ));
+    if let Some(hint) = hint {
+        display.say(&format!("  hint: {hint}"));
     }
 }
 
@@ -355,6 +399,23 @@ mod tests {
         assert!(unopened.hint().unwrap().contains("link again"));
         let network = explain(&LookError::Network(Outcome::NoBootstrap), None, false);
         assert!(network.hint().unwrap().contains("--dht-bootstrap"));
+    }
+
+    #[test]
+    fn one_bad_version_does_not_end_it_but_the_disk_and_the_user_do() {
+        let failed = |exit| Error::new(Kind::Remote, "x").with_exit(exit);
+        for exit in [Exit::Disk, Exit::Interrupted] {
+            assert!(ends(&failed(exit)), "{exit:?}");
+        }
+        for exit in [
+            Exit::BadTorrent,
+            Exit::Unreachable,
+            Exit::Usage,
+            Exit::NoNetwork,
+            Exit::Failed,
+        ] {
+            assert!(!ends(&failed(exit)), "{exit:?}");
+        }
     }
 
     #[tokio::test]
