@@ -111,9 +111,10 @@ fn unusable(progress: &Progress) -> Option<StorageError> {
 fn failure(progress: &Progress) -> Option<Error> {
     let disk = |error: &StorageError| {
         // Where its files would lie is the torrent's doing.
-        let exit = match error {
-            StorageError::UnsafePath => Exit::BadTorrent,
-            _ => Exit::Disk,
+        let exit = if *error == StorageError::UnsafePath {
+            Exit::BadTorrent
+        } else {
+            Exit::Disk
         };
         let told = Error::local(error.to_string());
         told.with_exit(exit).with_hint(error.hint())

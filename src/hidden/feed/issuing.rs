@@ -96,9 +96,20 @@ enum Failed {
     Overtaken,
 }
 
+/// Whether the seed stands somewhere, and nowhere that readers were told. Only then it is written early: else a relay could let its introduction point
+/// fall, see which item is written within a minute, and so learn which feed is whose.
+fn has_moved(told: &Contact, now: &Option<Contact>) -> bool {
+    now.as_ref().is_some_and(|now| {
+        let mut points = now.points().iter();
+        !points.any(|point| told.points().contains(point))
+    })
+}
+
 impl Press {
     async fn keep(mut self, mut contact: Option<watch::Receiver<Option<Contact>>>) {
         let (mut wait, mut attempt) = (FIRST_WAIT, 0_u16);
+        // How it is reached, as readers were told last.
+        let mut told = None;
         let mut soon = FIRST;
         loop {
             let now = match &mut contact {
@@ -120,8 +131,9 @@ impl Press {
                     now
                 }
             };
-            let (least, due) = match self.write(now, attempt).await {
+            let (least, due) = match self.write(now.clone(), attempt).await {
                 Ok(()) => {
+                    told = now;
                     self.status.send_replace(Issued::Stands);
                     (wait, attempt) = (FIRST_WAIT, 0);
                     let time = (self.clock)();
@@ -144,18 +156,26 @@ impl Press {
             let least = least.min(due);
             pause(least..least + 1).await;
             let rest = due - least;
-            let changed = async {
-                match &mut contact {
-                    Some(contact) => contact.changed().await,
-                    None => std::future::pending().await,
+            let moved = async {
+                match (&mut contact, &told) {
+                    (Some(contact), Some(told)) => {
+                        contact.wait_for(|now| has_moved(told, now)).await.is_ok()
+                    }
+                    (None, _) | (_, None) => std::future::pending().await,
                 }
             };
             tokio::select! {
                 () = pause(rest..rest + 1) => soon = 0..1,
-                changed = changed => match changed {
-                    Ok(()) => soon = SETTLE,
-                    Err(_) => return,
-                },
+                moved = moved => {
+                    if !moved {
+                        return;
+                    }
+                    soon = SETTLE;
+                }
+            }
+            let nowhere = |contact: &watch::Receiver<Option<Contact>>| contact.borrow().is_none();
+            if contact.as_ref().is_some_and(nowhere) {
+                soon = SETTLE;
             }
         }
     }

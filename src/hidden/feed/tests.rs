@@ -87,11 +87,24 @@ impl World {
 }
 
 fn contact(point: u8) -> Contact {
-    let point = Point {
-        relay: RelayId([point; 32]),
-        introduction: IntroductionId([point; 32]),
-    };
-    Contact::new([1; 32], vec![point]).unwrap()
+    contact_at(&[point])
+}
+
+fn contact_at(points: &[u8]) -> Contact {
+    let points = points.iter().map(|point| Point {
+        relay: RelayId([*point; 32]),
+        introduction: IntroductionId([*point; 32]),
+    });
+    Contact::new([1; 32], points.collect()).unwrap()
+}
+
+/// Waits until no period of the feed ends within so many minutes.
+async fn far_from_a_change(world: &World, feed: &FeedKey, minutes: u64) {
+    let now = (world.clock)();
+    let left = feed.period(now).left(now) / 60;
+    if left <= minutes {
+        passes(left + 10).await;
+    }
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -192,6 +205,43 @@ async fn it_is_there_for_days_and_follows_the_seed_to_other_introduction_points(
     drop(issuing);
     passes(3 * HOUR).await;
     assert!(matches!(follower.look().await, Err(LookError::Nothing)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_lets_one_introduction_point_fall_sees_nothing_written_while_another_stands() {
+    let world = World::new();
+    let publisher = world.publisher("publisher");
+    let feed = publisher.feed();
+    far_from_a_change(&world, &feed, 3 * HOUR).await;
+    let (mut issuing, contacts) = world.issues(publisher, FIRST);
+    contacts.send_replace(Some(contact_at(&[1, 2, 3])));
+    stands(&mut issuing).await;
+    assert_eq!(world.net.puts(), 1);
+    // One after the other falls, and is replaced, or all of them for a moment.
+    for now in [
+        Some(contact_at(&[2, 3])),
+        Some(contact_at(&[2, 3, 4])),
+        None,
+        Some(contact_at(&[5, 3])),
+        Some(contact_at(&[5, 6, 3])),
+    ] {
+        passes(8).await;
+        contacts.send_replace(now);
+    }
+    passes(4).await;
+    assert_eq!(world.net.puts(), 1, "it is written for one point's sake");
+    // The regular one names those that stand.
+    passes(20).await;
+    assert_eq!(world.net.puts(), 2);
+    let mut follower = world.follower("reader", &feed);
+    let newest = follower.look().await.unwrap();
+    assert_eq!(newest.contact, Some(contact_at(&[5, 6, 3])));
+    // Readers could reach it nowhere: this does not wait.
+    contacts.send_replace(Some(contact_at(&[7, 8])));
+    passes(10).await;
+    assert_eq!(world.net.puts(), 3);
+    let newest = follower.look().await.unwrap();
+    assert_eq!(newest.contact, Some(contact_at(&[7, 8])));
 }
 
 #[tokio::test(start_paused = true)]
