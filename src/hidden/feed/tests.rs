@@ -443,6 +443,58 @@ async fn a_torrent_that_is_no_hidden_seeds_is_put_out_without_a_contact_and_rene
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_version_turns_public_after_a_hidden_one_unless_the_user_says_so() {
+    let world = World::new();
+    let publisher = world.publisher("publisher");
+    let feed = publisher.feed();
+    let public = |hash| {
+        let (dht, clock) = (world.net.dht(), Arc::clone(&world.clock));
+        let publisher = world.publisher("publisher");
+        issue_at(dht, publisher, hash, String::new(), None, clock)
+    };
+    let (mut hidden, _contacts) = world.issues(publisher, FIRST);
+    stands(&mut hidden).await;
+    let mut follower = world.follower("reader", &feed);
+    let one = follower.look().await.unwrap();
+    drop(hidden);
+    // The same torrent, then another one.
+    for hash in [FIRST, SECOND] {
+        let mut issuing = public(hash);
+        stands(&mut issuing).await;
+        // After a restart too.
+        for mut follower in [follower, world.follower("reader", &feed)] {
+            let look = follower.look().await;
+            assert!(matches!(look, Err(LookError::Unhidden)), "{look:?}");
+        }
+        follower = world.follower("reader", &feed);
+        drop(issuing);
+    }
+    // Who never saw a hidden one was not told that it would be.
+    let other = world.follower("other", &feed).look().await.unwrap();
+    assert_eq!((other.infohash, other.contact), (SECOND, None));
+    // Among hidden peers alone it is taken, and nothing is forgotten by that.
+    let mut still = follower.with_unhidden(Unhidden::StillHidden);
+    let two = still.look().await.unwrap();
+    assert!(two.number > one.number && two.infohash == SECOND);
+    let look = world.follower("reader", &feed).look().await;
+    assert!(matches!(look, Err(LookError::Unhidden)), "{look:?}");
+    // Asked once, the user is not asked again, until it was hidden again.
+    let follower = world.follower("reader", &feed);
+    let mut taken = follower.with_unhidden(Unhidden::Taken);
+    assert_eq!(taken.look().await.unwrap(), two);
+    assert_eq!(world.follower("reader", &feed).look().await.unwrap(), two);
+    let (mut hidden, _contacts) = world.issues(world.publisher("publisher"), FIRST);
+    stands(&mut hidden).await;
+    let mut follower = world.follower("reader", &feed);
+    assert!(follower.look().await.unwrap().contact.is_some());
+    drop(hidden);
+    let mut issuing = public(SECOND);
+    stands(&mut issuing).await;
+    let look = follower.look().await;
+    assert!(matches!(look, Err(LookError::Unhidden)), "{look:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_put_out_before_the_seed_stands_somewhere() {
     let world = World::new();
     let (contacts, contact_of) = watch::channel(None);
