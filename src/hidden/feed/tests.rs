@@ -495,6 +495,29 @@ async fn no_version_turns_public_after_a_hidden_one_unless_the_user_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_can_not_be_written_is_told_once_and_again_only_when_readers_lost_it() {
+    let world = World::new();
+    let fails = |fails| world.net.0.lock().unwrap().fails = fails;
+    fails(true);
+    let (mut issuing, _contacts) = world.issues(world.publisher("publisher"), FIRST);
+    passes(HOUR).await;
+    assert!(issuing.status.has_changed().unwrap());
+    assert_eq!(*issuing.status.borrow_and_update(), Issued::Failing);
+    fails(false);
+    passes(HOUR).await;
+    assert_eq!(*issuing.status.borrow_and_update(), Issued::Stands);
+    // What stands is still read for a while.
+    fails(true);
+    passes(45).await;
+    assert_eq!(*issuing.status.borrow(), Issued::Stands);
+    passes(2 * HOUR).await;
+    assert_eq!(*issuing.status.borrow(), Issued::Failing);
+    fails(false);
+    passes(HOUR).await;
+    assert_eq!(*issuing.status.borrow(), Issued::Stands);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_put_out_before_the_seed_stands_somewhere() {
     let world = World::new();
     let (contacts, contact_of) = watch::channel(None);
