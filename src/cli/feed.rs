@@ -14,6 +14,10 @@ use crate::state::StateDir;
 use crate::torrent::engine::Created;
 use crate::torrent::feed::FeedLink;
 
+/// Said where nobody can read a version, and what to do.
+const UNPUBLISHED: &str = "not published: readers can't find this version, since it can't be written into the DHT; it is tried again and again
+  hint: look whether this computer is online, the relay list has exits that look up in the DHT, and the state folder can be written; --log debug shows each attempt";
+
 /// Checks what the parser of arguments does not see.
 ///
 /// # Errors
@@ -120,6 +124,7 @@ impl Published {
                 "published",
                 "published: readers of the feed find this version now",
             ),
+            Issued::Failing => ("unpublished", UNPUBLISHED),
             Issued::Overtaken => (
                 "overtaken",
                 "the feed names a newer version, published elsewhere with the same keys: this one is no longer published, and still shared",

@@ -58,6 +58,10 @@ pub struct Args {
     /// where the link names hidden seeds
     #[arg(long)]
     hidden_only: bool,
+    /// With the link of a feed: take a version from public peers though the one before was a hidden seed's. Without this such a
+    /// version is refused, since its publisher may have forgotten to hide it; with --hidden-only it is looked for among hidden peers
+    #[arg(long, conflicts_with = "hidden_only")]
+    public: bool,
     /// Overwrite files of the same name that are not this torrent's
     #[arg(long)]
     overwrite: bool,
@@ -78,7 +82,7 @@ pub struct Args {
 /// What went wrong and what to do.
 pub async fn run(args: Args) -> Result<(), Error> {
     let text = argument(&args.source)?;
-    if let Some(link) = feed::link_of(&text, args.follow)? {
+    if let Some(link) = feed::link_of(&text, args.follow, args.public)? {
         return feed::run(args, link).await;
     }
     let source = read_source(&text)?;

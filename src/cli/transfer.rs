@@ -110,8 +110,14 @@ fn unusable(progress: &Progress) -> Option<StorageError> {
 /// Why it will not go on without the user, if it will not.
 fn failure(progress: &Progress) -> Option<Error> {
     let disk = |error: &StorageError| {
+        // Where its files would lie is the torrent's doing.
+        let exit = if *error == StorageError::UnsafePath {
+            Exit::BadTorrent
+        } else {
+            Exit::Disk
+        };
         let told = Error::local(error.to_string());
-        told.with_exit(Exit::Disk).with_hint(error.hint())
+        told.with_exit(exit).with_hint(error.hint())
     };
     let State::Failed(failure) = &progress.state else {
         return unusable(progress).as_ref().map(disk);

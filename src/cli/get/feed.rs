@@ -21,7 +21,7 @@ use crate::cli::rendezvous::LOOK_AGAIN;
 use crate::config::unix_now;
 use crate::dht::Outcome;
 use crate::error::{Error, Exit, Kind};
-use crate::hidden::feed::{Feed, Follower, LookError};
+use crate::hidden::feed::{Feed, Follower, LookError, Unhidden};
 use crate::onion::Chosen;
 use crate::overlay::client::Client;
 use crate::route::Outside;
@@ -37,8 +37,8 @@ const SOON: std::ops::Range<u64> = 60..120;
 /// The feed that is named, if it is one.
 ///
 /// # Errors
-/// The link is damaged, or is to be followed and names no feed: tell the user.
-pub(super) fn link_of(text: &str, follow: bool) -> Result<Option<FeedLink>, Error> {
+/// The link is damaged, or what is about feeds was asked for and it names none: tell the user.
+pub(super) fn link_of(text: &str, follow: bool, public: bool) -> Result<Option<FeedLink>, Error> {
     let bad = |message: String| Error::new(Kind::Local, message).with_exit(Exit::BadTorrent);
     let link = FeedLink::parse(text).map_err(|error| bad(error.to_string()))?;
     if follow && link.is_none() {
@@ -46,6 +46,12 @@ pub(super) fn link_of(text: &str, follow: bool) -> Result<Option<FeedLink>, Erro
         return Err(Error::new(Kind::Local, what)
             .with_exit(Exit::Usage)
             .with_hint("leave --follow out; or use the feed's link, which \"hushswarm seed --feed\" prints besides the torrent's"));
+    }
+    if public && link.is_none() {
+        let what = "--public is about feeds, and this names one torrent";
+        return Err(Error::new(Kind::Local, what)
+            .with_exit(Exit::Usage)
+            .with_hint("leave --public out: where a torrent's link names no hidden seed, public peers are asked anyway"));
     }
     Ok(link)
 }
@@ -87,7 +93,12 @@ pub(super) async fn run(args: Args, link: FeedLink) -> Result<(), Error> {
     let gate: Arc<dyn Outside> = routes.gate(&client, &routes.tor(&state), Chosen::default());
     let off = || Error::new(Kind::Bug, "the DHT is off, and was not before");
     let dht = args.dht.finder(&routes, gate).ok_or_else(off)?;
-    let follower = Follower::keep(&state, feed_of(link), dht)?;
+    let unhidden = match (args.hidden_only, args.public) {
+        (true, _) => Unhidden::StillHidden,
+        (false, true) => Unhidden::Taken,
+        (false, false) => Unhidden::Refused,
+    };
+    let follower = Follower::keep(&state, feed_of(link), dht)?.with_unhidden(unhidden);
     let (looked, seen) = watch::channel(Looked::default());
     display.say("looking for the newest version; Ctrl-C stops");
     let looking = look(follower, args.follow, &looked);
@@ -115,6 +126,7 @@ async fn look(
 ) -> Result<std::convert::Infallible, Error> {
     let mut at_once = signal(SignalKind::user_defined1())
         .map_err(|source| Error::local("can't listen for signals").with_source(source))?;
+    let mut warned = false;
     loop {
         let last_seen = follower.last_seen();
         let mut wait = LOOK_AGAIN;
@@ -126,7 +138,13 @@ async fn look(
                 if matches!(error, LookError::Network(_)) {
                     wait = SOON;
                 }
-                (None, Some(Arc::new(explain(&error, last_seen, follow))))
+                let told = explain(&error, last_seen, follow);
+                // While the version before is shared, no other trouble is shown; this the user is to act on.
+                if follow && !warned && matches!(error, LookError::Unhidden) {
+                    tracing::warn!("{told}: {}", told.hint().unwrap_or_default());
+                    warned = true;
+                }
+                (None, Some(Arc::new(told)))
             }
         };
         looked.send_modify(|now| {
@@ -189,12 +207,56 @@ async fn get(
             }
             (complete.get() && !stays) || newer_came(&seen)
         });
-        let done = done.await?;
-        tell(&done, complete.get(), args.json, display);
+        match done.await {
+            Ok(done) => tell(&done, complete.get(), args.json, display),
+            Err(error) if !args.follow || ends(&error) => return Err(error),
+            Err(error) => tell_failed(number, &error, args.json, display),
+        }
         if !args.follow {
             return Ok(());
         }
         current = Some(number);
+    }
+}
+
+/// Whether this concerns every version. What is wrong with one may be right with the next, and nobody is to stop his readers by one
+/// that nobody can take.
+fn ends(error: &Error) -> bool {
+    match error.exit() {
+        Exit::Disk | Exit::Interrupted => true,
+        Exit::Failed | Exit::Usage | Exit::NoNetwork | Exit::Unreachable | Exit::BadTorrent => {
+            false
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Unusable<'a> {
+    number: u64,
+    error: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
+}
+
+fn tell_failed(number: u64, error: &Error, json: bool, display: &Display) {
+    let (text, hint) = (error.to_string(), error.hint());
+    if json {
+        let error = &text;
+        json_line(
+            "failed",
+            &Unusable {
+                number,
+                error,
+                hint,
+            },
+        );
+        return;
+    }
+    display.say(&format!(
+        "this version can't be had: {text}; the next one is awaited"
+    ));
+    if let Some(hint) = hint {
+        display.say(&format!("  hint: {hint}"));
     }
 }
 
@@ -262,6 +324,7 @@ fn copy(error: &Error) -> Error {
 fn explain(error: &LookError, last_seen: Option<u64>, follow: bool) -> Error {
     let (kind, exit) = match error {
         LookError::Unopened => (Kind::Remote, Exit::BadTorrent),
+        LookError::Unhidden => (Kind::Policy, Exit::Unreachable),
         LookError::Nothing | LookError::Older | LookError::Network(_) | LookError::Disk(_) => {
             (Kind::Network, Exit::Unreachable)
         }
@@ -286,6 +349,8 @@ fn explain(error: &LookError, last_seen: Option<u64>, follow: bool) -> Error {
             "ask the publisher for the feed's link again; a newer hushswarm may be needed"
                 .to_owned()
         }
+        LookError::Unhidden => "ask the publisher whether that is meant; --public takes it from public peers, through circuits, and --hidden-only looks for it among hidden peers alone"
+            .to_owned(),
         LookError::Network(Outcome::NoBootstrap) => {
             "name a node with --dht-bootstrap HOST:PORT".to_owned()
         }
@@ -353,8 +418,38 @@ mod tests {
         let unopened = explain(&LookError::Unopened, Some(at), false);
         assert_eq!(unopened.exit(), Exit::BadTorrent);
         assert!(unopened.hint().unwrap().contains("link again"));
+        let public = explain(&LookError::Unhidden, Some(at), true);
+        assert_eq!(public.kind(), Kind::Policy);
+        assert!(public.hint().unwrap().contains("--public"));
         let network = explain(&LookError::Network(Outcome::NoBootstrap), None, false);
         assert!(network.hint().unwrap().contains("--dht-bootstrap"));
+    }
+
+    #[test]
+    fn what_is_about_feeds_is_refused_where_there_is_none() {
+        let torrent = format!("magnet:?xt=urn:btih:{}", "ab".repeat(20));
+        assert!(link_of(&torrent, false, false).unwrap().is_none());
+        for (follow, public) in [(true, false), (false, true)] {
+            let error = link_of(&torrent, follow, public).unwrap_err();
+            assert_eq!(error.exit(), Exit::Usage);
+        }
+    }
+
+    #[test]
+    fn one_bad_version_does_not_end_it_but_the_disk_and_the_user_do() {
+        let failed = |exit| Error::new(Kind::Remote, "x").with_exit(exit);
+        for exit in [Exit::Disk, Exit::Interrupted] {
+            assert!(ends(&failed(exit)), "{exit:?}");
+        }
+        for exit in [
+            Exit::BadTorrent,
+            Exit::Unreachable,
+            Exit::Usage,
+            Exit::NoNetwork,
+            Exit::Failed,
+        ] {
+            assert!(!ends(&failed(exit)), "{exit:?}");
+        }
     }
 
     #[tokio::test]

@@ -52,6 +52,18 @@ impl std::fmt::Debug for Feed {
     }
 }
 
+/// What becomes of a version that names no hidden seed, where the one before did. The publisher alone can sign it, and may have done so by a mistake; his readers
+/// would stand among public peers all of a sudden.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unhidden {
+    /// It is not taken.
+    Refused,
+    /// It is taken, and looked for among hidden peers alone, which is up to the caller.
+    StillHidden,
+    /// It is taken, and those after it, until one names a hidden seed again.
+    Taken,
+}
+
 /// Why there is nothing new.
 #[derive(Debug, thiserror::Error)]
 pub enum LookError {
@@ -64,6 +76,11 @@ pub enum LookError {
     /// It is older than what was seen before, or another one under its number. It is not taken: somebody shows what is over.
     #[error("what stands in the DHT is older than what was seen before, and is not taken")]
     Older,
+    /// It names no hidden seed, and the one before did ([`Unhidden::Refused`]).
+    #[error(
+        "the publisher's newest is no hidden seed's any more, as the one before was, and is not taken from public peers unasked"
+    )]
+    Unhidden,
     /// The DHT can't be asked.
     #[error("the DHT can't be asked: {0}")]
     Network(Outcome),
@@ -79,6 +96,8 @@ struct Seen {
     torrent: [u8; 32],
     /// When, seconds since 1970.
     at: u64,
+    /// Whether it is had from hidden peers alone.
+    hidden: bool,
 }
 
 /// Follows a feed. `Debug` hides it.
@@ -86,6 +105,7 @@ pub struct Follower {
     feed: Feed,
     dht: Arc<Dht>,
     seen: Option<Seen>,
+    unhidden: Unhidden,
     dir: Arc<StateDir>,
     file: String,
     /// Counts up with each question, so that each has a circuit and an exit of its own.
@@ -108,6 +128,13 @@ impl Follower {
         Self::keep_at(state, feed, dht, Arc::new(unix_now))
     }
 
+    /// What becomes of a version without a hidden seed, after one with; it is refused by default.
+    #[must_use]
+    pub fn with_unhidden(mut self, unhidden: Unhidden) -> Self {
+        self.unhidden = unhidden;
+        self
+    }
+
     pub(super) fn keep_at(
         state: &StateDir,
         feed: Feed,
@@ -124,6 +151,7 @@ impl Follower {
             feed,
             dht,
             seen,
+            unhidden: Unhidden::Refused,
             dir,
             file,
             attempt: 0,
@@ -191,11 +219,18 @@ impl Follower {
             None => plain(&item),
         };
         let issue = issue.ok_or(LookError::Unopened)?;
-        if self.takes(&issue) {
-            Ok(issue)
-        } else {
-            Err(LookError::Older)
+        if !self.takes(&issue) {
+            return Err(LookError::Older);
         }
+        let falls = issue.contact.is_none() && self.was_hidden();
+        if falls && self.unhidden == Unhidden::Refused {
+            return Err(LookError::Unhidden);
+        }
+        Ok(issue)
+    }
+
+    fn was_hidden(&self) -> bool {
+        self.seen.is_some_and(|seen| seen.hidden)
     }
 
     fn mark(&self, issue: &Issue) -> [u8; 32] {
@@ -216,6 +251,8 @@ impl Follower {
             number: issue.number,
             torrent: self.mark(issue),
             at: now,
+            hidden: issue.contact.is_some()
+                || (self.was_hidden() && self.unhidden != Unhidden::Taken),
         };
         self.seen = Some(seen);
         let (dir, file) = (Arc::clone(&self.dir), self.file.clone());
@@ -233,8 +270,9 @@ fn rank(error: &LookError) -> u8 {
         LookError::Network(_) => 1,
         LookError::Nothing => 2,
         LookError::Older => 3,
-        LookError::Unopened => 4,
-        LookError::Disk(_) => 5,
+        LookError::Unhidden => 4,
+        LookError::Unopened => 5,
+        LookError::Disk(_) => 6,
     }
 }
 
@@ -254,6 +292,7 @@ fn text(seen: &Seen) -> String {
     line(&mut out, "number", &seen.number.to_be_bytes());
     line(&mut out, "torrent", &seen.torrent);
     line(&mut out, "at", &seen.at.to_be_bytes());
+    line(&mut out, "hidden", &[u8::from(seen.hidden)]);
     out
 }
 
@@ -266,6 +305,11 @@ fn parse(content: &[u8]) -> Option<Seen> {
         number: u64::from_be_bytes(*value::<8>(lines.next()?, "number")?),
         torrent: *value::<32>(lines.next()?, "torrent")?,
         at: u64::from_be_bytes(*value::<8>(lines.next()?, "at")?),
+        hidden: match *value::<1>(lines.next()?, "hidden")? {
+            [0] => false,
+            [1] => true,
+            [_] => return None,
+        },
     };
     lines.next().is_none().then_some(seen)
 }

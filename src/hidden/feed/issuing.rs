@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hushswarm_circuits::rendezvous::{Contact, Issue};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::super::notice::{
@@ -21,6 +23,12 @@ use crate::krpc::Item;
 /// is not to be read off the DHT to the second.
 const FIRST: Range<u64> = 2..10;
 
+/// Nodes have forgotten what was written so long ago.
+const FORGOTTEN: Duration = Duration::from_secs(2 * 3600);
+
+/// The user hears of the second failure in a row: one exit may be bad, or one item written by two at once.
+const TOLD_AFTER: u16 = 2;
+
 /// How it stands with an issue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Issued {
@@ -28,6 +36,8 @@ pub enum Issued {
     NotYet,
     /// It stands in the DHT.
     Stands,
+    /// Nobody can read it, and writing it failed again and again; it goes on.
+    Failing,
     /// Somebody else with the same keys put out a newer one: this one is not written any more.
     Overtaken,
 }
@@ -74,6 +84,7 @@ pub(super) fn issue_at(
         name,
         clock,
         status,
+        stood: None,
     };
     let task = tokio::spawn(press.keep(contact)).abort_handle();
     Issuing { status: seen, task }
@@ -86,6 +97,8 @@ struct Press {
     name: String,
     clock: Clock,
     status: watch::Sender<Issued>,
+    /// When it was written last by this process.
+    stood: Option<Instant>,
 }
 
 /// Why it was not written.
@@ -96,9 +109,20 @@ enum Failed {
     Overtaken,
 }
 
+/// Whether the seed stands somewhere, and nowhere that readers were told. Only then it is written early: else a relay could let its introduction point
+/// fall, see which item is written within a minute, and so learn which feed is whose.
+fn has_moved(told: &Contact, now: &Option<Contact>) -> bool {
+    now.as_ref().is_some_and(|now| {
+        let mut points = now.points().iter();
+        !points.any(|point| told.points().contains(point))
+    })
+}
+
 impl Press {
     async fn keep(mut self, mut contact: Option<watch::Receiver<Option<Contact>>>) {
         let (mut wait, mut attempt) = (FIRST_WAIT, 0_u16);
+        // How it is reached, as readers were told last.
+        let mut told = None;
         let mut soon = FIRST;
         loop {
             let now = match &mut contact {
@@ -120,8 +144,10 @@ impl Press {
                     now
                 }
             };
-            let (least, due) = match self.write(now, attempt).await {
+            let (least, due) = match self.write(now.clone(), attempt).await {
                 Ok(()) => {
+                    told = now;
+                    self.stood = Some(Instant::now());
                     self.status.send_replace(Issued::Stands);
                     (wait, attempt) = (FIRST_WAIT, 0);
                     let time = (self.clock)();
@@ -133,7 +159,11 @@ impl Press {
                     debug!("a feed's newest is not in the DHT yet");
                     let due = wait + within(0..wait);
                     wait = LONGEST_WAIT.min(wait * 2);
-                    attempt = attempt.wrapping_add(1);
+                    attempt = attempt.saturating_add(1);
+                    let gone = self.stood.is_none_or(|at| at.elapsed() >= FORGOTTEN);
+                    if gone && attempt >= TOLD_AFTER {
+                        self.status.send_replace(Issued::Failing);
+                    }
                     (due, due)
                 }
                 Err(Failed::Overtaken) => {
@@ -144,18 +174,26 @@ impl Press {
             let least = least.min(due);
             pause(least..least + 1).await;
             let rest = due - least;
-            let changed = async {
-                match &mut contact {
-                    Some(contact) => contact.changed().await,
-                    None => std::future::pending().await,
+            let moved = async {
+                match (&mut contact, &told) {
+                    (Some(contact), Some(told)) => {
+                        contact.wait_for(|now| has_moved(told, now)).await.is_ok()
+                    }
+                    (None, _) | (_, None) => std::future::pending().await,
                 }
             };
             tokio::select! {
                 () = pause(rest..rest + 1) => soon = 0..1,
-                changed = changed => match changed {
-                    Ok(()) => soon = SETTLE,
-                    Err(_) => return,
-                },
+                moved = moved => {
+                    if !moved {
+                        return;
+                    }
+                    soon = SETTLE;
+                }
+            }
+            let nowhere = |contact: &watch::Receiver<Option<Contact>>| contact.borrow().is_none();
+            if contact.as_ref().is_some_and(nowhere) {
+                soon = SETTLE;
             }
         }
     }
@@ -170,14 +208,13 @@ impl Press {
         let (old, Some(Outcome::Items(_))) = end(finding).await else {
             return Err(Failed::Later);
         };
-        let stands = *self.status.borrow() == Issued::Stands;
         let number = self.publisher.number(&self.infohash, now);
         number.ok_or(Failed::Later)?;
         let other = old.as_ref().and_then(|old| place.open(sealed(old)).ok());
         if let Some(other) = other
             && self.publisher.meets(&other)
         {
-            if stands {
+            if self.stood.is_some() {
                 return Err(Failed::Overtaken);
             }
             // Of this key, and from before a backup was put back, or from another computer: what the user has just asked for is newer.

@@ -7,7 +7,7 @@ mod publisher;
 #[cfg(test)]
 mod tests;
 
-pub use follower::{Feed, Follower, LookError};
+pub use follower::{Feed, Follower, LookError, Unhidden};
 pub use issuing::{Issued, Issuing, issue};
 pub use publisher::Publisher;
 

@@ -87,11 +87,24 @@ impl World {
 }
 
 fn contact(point: u8) -> Contact {
-    let point = Point {
-        relay: RelayId([point; 32]),
-        introduction: IntroductionId([point; 32]),
-    };
-    Contact::new([1; 32], vec![point]).unwrap()
+    contact_at(&[point])
+}
+
+fn contact_at(points: &[u8]) -> Contact {
+    let points = points.iter().map(|point| Point {
+        relay: RelayId([*point; 32]),
+        introduction: IntroductionId([*point; 32]),
+    });
+    Contact::new([1; 32], points.collect()).unwrap()
+}
+
+/// Waits until no period of the feed ends within so many minutes.
+async fn far_from_a_change(world: &World, feed: &FeedKey, minutes: u64) {
+    let now = (world.clock)();
+    let left = feed.period(now).left(now) / 60;
+    if left <= minutes {
+        passes(left + 10).await;
+    }
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -192,6 +205,43 @@ async fn it_is_there_for_days_and_follows_the_seed_to_other_introduction_points(
     drop(issuing);
     passes(3 * HOUR).await;
     assert!(matches!(follower.look().await, Err(LookError::Nothing)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_lets_one_introduction_point_fall_sees_nothing_written_while_another_stands() {
+    let world = World::new();
+    let publisher = world.publisher("publisher");
+    let feed = publisher.feed();
+    far_from_a_change(&world, &feed, 3 * HOUR).await;
+    let (mut issuing, contacts) = world.issues(publisher, FIRST);
+    contacts.send_replace(Some(contact_at(&[1, 2, 3])));
+    stands(&mut issuing).await;
+    assert_eq!(world.net.puts(), 1);
+    // One after the other falls, and is replaced, or all of them for a moment.
+    for now in [
+        Some(contact_at(&[2, 3])),
+        Some(contact_at(&[2, 3, 4])),
+        None,
+        Some(contact_at(&[5, 3])),
+        Some(contact_at(&[5, 6, 3])),
+    ] {
+        passes(8).await;
+        contacts.send_replace(now);
+    }
+    passes(4).await;
+    assert_eq!(world.net.puts(), 1, "it is written for one point's sake");
+    // The regular one names those that stand.
+    passes(20).await;
+    assert_eq!(world.net.puts(), 2);
+    let mut follower = world.follower("reader", &feed);
+    let newest = follower.look().await.unwrap();
+    assert_eq!(newest.contact, Some(contact_at(&[5, 6, 3])));
+    // Readers could reach it nowhere: this does not wait.
+    contacts.send_replace(Some(contact_at(&[7, 8])));
+    passes(10).await;
+    assert_eq!(world.net.puts(), 3);
+    let newest = follower.look().await.unwrap();
+    assert_eq!(newest.contact, Some(contact_at(&[7, 8])));
 }
 
 #[tokio::test(start_paused = true)]
@@ -390,6 +440,81 @@ async fn a_torrent_that_is_no_hidden_seeds_is_put_out_without_a_contact_and_rene
         passes(HOUR).await;
     }
     assert!((20..60).contains(&world.net.puts()), "{}", world.net.puts());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_version_turns_public_after_a_hidden_one_unless_the_user_says_so() {
+    let world = World::new();
+    let publisher = world.publisher("publisher");
+    let feed = publisher.feed();
+    let public = |hash| {
+        let (dht, clock) = (world.net.dht(), Arc::clone(&world.clock));
+        let publisher = world.publisher("publisher");
+        issue_at(dht, publisher, hash, String::new(), None, clock)
+    };
+    let (mut hidden, _contacts) = world.issues(publisher, FIRST);
+    stands(&mut hidden).await;
+    let mut follower = world.follower("reader", &feed);
+    let one = follower.look().await.unwrap();
+    drop(hidden);
+    // The same torrent, then another one.
+    for hash in [FIRST, SECOND] {
+        let mut issuing = public(hash);
+        stands(&mut issuing).await;
+        // After a restart too.
+        for mut follower in [follower, world.follower("reader", &feed)] {
+            let look = follower.look().await;
+            assert!(matches!(look, Err(LookError::Unhidden)), "{look:?}");
+        }
+        follower = world.follower("reader", &feed);
+        drop(issuing);
+    }
+    // Who never saw a hidden one was not told that it would be.
+    let other = world.follower("other", &feed).look().await.unwrap();
+    assert_eq!((other.infohash, other.contact), (SECOND, None));
+    // Among hidden peers alone it is taken, and nothing is forgotten by that.
+    let mut still = follower.with_unhidden(Unhidden::StillHidden);
+    let two = still.look().await.unwrap();
+    assert!(two.number > one.number && two.infohash == SECOND);
+    let look = world.follower("reader", &feed).look().await;
+    assert!(matches!(look, Err(LookError::Unhidden)), "{look:?}");
+    // Asked once, the user is not asked again, until it was hidden again.
+    let follower = world.follower("reader", &feed);
+    let mut taken = follower.with_unhidden(Unhidden::Taken);
+    assert_eq!(taken.look().await.unwrap(), two);
+    assert_eq!(world.follower("reader", &feed).look().await.unwrap(), two);
+    let (mut hidden, _contacts) = world.issues(world.publisher("publisher"), FIRST);
+    stands(&mut hidden).await;
+    let mut follower = world.follower("reader", &feed);
+    assert!(follower.look().await.unwrap().contact.is_some());
+    drop(hidden);
+    let mut issuing = public(SECOND);
+    stands(&mut issuing).await;
+    let look = follower.look().await;
+    assert!(matches!(look, Err(LookError::Unhidden)), "{look:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_not_be_written_is_told_once_and_again_only_when_readers_lost_it() {
+    let world = World::new();
+    let fails = |fails| world.net.0.lock().unwrap().fails = fails;
+    fails(true);
+    let (mut issuing, _contacts) = world.issues(world.publisher("publisher"), FIRST);
+    passes(HOUR).await;
+    assert!(issuing.status.has_changed().unwrap());
+    assert_eq!(*issuing.status.borrow_and_update(), Issued::Failing);
+    fails(false);
+    passes(HOUR).await;
+    assert_eq!(*issuing.status.borrow_and_update(), Issued::Stands);
+    // What stands is still read for a while.
+    fails(true);
+    passes(45).await;
+    assert_eq!(*issuing.status.borrow(), Issued::Stands);
+    passes(2 * HOUR).await;
+    assert_eq!(*issuing.status.borrow(), Issued::Failing);
+    fails(false);
+    passes(HOUR).await;
+    assert_eq!(*issuing.status.borrow(), Issued::Stands);
 }
 
 #[tokio::test(start_paused = true)]
