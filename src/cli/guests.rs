@@ -7,7 +7,7 @@ use super::dht::DhtArgs;
 use super::routes::Loaded;
 use crate::error::{Error, Exit};
 use crate::guests::tracker::{Token, Tracker};
-use crate::guests::{Doorstep, Guests, Options, Tell};
+use crate::guests::{Guests, Hosting, Options};
 use crate::route::Outside;
 use crate::state::StateDir;
 use crate::torrent::magnet::Magnet;
@@ -40,30 +40,22 @@ pub(super) fn token(state: &StateDir, command: &str) -> Result<Token, Error> {
 pub(super) struct Terms<'a> {
     /// The tracker.
     pub tracker: Tracker,
-    /// Ports that no visitor is led to.
-    pub closed: Vec<u16>,
+    /// How clients are reached, if they are.
+    pub hosting: Option<Hosting>,
     /// Whether and how the DHT is asked.
     pub dht: &'a DhtArgs,
     /// The user's rules.
     pub loaded: &'a Loaded,
-    /// What the user is told.
-    pub tell: Tell,
 }
 
-/// Serves guests by these ways.
-pub(super) fn guests(
-    outside: Arc<dyn Outside>,
-    doorstep: Arc<dyn Doorstep>,
-    terms: Terms<'_>,
-) -> Arc<Guests> {
+/// Serves guests by this way out.
+pub(super) fn guests(outside: Arc<dyn Outside>, terms: Terms<'_>) -> Arc<Guests> {
     let dht = terms.dht.finder(terms.loaded, Arc::clone(&outside));
     Guests::new(Options {
         outside,
-        doorstep,
+        hosting: terms.hosting,
         dht,
         tracker: terms.tracker,
-        closed: terms.closed,
-        tell: terms.tell,
     })
 }
 

@@ -1,9 +1,9 @@
 //! Guests: BitTorrent clients that nobody here wrote, as hidden peers.
 //!
 //! A tracker at a loopback address ([`tracker`]) names hidden peers of a swarm to a client, by virtual addresses
-//! ([`addresses`]); what the client opens to one of these meets that peer ([`Guests::route`]). And who announces there becomes
-//! a hidden seed itself, for as long as it announces: what visitors say is carried to its loopback port ([`Doorstep`]), from
-//! a loopback address of their own each.
+//! ([`addresses`]); what the client opens to one of these meets that peer ([`Guests::route`]). And who announces there in
+//! a jail becomes a hidden seed itself, for as long as it announces: what visitors say is carried to its loopback port ([`Doorstep`]),
+//! from a loopback address of their own each. Outside of jails nobody is hosted.
 //!
 //! What the client does besides, with other trackers and the DHT, is no business of this module.
 
@@ -73,12 +73,19 @@ pub type Tell = Arc<dyn Fn(&Magnet) + Send + Sync>;
 pub struct Options {
     /// The way to relays, past which nothing is known of guests.
     pub outside: Arc<dyn Outside>,
-    /// The way to the programs' ports.
-    pub doorstep: Arc<dyn Doorstep>,
+    /// How clients are reached; `None`: by nobody, they only get. Who announces is not made a hidden seed where the same client
+    /// may be seen elsewhere: strangers could tell that both are one.
+    pub hosting: Option<Hosting>,
     /// Where hidden peers are looked for, and where guests are published.
     pub dht: Option<Arc<Dht>>,
     /// The tracker.
     pub tracker: Tracker,
+}
+
+/// How visitors are led to the clients of programs.
+pub struct Hosting {
+    /// The way to the programs' ports.
+    pub doorstep: Arc<dyn Doorstep>,
     /// Ports that no visitor is led to, besides the tracker's own.
     pub closed: Vec<u16>,
     /// Told of each guest when it can be reached, and when it can be reached elsewhere alone.
@@ -196,7 +203,9 @@ impl Guests {
 
     /// Answers the head of a request.
     fn handle(&self, head: &[u8]) -> Vec<u8> {
-        match self.options.tracker.read(&self.options.closed, head) {
+        let hosting = self.options.hosting.as_ref();
+        let closed = hosting.map_or(&[][..], |hosting| &hosting.closed);
+        match self.options.tracker.read(closed, head) {
             Ok(Asked::Announce(announce, seeds)) => self.announce(&announce, seeds),
             Ok(Asked::Scrape(torrents)) => {
                 let state = self.state();
@@ -247,13 +256,14 @@ impl Guests {
         if guests.sum::<usize>() >= MAX_GUESTS {
             return false;
         }
-        let stay = if tracker::is_reached(announce) {
-            let Some(stay) = self.begin(hash, announce.port) else {
-                return false;
-            };
-            Some(stay)
-        } else {
-            None
+        let stay = match &self.options.hosting {
+            Some(hosting) if tracker::is_reached(announce) => {
+                let Some(stay) = self.begin(hosting, hash, announce.port) else {
+                    return false;
+                };
+                Some(stay)
+            }
+            _ => None,
         };
         let guest = Guest { last: now, stay };
         let swarm = state.swarms.entry(hash).or_default();
@@ -266,7 +276,7 @@ impl Guests {
     }
 
     /// Makes the client at this port a hidden seed.
-    fn begin(&self, hash: [u8; 20], port: u16) -> Option<(SeedKey, Task)> {
+    fn begin(&self, hosting: &Hosting, hash: [u8; 20], port: u16) -> Option<(SeedKey, Task)> {
         let swarm = SwarmKey::new(&hash).ok()?;
         let identity = Identity::ephemeral(&mut rand::rng());
         let key = identity.key();
@@ -281,8 +291,8 @@ impl Guests {
             port,
             visitors,
             contact,
-            doorstep: Arc::clone(&self.options.doorstep),
-            tell: Arc::clone(&self.options.tell),
+            doorstep: Arc::clone(&hosting.doorstep),
+            tell: Arc::clone(&hosting.tell),
             buffers: self.buffers.clone(),
         };
         Some((key, Task(tokio::spawn(stay.run()).abort_handle())))

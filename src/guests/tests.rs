@@ -87,16 +87,23 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::where_clients(true)
+    }
+
+    /// Clients are hosted, or not.
+    fn where_clients(hosted: bool) -> Self {
         let world = Arc::new(Counting::default());
         let outside: Arc<dyn Outside> = Arc::<Counting>::clone(&world);
         let at = "127.0.0.1:6969".parse().unwrap();
         let guests = Guests::new(Options {
             outside: Arc::clone(&outside),
-            doorstep: Arc::new(Nobody),
+            hosting: hosted.then(|| Hosting {
+                doorstep: Arc::new(Nobody),
+                closed: Vec::new(),
+                tell: Arc::new(|_| {}),
+            }),
             dht: None,
             tracker: Tracker::new(at, tracker::Token::new([7; 16])),
-            closed: Vec::new(),
-            tell: Arc::new(|_| {}),
         });
         let route = guests.route(outside);
         Self {
@@ -255,6 +262,14 @@ async fn who_listens_nowhere_finds_others_and_is_found_by_nobody() {
     assert!(scene.guests.state().swarms[&HASH].guests[&1].stay.is_none());
     assert!(scene.announce(HASH, 1, &[], "&event=stopped").is_empty());
     assert!(scene.guests.state().swarms.is_empty());
+}
+
+#[tokio::test]
+async fn where_nobody_is_hosted_clients_find_others_and_are_found_by_nobody() {
+    let scene = Scene::where_clients(false);
+    assert_eq!(scene.announce(HASH, 6881, &[contact(1)], "").len(), 1);
+    let state = scene.guests.state();
+    assert!(state.swarms[&HASH].guests[&6881].stay.is_none());
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use crate::cli::guests::{self, Terms};
 use crate::cli::proxy::raise_file_limit;
 use crate::error::Error;
 use crate::guests::tracker::Tracker;
-use crate::guests::{Doorstep, Guests};
+use crate::guests::{Doorstep, Guests, Hosting};
 use crate::jail::caught::Catcher;
 use crate::jail::dns::Resolver;
 use crate::jail::names::SharedNames;
@@ -124,15 +124,17 @@ async fn with_circuits(args: Args) -> Result<u8, Error> {
     }
     let guests = tracker.map(|tracker| {
         let outside: Arc<dyn Outside> = Arc::<Gate>::clone(&gate);
-        let doorstep = Arc::new(Inner(inside.warden.clone()));
         let terms = Terms {
             tracker,
-            closed: vec![SOCKS_PORT, CAUGHT_PORT],
+            hosting: Some(Hosting {
+                doorstep: Arc::new(Inner(inside.warden.clone())),
+                closed: vec![SOCKS_PORT, CAUGHT_PORT],
+                tell: Arc::new(|link| say(&format!("a hidden peer, whom others reach by {link}"))),
+            }),
             dht: &args.dht,
             loaded: &loaded,
-            tell: Arc::new(|link| say(&format!("a hidden peer, whom others reach by {link}"))),
         };
-        guests::guests(outside, doorstep, terms)
+        guests::guests(outside, terms)
     });
     let outside: Arc<dyn Outside> = if args.hidden_only {
         Arc::new(Nowhere)
