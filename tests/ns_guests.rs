@@ -216,7 +216,7 @@ fn aria2_gets_what_a_hidden_seed_has() {
     let (seed, link) = scene.seed();
     let out = TempDir::new().unwrap();
     // The link stands among its arguments as anybody would give it.
-    let place = scene.jail(&scene.client, "get", &["--tracker", "--hidden-only"]);
+    let place = scene.jail(&scene.client, "get", &["--tracker"]);
     let mut client = aria2_get(&place, "", &link, out.path());
     let status = client.wait(4 * PATIENCE);
     assert!(status.success(), "{}\n{}", client.tails(), seed.tails());

@@ -75,6 +75,7 @@ async fn with_circuits(args: Args) -> Result<u8, Error> {
             .with_source(error)
             .with_hint("use a file, a pipe or a terminal")
     })?;
+    let reaches_public = args.reaches_public();
     let gate = loaded.gate(&client, &loaded.tor(&state), Chosen::All);
     let mut environment = environment::inside(std::env::vars_os());
     let mut program = args.program;
@@ -136,10 +137,10 @@ async fn with_circuits(args: Args) -> Result<u8, Error> {
         };
         guests::guests(outside, terms)
     });
-    let outside: Arc<dyn Outside> = if args.hidden_only {
-        Arc::new(Nowhere)
-    } else {
+    let outside: Arc<dyn Outside> = if reaches_public {
         gate
+    } else {
+        Arc::new(Nowhere)
     };
     serve(inside, outside, guests, files, &mut serving)?;
     serving.spawn(complain(client.status()));
