@@ -140,7 +140,7 @@ impl Guests {
     pub fn new(options: Options) -> Arc<Self> {
         let book = Arc::new(Book::default());
         let state = State {
-            addresses: Addresses::new(&mut rand::rng(), CAPACITY),
+            addresses: Addresses::new(CAPACITY),
             swarms: BTreeMap::new(),
         };
         Arc::new_cyclic(|own| Self {
@@ -354,11 +354,6 @@ impl Guests {
         if how(&self.book, *hash, contact.clone()).is_some() && !known {
             swarm.known.push(key);
         }
-    }
-
-    /// Whether this address is virtual, given out or not.
-    fn covers(&self, ip: IpAddr) -> bool {
-        self.state().addresses.covers(ip)
     }
 
     /// Whose address this is.
