@@ -16,6 +16,9 @@ use crate::torrent::wire::{ASKED_LEN, Handshake};
 
 /// How long who connects may take to say what it wants: a handshake is the first thing that a peer sends.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes that a program may say before the peer is met; a handshake and what most send with it. Who says more is not waited for with
+/// more memory: that he goes is seen later.
+const MAX_SAID: usize = 16 << 10;
 
 /// Reaches a program's listening port.
 pub trait Doorstep: Send + Sync + 'static {
@@ -36,6 +39,18 @@ pub(super) async fn asked(
     read.ok()?.ok()?;
     let named = Handshake::asked(&said).ok()?;
     (named.0 == *hash).then(|| said.to_vec())
+}
+
+/// Waits until a program has gone, and keeps what it says meanwhile.
+pub(super) async fn gone(stream: &mut (impl AsyncRead + Unpin), said: &mut Vec<u8>) {
+    let mut chunk = [0; 1024];
+    while said.len() < MAX_SAID {
+        match stream.read(&mut chunk).await {
+            Ok(0) | Err(_) => return,
+            Ok(n) => said.extend_from_slice(&chunk[..n]),
+        }
+    }
+    std::future::pending().await
 }
 
 /// An address for a visitor: clients take one peer of an address. Not of 127.0.0.0/10, where services stand.
@@ -82,6 +97,17 @@ mod tests {
     async fn who_says_nothing_is_not_waited_for() {
         let (mut near, _far) = tokio::io::duplex(64);
         assert_eq!(asked(&mut near, &[1; 20]).await, None);
+    }
+
+    #[tokio::test]
+    async fn who_goes_is_noticed_and_what_it_said_is_kept() {
+        use tokio::io::AsyncWriteExt as _;
+        let (mut near, mut far) = tokio::io::duplex(64 << 10);
+        far.write_all(&[7; 3000]).await.unwrap();
+        drop(far);
+        let mut said = vec![1; 48];
+        gone(&mut near, &mut said).await;
+        assert_eq!(said, [vec![1; 48], vec![7; 3000]].concat());
     }
 
     #[test]

@@ -25,7 +25,7 @@ use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::rendezvous::{Contact, SwarmKey};
 use rand::RngExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::debug;
@@ -40,8 +40,8 @@ use crate::hidden::{Book, HiddenRoute, Host, HostOptions, Identity, publish, see
 use crate::hush::SeedKey;
 use crate::net::os::LocalListener;
 use crate::net::{BoxStream, ByteStream as _};
-use crate::route::Outside;
 use crate::route::carry::{Buffers, carry};
+use crate::route::{Outside, RouteError};
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::magnet::Magnet;
 use crate::torrent::tracker::query::{Announce, MAX_HEAD};
@@ -62,6 +62,10 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(200);
 /// Meetings that are on their way for programs of this computer: each takes two circuits.
 const MAX_CALLS: usize = 64;
+/// Of these, such to one swarm: its peers, who may be made up, don't keep other torrents waiting.
+const MAX_CALLS_TO_SWARM: usize = 16;
+/// Connections of programs that have met nobody yet; beyond these they are refused.
+const MAX_WAITING: usize = 256;
 /// Seconds until hidden peers are looked for again in the DHT: where none is known, and where some are.
 const LOOK_AGAIN_SOON: Range<u64> = 2 * 60..4 * 60;
 const LOOK_AGAIN: Range<u64> = 15 * 60..30 * 60;
@@ -107,7 +111,6 @@ struct Guest {
     stay: Option<(SeedKey, Task)>,
 }
 
-#[derive(Default)]
 struct Swarm {
     /// By the port that the client listens at.
     guests: BTreeMap<u16, Guest>,
@@ -116,6 +119,20 @@ struct Swarm {
     /// So that each answer begins with another.
     turn: usize,
     looking: Option<Task>,
+    /// For meetings that are on their way.
+    calls: Arc<Semaphore>,
+}
+
+impl Default for Swarm {
+    fn default() -> Self {
+        Self {
+            guests: BTreeMap::new(),
+            known: Vec::new(),
+            turn: 0,
+            looking: None,
+            calls: Arc::new(Semaphore::new(MAX_CALLS_TO_SWARM)),
+        }
+    }
 }
 
 struct State {
@@ -130,6 +147,7 @@ pub struct Guests {
     hidden: HiddenRoute,
     state: Mutex<State>,
     calls: Semaphore,
+    waiting: Arc<Semaphore>,
     buffers: Buffers,
     /// This, for tasks that end with it.
     own: Weak<Self>,
@@ -149,6 +167,7 @@ impl Guests {
             book,
             state: Mutex::new(state),
             calls: Semaphore::new(MAX_CALLS),
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             buffers: Buffers::default(),
             own: Weak::clone(own),
         })
@@ -365,20 +384,25 @@ impl Guests {
     }
 
     /// Leads what a program says to a hidden peer, once it has begun to speak to that peer's swarm.
-    async fn call(self: Arc<Self>, mut near: BoxStream, (hash, key): Peer) {
-        let Some(said) = door::asked(&mut near, &hash).await else {
+    async fn call(
+        self: Arc<Self>,
+        mut near: BoxStream,
+        (hash, key): Peer,
+        waits: OwnedSemaphorePermit,
+    ) {
+        let Some(mut said) = door::asked(&mut near, &hash).await else {
             debug!("a program said something else than a handshake to a hidden peer");
             return;
         };
-        let Some(target) = target(&key) else { return };
-        // Never closed.
-        let Ok(place) = self.calls.acquire().await else {
-            return;
+        let met = tokio::select! {
+            // Dropped, the meeting gives back what it has taken.
+            () = door::gone(&mut near, &mut said) => {
+                debug!("a program did not wait for a hidden peer");
+                return;
+            }
+            met = self.meet(&hash, &key) => met,
         };
-        // It is not used: a meeting has circuits of its own.
-        let isolation = Isolation::new("guests", b"", 0);
-        let met = self.hidden.connect(&target, isolation).await;
-        drop(place);
+        drop(waits);
         match met {
             Ok(far) => {
                 let carried = carry(near, far, said, &self.buffers).await;
@@ -386,6 +410,21 @@ impl Guests {
             }
             Err(error) => debug!(%error, "a hidden peer was not met"),
         }
+    }
+
+    /// Meets a hidden peer, when it is this call's turn.
+    async fn meet(&self, hash: &[u8; 20], key: &SeedKey) -> Result<BoxStream, RouteError> {
+        let swarm = self.state().swarms.get(hash).map(|s| Arc::clone(&s.calls));
+        let (Some(swarm), Some(target)) = (swarm, target(key)) else {
+            return Err(RouteError::Refused);
+        };
+        // Neither is ever closed.
+        let closed = |_| RouteError::Refused;
+        let _of_swarm = swarm.acquire().await.map_err(closed)?;
+        let _of_all = self.calls.acquire().await.map_err(closed)?;
+        // It is not used: a meeting has circuits of its own.
+        let isolation = Isolation::new("guests", b"", 0);
+        self.hidden.connect(&target, isolation).await
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

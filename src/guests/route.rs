@@ -48,11 +48,14 @@ impl Outside for GuestRoute {
         match target.host {
             Host::Ip(ip) if Addresses::covers(ip) => {
                 let peer = self.guests.who(ip);
+                let waits = Arc::clone(&self.guests.waiting).try_acquire_owned();
                 Box::pin(async move {
-                    let peer = peer.ok_or(RouteError::Refused)?;
+                    let (Some(peer), Ok(waits)) = (peer, waits) else {
+                        return Err(RouteError::Refused);
+                    };
                     // It is met when the program has said that it wants this swarm: see `super::door`.
                     let (near, far) = duplex(BETWEEN);
-                    tokio::spawn(Arc::clone(&self.guests).call(Box::new(far), peer));
+                    tokio::spawn(Arc::clone(&self.guests).call(Box::new(far), peer, waits));
                     Ok(Box::new(near) as BoxStream)
                 })
             }

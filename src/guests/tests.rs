@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use hushswarm_circuits::keys::RelayId;
 use hushswarm_circuits::rendezvous::{IntroductionId, Point};
@@ -22,6 +22,8 @@ const HASH: [u8; 20] = [b'h'; 20];
 struct Counting {
     /// Introductions that were asked for, as visitors do.
     visits: AtomicUsize,
+    /// They are never answered.
+    hangs: AtomicBool,
     /// Streams to anything else.
     streams: AtomicUsize,
     /// Where datagrams were sent.
@@ -66,6 +68,9 @@ impl Outside for Counting {
         let but = RelayId([1; 32]);
         if at == (At::Any { but: vec![but] }) {
             self.visits.fetch_add(1, Ordering::Relaxed);
+            if self.hangs.load(Ordering::Relaxed) {
+                return Box::pin(std::future::pending());
+            }
         }
         Box::pin(async { Err(RouteError::Refused) })
     }
@@ -137,11 +142,17 @@ impl Scene {
         said.iter().map(|peer| peer.ip()).collect()
     }
 
-    /// Opens a stream to this address, says this, and waits for its end.
-    async fn say(&self, ip: IpAddr, said: &[u8]) -> Result<(), RouteError> {
+    /// Opens a stream to this address, and says this.
+    async fn open(&self, ip: IpAddr, said: &[u8]) -> Result<BoxStream, RouteError> {
         let target = Target::ip(SocketAddr::new(ip, 6881));
         let mut stream = self.route.connect(&target, isolation()).await?;
         stream.write_all(said).await.unwrap();
+        Ok(stream)
+    }
+
+    /// The same, and waits for its end.
+    async fn say(&self, ip: IpAddr, said: &[u8]) -> Result<(), RouteError> {
+        let mut stream = self.open(ip, said).await?;
         let end = stream.read(&mut [0; 1]).await;
         assert_eq!(end.unwrap_or(0), 0, "nobody is there to answer");
         Ok(())
@@ -149,6 +160,17 @@ impl Scene {
 
     fn visits(&self) -> usize {
         self.world.visits.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many visits were begun, and for those that should not be.
+    async fn settle(&self, visits: usize) {
+        while self.visits() < visits {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(self.visits(), visits);
     }
 }
 
@@ -187,6 +209,36 @@ async fn what_names_the_swarm_meets_the_peer_and_nothing_else_leaves() {
     assert_eq!(scene.say(peers[0], &handshake(HASH)).await, Ok(()));
     assert_eq!(scene.visits(), 1);
     assert_eq!(scene.world.streams.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn one_swarm_leaves_room_for_others_and_who_does_not_wait_makes_room() {
+    let scene = Scene::new();
+    scene.world.hangs.store(true, Ordering::Relaxed);
+    let one = scene.announce(HASH, 6881, &[contact(1)], "")[0];
+    let same_point = Contact::new([2; 32], contact(1).points().to_vec()).unwrap();
+    let other = scene.announce([2; 20], 6881, &[same_point], "")[0];
+    let mut streams = Vec::new();
+    for _ in 0..=MAX_CALLS_TO_SWARM {
+        streams.push(scene.open(one, &handshake(HASH)).await.unwrap());
+    }
+    scene.settle(MAX_CALLS_TO_SWARM).await;
+    streams.push(scene.open(other, &handshake([2; 20])).await.unwrap());
+    scene.settle(MAX_CALLS_TO_SWARM + 1).await;
+    drop(streams.remove(0));
+    scene.settle(MAX_CALLS_TO_SWARM + 2).await;
+    // Those that say nothing wait, too.
+    while streams.len() < MAX_WAITING {
+        streams.push(scene.open(one, b"").await.unwrap());
+    }
+    let refused = scene.open(one, b"").await.err();
+    assert_eq!(refused, Some(RouteError::Refused));
+    drop(streams);
+    scene.settle(MAX_CALLS_TO_SWARM + 2).await;
+    let room = scene.guests.waiting.available_permits();
+    assert_eq!(room, MAX_WAITING);
+    let room = scene.guests.calls.available_permits();
+    assert_eq!(room, MAX_CALLS);
 }
 
 #[tokio::test]
