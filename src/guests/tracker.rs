@@ -142,7 +142,14 @@ impl Tracker {
                 "nobody can be led to this port: choose another one to listen on",
             ));
         }
-        Ok(Asked::Announce(announce, seeds(head.query)))
+        let seeds = seeds(head.query);
+        // Who could not be visited is not told on, and whoever asks for him does not become a seed of what he has for some alone.
+        if seeds.iter().any(Contact::is_closed) {
+            return Err(failure(
+                "the hidden seed lets in only some: get it with hushswarm get",
+            ));
+        }
+        Ok(Asked::Announce(announce, seeds))
     }
 }
 

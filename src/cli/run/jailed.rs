@@ -90,7 +90,7 @@ async fn with_circuits(args: Args) -> Result<u8, Error> {
             for link in &args.magnet {
                 say(&format!("for the program: {}", tracker.link(link)));
             }
-            program = guests::arguments(program, |link| tracker.link(link));
+            program = guests::arguments(program, |link| tracker.link(link))?;
             environment.push((guests::VARIABLE.into(), tracker.url().into()));
             Some(tracker)
         }

@@ -132,6 +132,13 @@ fn the_seeds_of_a_link_come_by_the_url_and_nothing_else_of_it_does() {
         panic!("refused");
     };
     assert_eq!(seeds, magnet.seeds[..MAX_SEEDS]);
+    // A seed that lets in only some is nobody's here.
+    let mut closed = magnet.clone();
+    closed.seeds = vec![contact(1, 3), contact(2, 3).closed(true)];
+    let url = tracker.link(&closed).trackers.remove(0);
+    let refused = tracker.read(&[], &announce(&url, 6881, "", HOST));
+    let refused = refused.unwrap_err();
+    assert!(body(&refused).starts_with(b"d14:failure reason"));
     // What is no contact is passed over.
     let odd = announce(
         &format!("{}&seed=AAAA&seed=%20&seed=", tracker.url()),
