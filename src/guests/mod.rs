@@ -111,11 +111,17 @@ struct Guest {
     stay: Option<(SeedKey, Task)>,
 }
 
+struct Known {
+    key: SeedKey,
+    /// The user's link names it; others are told of by strangers.
+    named: bool,
+}
+
 struct Swarm {
     /// By the port that the client listens at.
     guests: BTreeMap<u16, Guest>,
     /// Hidden peers, in the order in which they were heard of.
-    known: Vec<SeedKey>,
+    known: Vec<Known>,
     /// So that each answer begins with another.
     turn: usize,
     looking: Option<Task>,
@@ -246,7 +252,7 @@ impl Guests {
             return tracker::failure("there are too many torrents: stop some");
         }
         for seed in seeds {
-            self.note(&mut state, &announce.hash, &seed, Book::learn);
+            self.note(&mut state, &announce.hash, &seed, true);
         }
         let State { addresses, swarms } = &mut *state;
         let Some(swarm) = swarms.get_mut(&announce.hash) else {
@@ -258,7 +264,7 @@ impl Guests {
         swarm.turn = swarm.turn.wrapping_add(wanted);
         let keys = swarm.known.iter().cycle().skip(begin).take(wanted);
         let mut rng = rand::rng();
-        let given = keys.filter_map(|key| addresses.give(&mut rng, (announce.hash, *key)));
+        let given = keys.filter_map(|known| addresses.give(&mut rng, (announce.hash, known.key)));
         let peers: Vec<Ipv6Addr> = given.collect();
         tracker::announced(announce, &peers, known)
     }
@@ -329,7 +335,7 @@ impl Guests {
 
     fn forget(&self, state: &mut State, hash: &[u8; 20]) {
         let swarm = state.swarms.remove(hash).unwrap_or_default();
-        for key in swarm.known {
+        for Known { key, .. } in swarm.known {
             state.addresses.forget(&(*hash, key));
             self.book.forget(&key);
         }
@@ -348,30 +354,46 @@ impl Guests {
         }
     }
 
-    /// Notes a hidden peer of a swarm that has a guest, unless it is one.
-    fn note(
-        &self,
-        state: &mut State,
-        hash: &[u8; 20],
-        contact: &Contact,
-        how: impl Fn(&Book, [u8; 20], Contact) -> Option<hushswarm_circuits::target::Target>,
-    ) {
+    /// Notes a hidden peer of a swarm that has a guest, unless it is one. One that the user's link names is always taken; where there is
+    /// no room, the oldest that strangers told of gives way.
+    fn note(&self, state: &mut State, hash: &[u8; 20], contact: &Contact, named: bool) {
         let key = SeedKey(contact.key);
-        let Some(swarm) = state.swarms.get_mut(hash) else {
+        let State { addresses, swarms } = state;
+        let Some(swarm) = swarms.get_mut(hash) else {
             return;
         };
-        let known = swarm.known.contains(&key);
         let keys = swarm
             .guests
             .values()
             .filter_map(|guest| guest.stay.as_ref());
         let own = keys.into_iter().any(|(own, _)| *own == key);
-        if own || (!known && swarm.known.len() >= MAX_KNOWN) {
+        if own {
             return;
         }
+        let known = swarm.known.iter().position(|known| known.key == key);
+        if known.is_none() && swarm.known.len() >= MAX_KNOWN {
+            let heard = swarm.known.iter().position(|known| !known.named);
+            // Where all are named, the link that was used last counts.
+            let Some(oldest) = heard.or(named.then_some(0)) else {
+                return;
+            };
+            let Known { key, .. } = swarm.known.remove(oldest);
+            addresses.forget(&(*hash, key));
+            self.book.forget(&key);
+        }
+        let contact = contact.clone();
+        let noted = if named {
+            self.book.learn(*hash, contact)
+        } else {
+            self.book.hear(*hash, contact)
+        };
         // A key that is another swarm's is not taken.
-        if how(&self.book, *hash, contact.clone()).is_some() && !known {
-            swarm.known.push(key);
+        if noted.is_none() {
+            return;
+        }
+        match known.and_then(|at| swarm.known.get_mut(at)) {
+            Some(known) => known.named |= named,
+            None => swarm.known.push(Known { key, named }),
         }
     }
 
@@ -447,7 +469,7 @@ async fn look(guests: Weak<Guests>, dht: Arc<Dht>, hash: [u8; 20]) {
                 return;
             };
             let mut state = guests.state();
-            guests.note(&mut state, &hash, &contact, Book::hear);
+            guests.note(&mut state, &hash, &contact, false);
         }
         let Some(alone) = guests.upgrade().map(|guests| {
             let state = guests.state();

@@ -295,6 +295,40 @@ async fn who_leaves_or_says_nothing_for_long_is_forgotten_with_what_it_knew() {
 }
 
 #[tokio::test]
+async fn those_that_strangers_tell_of_leave_room_for_the_links_own_and_for_newer_ones() {
+    let scene = Scene::new();
+    scene.announce(HASH, 6881, &[contact(1)], "");
+    let stranger = |n: usize| {
+        let mut key = [0xaa; 32];
+        key[..8].copy_from_slice(&n.to_be_bytes());
+        Contact::new(key, contact(1).points().to_vec()).unwrap()
+    };
+    let knows = |contact: &Contact| {
+        let state = scene.guests.state();
+        let swarm = &state.swarms[&HASH];
+        assert!(swarm.known.len() <= MAX_KNOWN);
+        let mut keys = swarm.known.iter().map(|known| known.key.0);
+        keys.any(|key| key == contact.key)
+    };
+    let hear = |contact: &Contact| {
+        let mut state = scene.guests.state();
+        scene.guests.note(&mut state, &HASH, contact, false);
+    };
+    for n in 0..MAX_KNOWN {
+        hear(&stranger(n));
+    }
+    assert!(knows(&contact(1)) && !knows(&stranger(0)) && knows(&stranger(MAX_KNOWN - 1)));
+    // What a link names is not hearsay any more, and comes in where all is full.
+    scene.announce(HASH, 6881, &[contact(2), stranger(1)], "");
+    assert!(knows(&contact(2)) && knows(&stranger(1)));
+    for n in 0..2 * MAX_KNOWN {
+        hear(&stranger(MAX_KNOWN + n));
+    }
+    assert!(knows(&contact(1)) && knows(&contact(2)) && knows(&stranger(1)));
+    assert!(!knows(&stranger(MAX_KNOWN - 1)) && knows(&stranger(3 * MAX_KNOWN - 1)));
+}
+
+#[tokio::test]
 async fn a_peer_is_of_one_swarm_and_nobody_is_told_of_himself() {
     let scene = Scene::new();
     assert_eq!(scene.announce(HASH, 6881, &[contact(1)], "").len(), 1);
