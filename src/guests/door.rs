@@ -5,6 +5,8 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::RngExt as _;
@@ -27,6 +29,25 @@ pub trait Doorstep: Send + Sync + 'static {
     /// # Errors
     /// Nobody listens there.
     fn connect(&self, from: Ipv4Addr, port: u16) -> BoxFuture<'_, io::Result<BoxStream>>;
+}
+
+/// A program's port, until nobody listens there. What a program opens there later may be anything.
+pub(super) struct Watched {
+    pub(super) doorstep: Arc<dyn Doorstep>,
+    pub(super) open: Arc<AtomicBool>,
+}
+
+impl Doorstep for Watched {
+    fn connect(&self, from: Ipv4Addr, port: u16) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(async move {
+            let connected = self.doorstep.connect(from, port).await;
+            let kind = connected.as_ref().err().map(io::Error::kind);
+            if kind == Some(io::ErrorKind::ConnectionRefused) {
+                self.open.store(false, Ordering::Relaxed);
+            }
+            connected
+        })
+    }
 }
 
 /// Reads the beginning of a handshake; gives it where it names this torrent.

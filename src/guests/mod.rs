@@ -18,6 +18,7 @@ pub mod tracker;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ use tracing::debug;
 
 use self::addresses::{Addresses, CAPACITY, Peer};
 pub use self::door::Doorstep;
+use self::door::Watched;
 use self::guest::Stay;
 use self::route::GuestRoute;
 use self::tracker::{Asked, INTERVAL, Tracker};
@@ -50,8 +52,12 @@ use crate::torrent::tracker::query::{Announce, MAX_HEAD};
 pub const MAX_GUESTS: usize = 128;
 /// Hidden peers of one swarm that are told of; so many a client has use for.
 const MAX_KNOWN: usize = 200;
-/// Who was silent for so long has gone: twice the interval, and time to ask.
+/// Who was silent for so long has gone: twice the interval, and time to ask. Who said that he goes is kept as long, and is the same
+/// hidden seed when he comes again.
 const GONE: Duration = Duration::from_secs(2 * INTERVAL.as_secs() + 60);
+/// Hidden seeds that are made at once; then one after such a time each. Circuits are dear, for relays too.
+const BEGINS: u32 = 30;
+const BEGIN_EVERY: Duration = Duration::from_secs(2);
 /// How often it is looked who has gone.
 const LOOK: Duration = Duration::from_secs(30);
 /// Requests to the tracker at once.
@@ -107,8 +113,32 @@ impl Drop for Task {
 
 struct Guest {
     last: Instant,
-    /// How others reach it; `None` where it listens nowhere.
-    stay: Option<(SeedKey, Task)>,
+    /// It said that it goes, and may come again.
+    left: bool,
+    /// How others reach it; `None` where it listens nowhere, or too many have just begun.
+    stay: Option<Hosted>,
+}
+
+/// A client as a hidden seed.
+struct Hosted {
+    key: SeedKey,
+    /// Whether visitors are let in: not when it has left, or nobody listened at its port.
+    open: Arc<AtomicBool>,
+    _task: Task,
+}
+
+/// When the next hidden seed may be made, if none had come before its time.
+struct Begins(Instant);
+
+impl Begins {
+    fn allow(&mut self, now: Instant) -> bool {
+        let next = self.0.max(now);
+        if next.saturating_duration_since(now) >= BEGIN_EVERY * BEGINS {
+            return false;
+        }
+        self.0 = next + BEGIN_EVERY;
+        true
+    }
 }
 
 struct Known {
@@ -144,6 +174,7 @@ impl Default for Swarm {
 struct State {
     addresses: Addresses,
     swarms: BTreeMap<[u8; 20], Swarm>,
+    begins: Begins,
 }
 
 /// All guests of one program, or of all programs that use one proxy.
@@ -166,6 +197,7 @@ impl Guests {
         let state = State {
             addresses: Addresses::new(CAPACITY),
             swarms: BTreeMap::new(),
+            begins: Begins(Instant::now()),
         };
         Arc::new_cyclic(|own| Self {
             hidden: HiddenRoute::new(Arc::clone(&options.outside), Arc::clone(&book)),
@@ -254,7 +286,9 @@ impl Guests {
         for seed in seeds {
             self.note(&mut state, &announce.hash, &seed, true);
         }
-        let State { addresses, swarms } = &mut *state;
+        let State {
+            addresses, swarms, ..
+        } = &mut *state;
         let Some(swarm) = swarms.get_mut(&announce.hash) else {
             return tracker::announced(announce, &[], 0);
         };
@@ -271,28 +305,27 @@ impl Guests {
 
     /// Makes whoever announces a guest, or lets it stay one; `false` where there are too many.
     fn stay(&self, state: &mut State, announce: &Announce) -> bool {
-        let (hash, now) = (announce.hash, Instant::now());
-        let swarm = state.swarms.get_mut(&hash);
-        if let Some(guest) = swarm.and_then(|swarm| swarm.guests.get_mut(&announce.port)) {
-            guest.last = now;
-            return true;
-        }
-        let guests = state.swarms.values().map(|swarm| swarm.guests.len());
-        if guests.sum::<usize>() >= MAX_GUESTS {
+        let (hash, port, now) = (announce.hash, announce.port, Instant::now());
+        let swarm = state.swarms.get(&hash);
+        let is_guest = swarm.is_some_and(|swarm| swarm.guests.contains_key(&port));
+        if !is_guest && !self.make_room(state) {
             return false;
         }
-        let stay = match &self.options.hosting {
-            Some(hosting) if tracker::is_reached(announce) => {
-                let Some(stay) = self.begin(hosting, hash, announce.port) else {
-                    return false;
-                };
-                Some(stay)
-            }
-            _ => None,
-        };
-        let guest = Guest { last: now, stay };
         let swarm = state.swarms.entry(hash).or_default();
-        swarm.guests.insert(announce.port, guest);
+        let guest = swarm.guests.entry(port).or_insert(Guest {
+            last: now,
+            left: false,
+            stay: None,
+        });
+        (guest.last, guest.left) = (now, false);
+        match (&guest.stay, &self.options.hosting) {
+            (Some(stay), _) => stay.open.store(true, Ordering::Relaxed),
+            // Where too many have begun, it is one when it asks again.
+            (None, Some(hosting)) if tracker::is_reached(announce) && state.begins.allow(now) => {
+                guest.stay = self.begin(hosting, hash, port);
+            }
+            (None, _) => {}
+        }
         if let (None, Some(dht)) = (&swarm.looking, &self.options.dht) {
             let looking = look(Weak::clone(&self.own), Arc::clone(dht), hash);
             swarm.looking = Some(Task(tokio::spawn(looking).abort_handle()));
@@ -300,8 +333,30 @@ impl Guests {
         true
     }
 
+    /// Makes room for a guest: one that has left gives way. `false` where all are there.
+    fn make_room(&self, state: &mut State) -> bool {
+        let guests = state.swarms.values().map(|swarm| swarm.guests.len());
+        if guests.sum::<usize>() < MAX_GUESTS {
+            return true;
+        }
+        let all = state.swarms.iter().flat_map(|(hash, swarm)| {
+            let guests = swarm.guests.iter();
+            guests.map(move |(port, guest)| (*hash, *port, guest))
+        });
+        let left = all.filter(|(_, _, guest)| guest.left);
+        let oldest = left.min_by_key(|(_, _, guest)| guest.last);
+        let Some((hash, port)) = oldest.map(|(hash, port, _)| (hash, port)) else {
+            return false;
+        };
+        if let Some(swarm) = state.swarms.get_mut(&hash) {
+            swarm.guests.remove(&port);
+        }
+        self.forget_deserted(state);
+        true
+    }
+
     /// Makes the client at this port a hidden seed.
-    fn begin(&self, hosting: &Hosting, hash: [u8; 20], port: u16) -> Option<(SeedKey, Task)> {
+    fn begin(&self, hosting: &Hosting, hash: [u8; 20], port: u16) -> Option<Hosted> {
         let swarm = SwarmKey::new(&hash).ok()?;
         let identity = Identity::ephemeral(&mut rand::rng());
         let key = identity.key();
@@ -309,6 +364,7 @@ impl Guests {
         let (host, visitors) = Host::start(outside, identity, swarm, HostOptions::default());
         let contact = host.contact();
         let dht = self.options.dht.clone();
+        let open = Arc::new(AtomicBool::new(true));
         let stay = Stay {
             _notice: dht.map(|dht| publish(dht, hash, contact.clone())),
             _host: host,
@@ -316,29 +372,51 @@ impl Guests {
             port,
             visitors,
             contact,
-            doorstep: Arc::clone(&hosting.doorstep),
+            doorstep: Arc::new(Watched {
+                doorstep: Arc::clone(&hosting.doorstep),
+                open: Arc::clone(&open),
+            }),
+            open: Arc::clone(&open),
             tell: Arc::clone(&hosting.tell),
             buffers: self.buffers.clone(),
         };
-        Some((key, Task(tokio::spawn(stay.run()).abort_handle())))
+        Some(Hosted {
+            key,
+            open,
+            _task: Task(tokio::spawn(stay.run()).abort_handle()),
+        })
     }
 
-    /// A guest is none any more; with the last one its swarm is forgotten.
+    /// A guest leaves, and is the same hidden seed if it comes again soon; with the last one is forgotten who else is of its swarm.
     fn leave(&self, state: &mut State, hash: &[u8; 20], port: u16) {
-        if let Some(swarm) = state.swarms.get_mut(hash) {
-            swarm.guests.remove(&port);
-            if swarm.guests.is_empty() {
-                self.forget(state, hash);
+        let swarm = state.swarms.get_mut(hash);
+        if let Some(swarm) = swarm
+            && let Some(guest) = swarm.guests.get_mut(&port)
+        {
+            (guest.last, guest.left) = (Instant::now(), true);
+            match &guest.stay {
+                Some(stay) => stay.open.store(false, Ordering::Relaxed),
+                None => drop(swarm.guests.remove(&port)),
             }
+            self.forget_deserted(state);
         }
     }
 
-    fn forget(&self, state: &mut State, hash: &[u8; 20]) {
-        let swarm = state.swarms.remove(hash).unwrap_or_default();
-        for Known { key, .. } in swarm.known {
-            state.addresses.forget(&(*hash, key));
-            self.book.forget(&key);
-        }
+    /// Forgets what is known of swarms that have no guest any more, and those to which none will come again.
+    fn forget_deserted(&self, state: &mut State) {
+        let State {
+            addresses, swarms, ..
+        } = state;
+        swarms.retain(|hash, swarm| {
+            if swarm.guests.values().all(|guest| guest.left) {
+                swarm.looking = None;
+                for Known { key, .. } in swarm.known.drain(..) {
+                    addresses.forget(&(*hash, key));
+                    self.book.forget(&key);
+                }
+            }
+            !swarm.guests.is_empty()
+        });
     }
 
     fn expire(&self, now: Instant) {
@@ -347,18 +425,16 @@ impl Guests {
             let stays = |guest: &Guest| now.saturating_duration_since(guest.last) < GONE;
             swarm.guests.retain(|_, guest| stays(guest));
         }
-        let empty = state.swarms.iter().filter(|(_, s)| s.guests.is_empty());
-        let empty: Vec<[u8; 20]> = empty.map(|(hash, _)| *hash).collect();
-        for hash in empty {
-            self.forget(&mut state, &hash);
-        }
+        self.forget_deserted(&mut state);
     }
 
     /// Notes a hidden peer of a swarm that has a guest, unless it is one. One that the user's link names is always taken; where there is
     /// no room, the oldest that strangers told of gives way.
     fn note(&self, state: &mut State, hash: &[u8; 20], contact: &Contact, named: bool) {
         let key = SeedKey(contact.key);
-        let State { addresses, swarms } = state;
+        let State {
+            addresses, swarms, ..
+        } = state;
         let Some(swarm) = swarms.get_mut(hash) else {
             return;
         };
@@ -366,7 +442,7 @@ impl Guests {
             .guests
             .values()
             .filter_map(|guest| guest.stay.as_ref());
-        let own = keys.into_iter().any(|(own, _)| *own == key);
+        let own = keys.into_iter().any(|own| own.key == key);
         if own {
             return;
         }

@@ -336,9 +336,71 @@ async fn a_peer_is_of_one_swarm_and_nobody_is_told_of_himself() {
     let own = scene.guests.state().swarms[&HASH].guests[&6881]
         .stay
         .as_ref()
-        .map(|(key, _)| *key);
+        .map(|stay| stay.key);
     let own = Contact::new(own.unwrap().0, contact(1).points().to_vec()).unwrap();
     assert_eq!(scene.announce(HASH, 6881, &[own], "").len(), 1);
+}
+
+#[tokio::test]
+async fn who_comes_again_soon_is_the_same_seed_and_lets_nobody_in_meanwhile() {
+    let scene = Scene::new();
+    let stay = |guests: &Guests| {
+        let state = guests.state();
+        let guest = &state.swarms[&HASH].guests[&6881];
+        let stay = guest.stay.as_ref().unwrap();
+        (stay.key, Arc::clone(&stay.open))
+    };
+    scene.announce(HASH, 6881, &[], "");
+    let (key, open) = stay(&scene.guests);
+    for _ in 0..3 {
+        assert!(open.load(Ordering::Relaxed));
+        scene.announce(HASH, 6881, &[], "&event=stopped");
+        assert!(!open.load(Ordering::Relaxed));
+        scene.announce(HASH, 6881, &[], "");
+        assert_eq!(stay(&scene.guests).0, key);
+    }
+    // Who visits finds nobody at the port: the next one is not led there before the client asks again.
+    let watched = Watched {
+        doorstep: Arc::new(Nobody),
+        open: Arc::clone(&open),
+    };
+    let refused = watched.connect(Ipv4Addr::LOCALHOST, 6881).await;
+    assert!(refused.is_err() && !open.load(Ordering::Relaxed));
+    scene.announce(HASH, 6881, &[], "");
+    assert!(open.load(Ordering::Relaxed));
+    scene.announce(HASH, 6881, &[], "&event=stopped");
+    scene.guests.expire(Instant::now() + GONE);
+    assert!(scene.guests.state().swarms.is_empty());
+    scene.announce(HASH, 6881, &[], "");
+    assert_ne!(stay(&scene.guests).0, key);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_torrents_at_once_become_hidden_seeds_one_after_another() {
+    let scene = Scene::new();
+    let many = BEGINS + 10;
+    let hosted = |scene: &Scene| {
+        let state = scene.guests.state();
+        let guests = state
+            .swarms
+            .values()
+            .flat_map(|swarm| swarm.guests.values());
+        guests.filter(|guest| guest.stay.is_some()).count()
+    };
+    let all = || {
+        for n in 0..many {
+            scene.announce([u8::try_from(n).unwrap(); 20], 6881, &[], "");
+        }
+    };
+    all();
+    all();
+    assert_eq!(hosted(&scene), BEGINS as usize);
+    tokio::time::advance(BEGIN_EVERY * 3).await;
+    all();
+    assert_eq!(hosted(&scene), BEGINS as usize + 3);
+    tokio::time::advance(BEGIN_EVERY * 30).await;
+    all();
+    assert_eq!(hosted(&scene), many as usize);
 }
 
 #[tokio::test]
@@ -376,6 +438,11 @@ async fn too_many_torrents_are_refused_and_those_that_stand_stay() {
     );
     assert_eq!(scene.guests.state().swarms.len(), MAX_GUESTS);
     assert_eq!(scene.announce(hash(0), 6881, &[contact(1)], "").len(), 1);
+    // Who has left gives way.
+    scene.announce(hash(0), 6881, &[], "&event=stopped");
+    let found = scene.announce(hash(MAX_GUESTS), 6881, &[contact(1)], "");
+    assert_eq!(found.len(), 1);
+    assert_eq!(scene.guests.state().swarms.len(), MAX_GUESTS);
 }
 
 #[tokio::test]
