@@ -157,11 +157,18 @@ struct Swarm {
     looking: Option<Task>,
     /// For meetings that are on their way.
     calls: Arc<Semaphore>,
+    /// Of this swarm alone: which key is in another one is nobody's business here.
+    book: Arc<Book>,
+    hidden: Arc<HiddenRoute>,
 }
 
-impl Default for Swarm {
-    fn default() -> Self {
+impl Swarm {
+    fn new(outside: &Arc<dyn Outside>) -> Self {
+        let book = Arc::new(Book::default());
+        let hidden = HiddenRoute::new(Arc::clone(outside), Arc::clone(&book));
         Self {
+            book,
+            hidden: Arc::new(hidden),
             guests: BTreeMap::new(),
             known: Vec::new(),
             turn: 0,
@@ -180,8 +187,6 @@ struct State {
 /// All guests of one program, or of all programs that use one proxy.
 pub struct Guests {
     options: Options,
-    book: Arc<Book>,
-    hidden: HiddenRoute,
     state: Mutex<State>,
     calls: Semaphore,
     waiting: Arc<Semaphore>,
@@ -193,16 +198,13 @@ pub struct Guests {
 impl Guests {
     /// Nobody is a guest yet.
     pub fn new(options: Options) -> Arc<Self> {
-        let book = Arc::new(Book::default());
         let state = State {
             addresses: Addresses::new(CAPACITY),
             swarms: BTreeMap::new(),
             begins: Begins(Instant::now()),
         };
         Arc::new_cyclic(|own| Self {
-            hidden: HiddenRoute::new(Arc::clone(&options.outside), Arc::clone(&book)),
             options,
-            book,
             state: Mutex::new(state),
             calls: Semaphore::new(MAX_CALLS),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
@@ -277,14 +279,14 @@ impl Guests {
     fn announce(&self, announce: &Announce, seeds: Vec<Contact>) -> Vec<u8> {
         let mut state = self.state();
         if announce.stopped {
-            self.leave(&mut state, &announce.hash, announce.port);
+            leave(&mut state, &announce.hash, announce.port);
             return tracker::announced(announce, &[], 0);
         }
         if !self.stay(&mut state, announce) {
             return tracker::failure("there are too many torrents: stop some");
         }
         for seed in seeds {
-            self.note(&mut state, &announce.hash, &seed, true);
+            note(&mut state, &announce.hash, &seed, true);
         }
         let State {
             addresses, swarms, ..
@@ -308,10 +310,11 @@ impl Guests {
         let (hash, port, now) = (announce.hash, announce.port, Instant::now());
         let swarm = state.swarms.get(&hash);
         let is_guest = swarm.is_some_and(|swarm| swarm.guests.contains_key(&port));
-        if !is_guest && !self.make_room(state) {
+        if !is_guest && !make_room(state) {
             return false;
         }
-        let swarm = state.swarms.entry(hash).or_default();
+        let swarm = state.swarms.entry(hash);
+        let swarm = swarm.or_insert_with(|| Swarm::new(&self.options.outside));
         let guest = swarm.guests.entry(port).or_insert(Guest {
             last: now,
             left: false,
@@ -330,28 +333,6 @@ impl Guests {
             let looking = look(Weak::clone(&self.own), Arc::clone(dht), hash);
             swarm.looking = Some(Task(tokio::spawn(looking).abort_handle()));
         }
-        true
-    }
-
-    /// Makes room for a guest: one that has left gives way. `false` where all are there.
-    fn make_room(&self, state: &mut State) -> bool {
-        let guests = state.swarms.values().map(|swarm| swarm.guests.len());
-        if guests.sum::<usize>() < MAX_GUESTS {
-            return true;
-        }
-        let all = state.swarms.iter().flat_map(|(hash, swarm)| {
-            let guests = swarm.guests.iter();
-            guests.map(move |(port, guest)| (*hash, *port, guest))
-        });
-        let left = all.filter(|(_, _, guest)| guest.left);
-        let oldest = left.min_by_key(|(_, _, guest)| guest.last);
-        let Some((hash, port)) = oldest.map(|(hash, port, _)| (hash, port)) else {
-            return false;
-        };
-        if let Some(swarm) = state.swarms.get_mut(&hash) {
-            swarm.guests.remove(&port);
-        }
-        self.forget_deserted(state);
         true
     }
 
@@ -387,90 +368,13 @@ impl Guests {
         })
     }
 
-    /// A guest leaves, and is the same hidden seed if it comes again soon; with the last one is forgotten who else is of its swarm.
-    fn leave(&self, state: &mut State, hash: &[u8; 20], port: u16) {
-        let swarm = state.swarms.get_mut(hash);
-        if let Some(swarm) = swarm
-            && let Some(guest) = swarm.guests.get_mut(&port)
-        {
-            (guest.last, guest.left) = (Instant::now(), true);
-            match &guest.stay {
-                Some(stay) => stay.open.store(false, Ordering::Relaxed),
-                None => drop(swarm.guests.remove(&port)),
-            }
-            self.forget_deserted(state);
-        }
-    }
-
-    /// Forgets what is known of swarms that have no guest any more, and those to which none will come again.
-    fn forget_deserted(&self, state: &mut State) {
-        let State {
-            addresses, swarms, ..
-        } = state;
-        swarms.retain(|hash, swarm| {
-            if swarm.guests.values().all(|guest| guest.left) {
-                swarm.looking = None;
-                for Known { key, .. } in swarm.known.drain(..) {
-                    addresses.forget(&(*hash, key));
-                    self.book.forget(&key);
-                }
-            }
-            !swarm.guests.is_empty()
-        });
-    }
-
     fn expire(&self, now: Instant) {
         let mut state = self.state();
         for swarm in state.swarms.values_mut() {
             let stays = |guest: &Guest| now.saturating_duration_since(guest.last) < GONE;
             swarm.guests.retain(|_, guest| stays(guest));
         }
-        self.forget_deserted(&mut state);
-    }
-
-    /// Notes a hidden peer of a swarm that has a guest, unless it is one. One that the user's link names is always taken; where there is
-    /// no room, the oldest that strangers told of gives way.
-    fn note(&self, state: &mut State, hash: &[u8; 20], contact: &Contact, named: bool) {
-        let key = SeedKey(contact.key);
-        let State {
-            addresses, swarms, ..
-        } = state;
-        let Some(swarm) = swarms.get_mut(hash) else {
-            return;
-        };
-        let keys = swarm
-            .guests
-            .values()
-            .filter_map(|guest| guest.stay.as_ref());
-        let own = keys.into_iter().any(|own| own.key == key);
-        if own {
-            return;
-        }
-        let known = swarm.known.iter().position(|known| known.key == key);
-        if known.is_none() && swarm.known.len() >= MAX_KNOWN {
-            let heard = swarm.known.iter().position(|known| !known.named);
-            // Where all are named, the link that was used last counts.
-            let Some(oldest) = heard.or(named.then_some(0)) else {
-                return;
-            };
-            let Known { key, .. } = swarm.known.remove(oldest);
-            addresses.forget(&(*hash, key));
-            self.book.forget(&key);
-        }
-        let contact = contact.clone();
-        let noted = if named {
-            self.book.learn(*hash, contact)
-        } else {
-            self.book.hear(*hash, contact)
-        };
-        // A key that is another swarm's is not taken.
-        if noted.is_none() {
-            return;
-        }
-        match known.and_then(|at| swarm.known.get_mut(at)) {
-            Some(known) => known.named |= named,
-            None => swarm.known.push(Known { key, named }),
-        }
+        forget_deserted(&mut state);
     }
 
     /// Whose address this is.
@@ -512,17 +416,20 @@ impl Guests {
 
     /// Meets a hidden peer, when it is this call's turn.
     async fn meet(&self, hash: &[u8; 20], key: &SeedKey) -> Result<BoxStream, RouteError> {
-        let swarm = self.state().swarms.get(hash).map(|s| Arc::clone(&s.calls));
-        let (Some(swarm), Some(target)) = (swarm, target(key)) else {
+        let swarm = self.state().swarms.get(hash).map(|swarm| {
+            let (calls, hidden) = (&swarm.calls, &swarm.hidden);
+            (Arc::clone(calls), Arc::clone(hidden))
+        });
+        let (Some((calls, hidden)), Some(target)) = (swarm, target(key)) else {
             return Err(RouteError::Refused);
         };
         // Neither is ever closed.
         let closed = |_| RouteError::Refused;
-        let _of_swarm = swarm.acquire().await.map_err(closed)?;
+        let _of_swarm = calls.acquire().await.map_err(closed)?;
         let _of_all = self.calls.acquire().await.map_err(closed)?;
         // It is not used: a meeting has circuits of its own.
         let isolation = Isolation::new("guests", b"", 0);
-        self.hidden.connect(&target, isolation).await
+        hidden.connect(&target, isolation).await
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -536,6 +443,105 @@ impl std::fmt::Debug for Guests {
     }
 }
 
+/// Makes room for a guest: one that has left gives way. `false` where all are there.
+fn make_room(state: &mut State) -> bool {
+    let guests = state.swarms.values().map(|swarm| swarm.guests.len());
+    if guests.sum::<usize>() < MAX_GUESTS {
+        return true;
+    }
+    let all = state.swarms.iter().flat_map(|(hash, swarm)| {
+        let guests = swarm.guests.iter();
+        guests.map(move |(port, guest)| (*hash, *port, guest))
+    });
+    let left = all.filter(|(_, _, guest)| guest.left);
+    let oldest = left.min_by_key(|(_, _, guest)| guest.last);
+    let Some((hash, port)) = oldest.map(|(hash, port, _)| (hash, port)) else {
+        return false;
+    };
+    if let Some(swarm) = state.swarms.get_mut(&hash) {
+        swarm.guests.remove(&port);
+    }
+    forget_deserted(state);
+    true
+}
+
+/// A guest leaves, and is the same hidden seed if it comes again soon; with the last one is forgotten who else is of its swarm.
+fn leave(state: &mut State, hash: &[u8; 20], port: u16) {
+    let swarm = state.swarms.get_mut(hash);
+    if let Some(swarm) = swarm
+        && let Some(guest) = swarm.guests.get_mut(&port)
+    {
+        (guest.last, guest.left) = (Instant::now(), true);
+        match &guest.stay {
+            Some(stay) => stay.open.store(false, Ordering::Relaxed),
+            None => drop(swarm.guests.remove(&port)),
+        }
+        forget_deserted(state);
+    }
+}
+
+/// Forgets what is known of swarms that have no guest any more, and those to which none will come again.
+fn forget_deserted(state: &mut State) {
+    let State {
+        addresses, swarms, ..
+    } = state;
+    swarms.retain(|hash, swarm| {
+        if swarm.guests.values().all(|guest| guest.left) {
+            swarm.looking = None;
+            for Known { key, .. } in swarm.known.drain(..) {
+                addresses.forget(&(*hash, key));
+                swarm.book.forget(&key);
+            }
+        }
+        !swarm.guests.is_empty()
+    });
+}
+
+/// Notes a hidden peer of a swarm that has a guest, unless it is one. One that the user's link names is always taken; where there is
+/// no room, the oldest that strangers told of gives way.
+fn note(state: &mut State, hash: &[u8; 20], contact: &Contact, named: bool) {
+    let key = SeedKey(contact.key);
+    let State {
+        addresses, swarms, ..
+    } = state;
+    let Some(swarm) = swarms.get_mut(hash) else {
+        return;
+    };
+    let keys = swarm
+        .guests
+        .values()
+        .filter_map(|guest| guest.stay.as_ref());
+    let own = keys.into_iter().any(|own| own.key == key);
+    if own {
+        return;
+    }
+    let known = swarm.known.iter().position(|known| known.key == key);
+    if known.is_none() && swarm.known.len() >= MAX_KNOWN {
+        let heard = swarm.known.iter().position(|known| !known.named);
+        // Where all are named, the link that was used last counts.
+        let Some(oldest) = heard.or(named.then_some(0)) else {
+            return;
+        };
+        let Known { key, .. } = swarm.known.remove(oldest);
+        addresses.forget(&(*hash, key));
+        swarm.book.forget(&key);
+    }
+    let contact = contact.clone();
+    let noted = if named {
+        swarm.book.learn(*hash, contact)
+    } else {
+        swarm.book.hear(*hash, contact)
+    };
+    // What lets in only some is not heard of.
+    if noted.is_none() {
+        return;
+    }
+    match known.and_then(|at| swarm.known.get_mut(at)) {
+        Some(known) => known.named |= named,
+        None => swarm.known.push(Known { key, named }),
+    }
+}
+
 /// Looks in the DHT for hidden peers of a swarm, again and again.
 async fn look(guests: Weak<Guests>, dht: Arc<Dht>, hash: [u8; 20]) {
     loop {
@@ -545,7 +551,7 @@ async fn look(guests: Weak<Guests>, dht: Arc<Dht>, hash: [u8; 20]) {
                 return;
             };
             let mut state = guests.state();
-            guests.note(&mut state, &hash, &contact, false);
+            note(&mut state, &hash, &contact, false);
         }
         let Some(alone) = guests.upgrade().map(|guests| {
             let state = guests.state();

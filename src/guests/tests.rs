@@ -312,7 +312,7 @@ async fn those_that_strangers_tell_of_leave_room_for_the_links_own_and_for_newer
     };
     let hear = |contact: &Contact| {
         let mut state = scene.guests.state();
-        scene.guests.note(&mut state, &HASH, contact, false);
+        note(&mut state, &HASH, contact, false);
     };
     for n in 0..MAX_KNOWN {
         hear(&stranger(n));
@@ -329,10 +329,13 @@ async fn those_that_strangers_tell_of_leave_room_for_the_links_own_and_for_newer
 }
 
 #[tokio::test]
-async fn a_peer_is_of_one_swarm_and_nobody_is_told_of_himself() {
+async fn a_peer_of_two_swarms_is_in_none_of_them_because_of_the_other_and_nobody_is_told_of_himself()
+ {
     let scene = Scene::new();
-    assert_eq!(scene.announce(HASH, 6881, &[contact(1)], "").len(), 1);
-    assert!(scene.announce([2; 20], 6881, &[contact(1)], "").is_empty());
+    let one = scene.announce(HASH, 6881, &[contact(1)], "");
+    let other = scene.announce([2; 20], 6881, &[contact(1)], "");
+    assert_eq!((one.len(), other.len()), (1, 1));
+    assert_ne!(one, other);
     let own = scene.guests.state().swarms[&HASH].guests[&6881]
         .stay
         .as_ref()
