@@ -3,11 +3,13 @@
 use std::ffi::OsString;
 use std::sync::Arc;
 
+use hushswarm_circuits::rendezvous::Contact;
+
 use super::dht::DhtArgs;
 use super::routes::Loaded;
 use crate::error::{Error, Exit};
 use crate::guests::tracker::{Token, Tracker};
-use crate::guests::{Doorstep, Guests, Options, Tell};
+use crate::guests::{Guests, Hosting, Options};
 use crate::route::Outside;
 use crate::state::StateDir;
 use crate::torrent::magnet::Magnet;
@@ -36,34 +38,31 @@ pub(super) fn token(state: &StateDir, command: &str) -> Result<Token, Error> {
     Ok(Token::new(random))
 }
 
+/// Why a link is refused that only some may use.
+const CLOSED: &str = "the link's hidden seed lets in only visitors whose keys it knows, and BitTorrent clients can't show a key";
+/// What to do instead.
+const INSTEAD: &str = "get it with \"hushswarm get\"";
+
 /// What guests need besides the ways in and out.
 pub(super) struct Terms<'a> {
     /// The tracker.
     pub tracker: Tracker,
-    /// Ports that no visitor is led to.
-    pub closed: Vec<u16>,
+    /// How clients are reached, if they are.
+    pub hosting: Option<Hosting>,
     /// Whether and how the DHT is asked.
     pub dht: &'a DhtArgs,
     /// The user's rules.
     pub loaded: &'a Loaded,
-    /// What the user is told.
-    pub tell: Tell,
 }
 
-/// Serves guests by these ways.
-pub(super) fn guests(
-    outside: Arc<dyn Outside>,
-    doorstep: Arc<dyn Doorstep>,
-    terms: Terms<'_>,
-) -> Arc<Guests> {
+/// Serves guests by this way out.
+pub(super) fn guests(outside: Arc<dyn Outside>, terms: Terms<'_>) -> Arc<Guests> {
     let dht = terms.dht.finder(terms.loaded, Arc::clone(&outside));
     Guests::new(Options {
         outside,
-        doorstep,
+        hosting: terms.hosting,
         dht,
         tracker: terms.tracker,
-        closed: terms.closed,
-        tell: terms.tell,
     })
 }
 
@@ -78,17 +77,33 @@ pub(super) fn hidden_link(text: &str) -> Result<Magnet, String> {
             "the link names no hidden seed (x.hush): give it to the program as it is".to_owned(),
         );
     }
+    if is_closed(&magnet) {
+        return Err(format!("{CLOSED}: {INSTEAD}"));
+    }
     Ok(magnet)
 }
 
+fn is_closed(magnet: &Magnet) -> bool {
+    magnet.seeds.iter().any(Contact::is_closed)
+}
+
 /// The arguments of a program, with links that name hidden seeds turned into such as the program can use.
+///
+/// # Errors
+/// A link names a seed that no program is let in to.
 pub(super) fn arguments(
     arguments: Vec<OsString>,
     turn: impl Fn(&Magnet) -> Magnet,
-) -> Vec<OsString> {
+) -> Result<Vec<OsString>, Error> {
     let turned = |argument: OsString| {
-        let link = argument.to_str().and_then(|text| hidden_link(text).ok());
-        link.map_or(argument, |link| turn(&link).to_string().into())
+        let link = argument.to_str().and_then(|text| Magnet::parse(text).ok());
+        match link.filter(|link| !link.seeds.is_empty()) {
+            Some(link) if is_closed(&link) => Err(Error::local(CLOSED)
+                .with_exit(Exit::Usage)
+                .with_hint(INSTEAD)),
+            Some(link) => Ok(turn(&link).to_string().into()),
+            None => Ok(argument),
+        }
     };
     arguments.into_iter().map(turned).collect()
 }
@@ -134,7 +149,7 @@ pub(super) fn require(client: &crate::overlay::client::Client) -> Result<(), Err
 mod tests {
     #![allow(clippy::unwrap_used)]
     use hushswarm_circuits::keys::RelayId;
-    use hushswarm_circuits::rendezvous::{Contact, IntroductionId, Point};
+    use hushswarm_circuits::rendezvous::{IntroductionId, Point};
 
     use super::*;
 
@@ -182,6 +197,7 @@ mod tests {
                 ..magnet.clone()
             }
         });
+        let turned = turned.unwrap();
         assert_eq!(
             turned[..3],
             given[..3].iter().map(OsString::from).collect::<Vec<_>>()
@@ -196,6 +212,16 @@ mod tests {
             "{text}"
         );
         assert!(hidden_link(&public.to_string()).is_err());
+        assert!(hidden_link(&hidden.to_string()).is_ok());
+
+        // One of several that can't be visited is enough: what it has is for some alone.
+        let mut closed = hidden.clone();
+        let seed = Contact::new([4; 32], vec![point]).unwrap();
+        closed.seeds.push(seed.closed(true));
+        let refused = hidden_link(&closed.to_string()).unwrap_err();
+        assert!(refused.contains("hushswarm get"), "{refused}");
+        let refused = arguments(vec![closed.to_string().into()], Magnet::clone);
+        assert_eq!(refused.unwrap_err().exit(), Exit::Usage);
     }
 
     #[test]

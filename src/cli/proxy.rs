@@ -1,7 +1,7 @@
 //! `hushswarm proxy`: a SOCKS and HTTP proxy for programs of this computer.
 
-use std::io::{self, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -18,10 +18,9 @@ use super::relay::Signals;
 use super::reload::on_hangup;
 use super::routes::RoutesArgs;
 use crate::error::{Error, Exit};
-use crate::guests::Doorstep;
 use crate::guests::tracker::Tracker;
-use crate::net::os::{LocalListener, LoopbackDialer};
-use crate::net::{BoxFuture, BoxStream, UdpHere};
+use crate::net::UdpHere;
+use crate::net::os::LocalListener;
 use crate::onion::Chosen;
 use crate::overlay::client::{BuildError, Status};
 use crate::route::Outside;
@@ -39,6 +38,10 @@ const MAX_PASSWORD_FILE: usize = 1024;
 /// Longest user name and password, bytes (RFC 1929 §2).
 const MAX_TEXT: usize = 255;
 
+/// What who uses the tracker must know.
+const ONLY_GETS: &str = "WARNING: turn off DHT, PEX, local discovery and all other trackers in the client that uses this tracker, or it tells the public of \
+hidden torrents: this proxy serves whatever else it does, too. It only gets: to seed, use \"hushswarm run --tracker\"";
+
 /// Arguments of `hushswarm proxy`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -55,8 +58,9 @@ pub struct Args {
     /// File whose first line is the password that programs must give; nobody else may be able to read it
     #[arg(long, value_name = "FILE", requires = "user")]
     password_file: Option<PathBuf>,
-    /// Let BitTorrent clients that use this proxy be hidden peers: a tracker at this loopback address names hidden peers to them, by
-    /// addresses that this proxy knows, and who announces there is reached as a hidden seed
+    /// Let BitTorrent clients that use this proxy get what hidden seeds have: a tracker at this loopback address names hidden peers to
+    /// them, by addresses that this proxy knows. Nobody reaches the clients: to seed, use "hushswarm run --tracker". A client's own DHT,
+    /// PEX, local discovery and other trackers must be off, or they tell of the torrent
     #[arg(long, value_name = "ADDR", value_parser = tracker_at)]
     tracker: Option<SocketAddr>,
     /// Magnet link that names hidden seeds: one that any client knows is printed for it. May be repeated
@@ -148,16 +152,14 @@ pub async fn run(args: Args) -> Result<(), Error> {
         Some((listener, at)) => {
             guests::require(&client)?;
             let tracker = Tracker::new(at, guests::token(&state, "proxy")?);
-            // No visitor gets to use the proxy.
-            let ports = listeners.iter().filter_map(|door| door.local_addr().ok()?);
             let terms = Terms {
                 tracker: tracker.clone(),
-                closed: ports.map(|addr| addr.port()).collect(),
+                // A client here may speak to others past the proxy, who could tell that it is the same.
+                hosting: None,
                 dht: &args.dht,
                 loaded: &loaded,
-                tell: Arc::new(move |link| say.guest(link)),
             };
-            let guests = guests::guests(gate, Arc::new(Here), terms);
+            let guests = guests::guests(gate, terms);
             outside = guests.route(outside);
             serving.spawn(guests.serve(listener));
             Some(tracker)
@@ -177,6 +179,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     }
     say.listening(&places, protected);
     if let Some(tracker) = tracker {
+        say.warn(ONLY_GETS);
         say.tracker(&tracker, &args.magnet);
     }
     tokio::select! {
@@ -255,15 +258,6 @@ fn tracker_at(text: &str) -> Result<SocketAddr, String> {
     at.ok_or_else(|| {
         "a loopback address and a port from 1024 on are needed, as in 127.0.0.1:6969".to_owned()
     })
-}
-
-/// Ports of this computer, for who visits a guest.
-struct Here;
-
-impl Doorstep for Here {
-    fn connect(&self, from: Ipv4Addr, port: u16) -> BoxFuture<'_, io::Result<BoxStream>> {
-        Box::pin(LoopbackDialer.connect_from(from, port))
-    }
 }
 
 fn checked_user(user: &str) -> Result<String, Error> {
@@ -350,11 +344,6 @@ impl Say {
         }
         self.line(&format!("tracker for clients of this proxy: {url}"));
         links.for_each(|link| self.line(&format!("for a client of this proxy: {link}")));
-    }
-
-    fn guest(&self, link: &Magnet) {
-        let text = format!("a hidden peer, whom others reach by {link}");
-        self.event("guest", &text, json!({ "magnet": link.to_string() }));
     }
 
     fn listening(&self, places: &[Place], protected: bool) {

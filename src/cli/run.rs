@@ -46,15 +46,24 @@ pub struct Args {
     /// Magnet link that names hidden seeds: one that any client knows is printed for it. May be repeated
     #[arg(long, value_name = "LINK", requires = "tracker", value_parser = hidden_link)]
     magnet: Vec<Magnet>,
-    /// Let the program reach hidden peers and nothing else, so that no public tracker, peer or DHT node hears of its torrents
+    /// Besides hidden peers, let the program reach public peers and trackers too: then these learn of its torrents, though not whose
+    /// they are. Without this it reaches hidden peers and nothing else
     #[arg(long, requires = "tracker")]
-    hidden_only: bool,
+    public_too: bool,
     #[command(flatten)]
     dht: DhtArgs,
     #[command(flatten)]
     routes: RoutesArgs,
     #[command(flatten)]
     overlay: OverlayArgs,
+}
+
+impl Args {
+    /// Whether the program reaches anything but hidden peers. Its own DHT, PEX and trackers would tell the public of hidden torrents.
+    #[cfg(target_os = "linux")]
+    fn reaches_public(&self) -> bool {
+        self.tracker.is_none() || self.public_too
+    }
 }
 
 /// Runs the program, and ends as it ended: with its code, or 128 and the signal; with 126 where it can't be executed, 127
@@ -80,4 +89,31 @@ pub fn run(args: Args) -> ExitCode {
 fn told(error: &Error) {
     // When even this can't be written, the exit code still tells.
     let _ = error.report(&mut std::io::stderr().lock());
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Run {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn with_the_tracker_a_program_reaches_the_public_only_where_the_user_says_so() {
+        let reaches = |options: &[&str]| {
+            let words = [&["run"][..], options, &["aria2c"]].concat();
+            Run::try_parse_from(words).map(|run| run.args.reaches_public())
+        };
+        assert!(reaches(&[]).unwrap());
+        assert!(!reaches(&["--tracker"]).unwrap());
+        assert!(!reaches(&["--tracker=7000"]).unwrap());
+        assert!(reaches(&["--tracker", "--public-too"]).unwrap());
+        assert!(reaches(&["--public-too"]).is_err());
+    }
 }

@@ -1,7 +1,8 @@
 //! Virtual addresses of hidden peers: a program that knows nothing but addresses gets one for each hidden peer of a swarm. Pure.
 //!
-//! They are of a prefix for one's own networks (RFC 4193 §3.1) that is drawn at random for each process, and so are their last 64
-//! bits: what a program tells others of them is of no use to anybody, and leads nowhere from anywhere else.
+//! They are addresses for one's own networks (RFC 4193 §3.1), and all that follows the first octet is drawn at random for each. Clients
+//! tell peers such addresses (BEP 10 `yourip`, BEP 11): what a program tells others of them is of no use to anybody, leads nowhere from
+//! anywhere else, and no two have a part in common by which two torrents could be known to be of one program.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -30,8 +31,6 @@ struct Entry {
 
 /// Which hidden peer has which address.
 pub struct Addresses {
-    /// 48 random bits but the first octet, and a subnet.
-    prefix: [u8; 8],
     capacity: usize,
     entries: HashMap<Ipv6Addr, Entry>,
     by_peer: HashMap<Peer, Ipv6Addr>,
@@ -41,15 +40,9 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// No addresses yet, with a prefix of their own and room for so many.
-    pub fn new(rng: &mut dyn CryptoRng, capacity: usize) -> Self {
-        let mut prefix: [u8; 8] = rng.random();
-        prefix[0] = LOCAL;
-        if prefix.starts_with(&OF_JAILS) {
-            prefix[1] ^= 0xff;
-        }
+    /// No addresses yet, with room for so many.
+    pub fn new(capacity: usize) -> Self {
         Self {
-            prefix,
             capacity: capacity.max(1),
             entries: HashMap::new(),
             by_peer: HashMap::new(),
@@ -58,10 +51,14 @@ impl Addresses {
         }
     }
 
-    /// Whether an address is one of these, given out or not: whatever goes there must not leave.
-    pub fn covers(&self, ip: IpAddr) -> bool {
+    /// Whether an address may be one of these, given out or not: whatever goes there must not leave. All of fd00::/8 that no jail
+    /// has, which nobody reaches by circuits anyway.
+    pub fn covers(ip: IpAddr) -> bool {
         match ip {
-            IpAddr::V6(ip) => ip.octets().starts_with(&self.prefix[..6]),
+            IpAddr::V6(ip) => {
+                let octets = ip.octets();
+                octets[0] == LOCAL && !octets.starts_with(&OF_JAILS)
+            }
             IpAddr::V4(_) => false,
         }
     }
@@ -74,8 +71,8 @@ impl Addresses {
             return Some(ip);
         }
         let ip = (0..DRAWS)
-            .map(|_| self.draw(rng))
-            .find(|ip| !self.entries.contains_key(ip))?;
+            .map(|_| draw(rng))
+            .find(|ip| Self::covers((*ip).into()) && !self.entries.contains_key(ip))?;
         if self.entries.len() >= self.capacity
             && let Some((_, oldest)) = self.order.pop_first()
             && let Some(former) = self.entries.remove(&oldest)
@@ -88,17 +85,6 @@ impl Addresses {
         self.by_peer.insert(peer, ip);
         self.order.insert(place, ip);
         Some(ip)
-    }
-
-    fn draw(&self, rng: &mut dyn CryptoRng) -> Ipv6Addr {
-        let mut octets = [0; 16];
-        let own: [u8; 8] = rng.random();
-        octets[..8].copy_from_slice(&self.prefix);
-        octets[8..].copy_from_slice(&own);
-        // As an address is that no card's number is in (RFC 4291 §2.5.1), and never the subnet's own.
-        octets[8] &= !0x02;
-        octets[15] |= 1;
-        Ipv6Addr::from(octets)
     }
 
     /// Whose address this is, which counts as a use. `None`: nobody's, so refuse.
@@ -136,6 +122,15 @@ impl Addresses {
     }
 }
 
+fn draw(rng: &mut dyn CryptoRng) -> Ipv6Addr {
+    let mut octets: [u8; 16] = rng.random();
+    octets[0] = LOCAL;
+    // As an address is that no card's number is in (RFC 4291 §2.5.1), and never the subnet's own.
+    octets[8] &= !0x02;
+    octets[15] |= 1;
+    Ipv6Addr::from(octets)
+}
+
 impl std::fmt::Debug for Addresses {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Addresses")
@@ -160,30 +155,32 @@ mod tests {
     #[test]
     fn a_peer_of_two_swarms_has_two_addresses_and_keeps_each() {
         let rng = &mut StdRng::seed_from_u64(1);
-        let mut addresses = Addresses::new(rng, CAPACITY);
+        let mut addresses = Addresses::new(CAPACITY);
         let (one, other) = (([1; 20], SeedKey([7; 32])), ([2; 20], SeedKey([7; 32])));
         let first = addresses.give(rng, one).unwrap();
         let second = addresses.give(rng, other).unwrap();
         assert_ne!(first, second);
         assert_eq!(addresses.give(rng, one), Some(first));
         assert_eq!(addresses.who(second), Some(other));
-        assert!(first.is_unique_local() && addresses.covers(first.into()));
+        assert!(first.is_unique_local() && Addresses::covers(first.into()));
         addresses.forget(&one);
         assert_eq!(addresses.who(first), None);
         assert_eq!(addresses.len(), 1);
     }
 
     #[test]
-    fn another_process_has_other_addresses_and_no_jails_own() {
+    fn no_two_addresses_have_anything_in_common_and_none_is_a_jails_own() {
+        let rng = &mut StdRng::seed_from_u64(1);
+        let mut addresses = Addresses::new(CAPACITY);
         let mut seen = std::collections::HashSet::new();
-        for seed in 0..64 {
-            let rng = &mut StdRng::seed_from_u64(seed);
-            let mut addresses = Addresses::new(rng, CAPACITY);
-            let ip = addresses.give(rng, peer(1)).unwrap();
-            assert!(seen.insert(ip.octets()[..6].to_vec()));
-            assert!(!addresses.covers("fdfe:6875:7368::1".parse().unwrap()));
-            assert!(!addresses.covers("fd00::1".parse().unwrap()));
-            assert!(!addresses.covers("198.18.1.1".parse().unwrap()));
+        for n in 0..=255 {
+            let ip = addresses.give(rng, peer(n)).unwrap();
+            assert!(seen.insert(ip.octets()[1..6].to_vec()));
+        }
+        let covers = |ip: &str| Addresses::covers(ip.parse().unwrap());
+        assert!(covers("fd00::1") && covers("fdfe:6875:7369::1"));
+        for other in ["fdfe:6875:7368::1", "fc00::1", "2001:db8::1", "198.18.1.1"] {
+            assert!(!covers(other), "{other}");
         }
     }
 
@@ -191,7 +188,7 @@ mod tests {
         #[test]
         fn addresses_and_peers_belong_together_whatever_happens(seed: u64, steps in prop::collection::vec((0..3u8, 0..16u8), 0..80)) {
             let rng = &mut StdRng::seed_from_u64(seed);
-            let mut addresses = Addresses::new(rng, 4);
+            let mut addresses = Addresses::new(4);
             // What was used, the latest last.
             let mut model: Vec<(Peer, Ipv6Addr)> = Vec::new();
             for (step, n) in steps {
@@ -200,7 +197,7 @@ mod tests {
                 match step {
                     0 => {
                         let ip = addresses.give(rng, peer).unwrap();
-                        prop_assert!(addresses.covers(ip.into()));
+                        prop_assert!(Addresses::covers(ip.into()));
                         match at {
                             Some(at) => prop_assert_eq!(model.remove(at), (peer, ip)),
                             None if model.len() == 4 => drop(model.remove(0)),

@@ -5,6 +5,8 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::RngExt as _;
@@ -16,6 +18,9 @@ use crate::torrent::wire::{ASKED_LEN, Handshake};
 
 /// How long who connects may take to say what it wants: a handshake is the first thing that a peer sends.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes that a program may say before the peer is met; a handshake and what most send with it. Who says more is not waited for with
+/// more memory: that he goes is seen later.
+const MAX_SAID: usize = 16 << 10;
 
 /// Reaches a program's listening port.
 pub trait Doorstep: Send + Sync + 'static {
@@ -24,6 +29,25 @@ pub trait Doorstep: Send + Sync + 'static {
     /// # Errors
     /// Nobody listens there.
     fn connect(&self, from: Ipv4Addr, port: u16) -> BoxFuture<'_, io::Result<BoxStream>>;
+}
+
+/// A program's port, until nobody listens there. What a program opens there later may be anything.
+pub(super) struct Watched {
+    pub(super) doorstep: Arc<dyn Doorstep>,
+    pub(super) open: Arc<AtomicBool>,
+}
+
+impl Doorstep for Watched {
+    fn connect(&self, from: Ipv4Addr, port: u16) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(async move {
+            let connected = self.doorstep.connect(from, port).await;
+            let kind = connected.as_ref().err().map(io::Error::kind);
+            if kind == Some(io::ErrorKind::ConnectionRefused) {
+                self.open.store(false, Ordering::Relaxed);
+            }
+            connected
+        })
+    }
 }
 
 /// Reads the beginning of a handshake; gives it where it names this torrent.
@@ -36,6 +60,18 @@ pub(super) async fn asked(
     read.ok()?.ok()?;
     let named = Handshake::asked(&said).ok()?;
     (named.0 == *hash).then(|| said.to_vec())
+}
+
+/// Waits until a program has gone, and keeps what it says meanwhile.
+pub(super) async fn gone(stream: &mut (impl AsyncRead + Unpin), said: &mut Vec<u8>) {
+    let mut chunk = [0; 1024];
+    while said.len() < MAX_SAID {
+        match stream.read(&mut chunk).await {
+            Ok(0) | Err(_) => return,
+            Ok(n) => said.extend_from_slice(&chunk[..n]),
+        }
+    }
+    std::future::pending().await
 }
 
 /// An address for a visitor: clients take one peer of an address. Not of 127.0.0.0/10, where services stand.
@@ -82,6 +118,17 @@ mod tests {
     async fn who_says_nothing_is_not_waited_for() {
         let (mut near, _far) = tokio::io::duplex(64);
         assert_eq!(asked(&mut near, &[1; 20]).await, None);
+    }
+
+    #[tokio::test]
+    async fn who_goes_is_noticed_and_what_it_said_is_kept() {
+        use tokio::io::AsyncWriteExt as _;
+        let (mut near, mut far) = tokio::io::duplex(64 << 10);
+        far.write_all(&[7; 3000]).await.unwrap();
+        drop(far);
+        let mut said = vec![1; 48];
+        gone(&mut near, &mut said).await;
+        assert_eq!(said, [vec![1; 48], vec![7; 3000]].concat());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hushswarm_circuits::rendezvous::{Contact, Point};
@@ -38,6 +39,8 @@ pub(super) struct Stay {
     pub(super) doorstep: Arc<dyn Doorstep>,
     pub(super) tell: Tell,
     pub(super) buffers: Buffers,
+    /// Whether visitors are let in now.
+    pub(super) open: Arc<AtomicBool>,
 }
 
 impl Stay {
@@ -50,7 +53,7 @@ impl Stay {
             tokio::select! {
                 visitor = self.visitors.recv() => match visitor {
                     // Dropped, it knows that it can't come in.
-                    Some(_) if inside.len() >= MAX_VISITORS => {}
+                    Some(_) if inside.len() >= MAX_VISITORS || !self.open.load(Ordering::Relaxed) => {}
                     Some(visitor) => {
                         let (doorstep, buffers) = (Arc::clone(&self.doorstep), self.buffers.clone());
                         inside.spawn(lead(Box::new(visitor), self.hash, self.port, doorstep, buffers));

@@ -10,6 +10,7 @@ use hushswarm_circuits::target::{Host, HostName, Target};
 use tokio::io::duplex;
 
 use super::Guests;
+use super::addresses::Addresses;
 use crate::net::{BoxFuture, BoxStream, Datagrams};
 use crate::route::{At, Meet, Met, Outside, RouteError};
 
@@ -45,13 +46,16 @@ impl Outside for GuestRoute {
             return Box::pin(async { Ok(Box::new(near) as BoxStream) });
         }
         match target.host {
-            Host::Ip(ip) if self.guests.covers(ip) => {
+            Host::Ip(ip) if Addresses::covers(ip) => {
                 let peer = self.guests.who(ip);
+                let waits = Arc::clone(&self.guests.waiting).try_acquire_owned();
                 Box::pin(async move {
-                    let peer = peer.ok_or(RouteError::Refused)?;
+                    let (Some(peer), Ok(waits)) = (peer, waits) else {
+                        return Err(RouteError::Refused);
+                    };
                     // It is met when the program has said that it wants this swarm: see `super::door`.
                     let (near, far) = duplex(BETWEEN);
-                    tokio::spawn(Arc::clone(&self.guests).call(Box::new(far), peer));
+                    tokio::spawn(Arc::clone(&self.guests).call(Box::new(far), peer, waits));
                     Ok(Box::new(near) as BoxStream)
                 })
             }
@@ -65,8 +69,7 @@ impl Outside for GuestRoute {
     ) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>> {
         Box::pin(async move {
             let flow = self.outside.datagrams(isolation).await?;
-            let guests = Arc::clone(&self.guests);
-            Ok(Box::new(GuestDatagrams { guests, flow }) as Box<dyn Datagrams>)
+            Ok(Box::new(GuestDatagrams(flow)) as Box<dyn Datagrams>)
         })
     }
 
@@ -104,7 +107,7 @@ impl Outside for GuestRoute {
         ip: IpAddr,
         isolation: Isolation,
     ) -> BoxFuture<'_, Result<HostName, RouteError>> {
-        if self.guests.covers(ip) {
+        if Addresses::covers(ip) {
             return Box::pin(async { Err(RouteError::NameNotFound) });
         }
         self.outside.resolve_ptr(ip, isolation)
@@ -113,24 +116,19 @@ impl Outside for GuestRoute {
 
 /// A flow whose program knows virtual addresses: no datagram reaches a hidden peer, which clients that begin with uTP (BEP 29) take for
 /// a loss, and then connect.
-struct GuestDatagrams {
-    guests: Arc<Guests>,
-    flow: Box<dyn Datagrams>,
-}
+struct GuestDatagrams(Box<dyn Datagrams>);
 
-impl GuestDatagrams {
-    fn leaves(&self, to: &Target) -> bool {
-        match to.host {
-            Host::Ip(ip) => !self.guests.covers(ip),
-            Host::Name(_) => true,
-        }
+fn leaves(to: &Target) -> bool {
+    match to.host {
+        Host::Ip(ip) => !Addresses::covers(ip),
+        Host::Name(_) => true,
     }
 }
 
 impl Datagrams for GuestDatagrams {
     fn send(&self, to: &Target, payload: &[u8]) -> io::Result<()> {
-        if self.leaves(to) {
-            self.flow.send(to, payload)
+        if leaves(to) {
+            self.0.send(to, payload)
         } else {
             Ok(())
         }
@@ -139,9 +137,9 @@ impl Datagrams for GuestDatagrams {
     fn recv(&self) -> BoxFuture<'_, io::Result<(Target, Vec<u8>)>> {
         Box::pin(async move {
             loop {
-                let (from, payload) = self.flow.recv().await?;
+                let (from, payload) = self.0.recv().await?;
                 // Nobody in the world has such an address.
-                if self.leaves(&from) {
+                if leaves(&from) {
                     return Ok((from, payload));
                 }
             }
@@ -155,8 +153,8 @@ impl Datagrams for GuestDatagrams {
         Box::pin(async move {
             let before = into.len();
             while into.len() == before {
-                self.flow.recv_many(into).await?;
-                into.retain(|(from, _)| self.leaves(from));
+                self.0.recv_many(into).await?;
+                into.retain(|(from, _)| leaves(from));
             }
             Ok(())
         })

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use hushswarm_circuits::keys::RelayId;
 use hushswarm_circuits::rendezvous::{IntroductionId, Point};
@@ -22,6 +22,8 @@ const HASH: [u8; 20] = [b'h'; 20];
 struct Counting {
     /// Introductions that were asked for, as visitors do.
     visits: AtomicUsize,
+    /// They are never answered.
+    hangs: AtomicBool,
     /// Streams to anything else.
     streams: AtomicUsize,
     /// Where datagrams were sent.
@@ -66,6 +68,9 @@ impl Outside for Counting {
         let but = RelayId([1; 32]);
         if at == (At::Any { but: vec![but] }) {
             self.visits.fetch_add(1, Ordering::Relaxed);
+            if self.hangs.load(Ordering::Relaxed) {
+                return Box::pin(std::future::pending());
+            }
         }
         Box::pin(async { Err(RouteError::Refused) })
     }
@@ -87,16 +92,23 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::where_clients(true)
+    }
+
+    /// Clients are hosted, or not.
+    fn where_clients(hosted: bool) -> Self {
         let world = Arc::new(Counting::default());
         let outside: Arc<dyn Outside> = Arc::<Counting>::clone(&world);
         let at = "127.0.0.1:6969".parse().unwrap();
         let guests = Guests::new(Options {
             outside: Arc::clone(&outside),
-            doorstep: Arc::new(Nobody),
+            hosting: hosted.then(|| Hosting {
+                doorstep: Arc::new(Nobody),
+                closed: Vec::new(),
+                tell: Arc::new(|_| {}),
+            }),
             dht: None,
             tracker: Tracker::new(at, tracker::Token::new([7; 16])),
-            closed: Vec::new(),
-            tell: Arc::new(|_| {}),
         });
         let route = guests.route(outside);
         Self {
@@ -130,11 +142,17 @@ impl Scene {
         said.iter().map(|peer| peer.ip()).collect()
     }
 
-    /// Opens a stream to this address, says this, and waits for its end.
-    async fn say(&self, ip: IpAddr, said: &[u8]) -> Result<(), RouteError> {
+    /// Opens a stream to this address, and says this.
+    async fn open(&self, ip: IpAddr, said: &[u8]) -> Result<BoxStream, RouteError> {
         let target = Target::ip(SocketAddr::new(ip, 6881));
         let mut stream = self.route.connect(&target, isolation()).await?;
         stream.write_all(said).await.unwrap();
+        Ok(stream)
+    }
+
+    /// The same, and waits for its end.
+    async fn say(&self, ip: IpAddr, said: &[u8]) -> Result<(), RouteError> {
+        let mut stream = self.open(ip, said).await?;
         let end = stream.read(&mut [0; 1]).await;
         assert_eq!(end.unwrap_or(0), 0, "nobody is there to answer");
         Ok(())
@@ -142,6 +160,17 @@ impl Scene {
 
     fn visits(&self) -> usize {
         self.world.visits.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many visits were begun, and for those that should not be.
+    async fn settle(&self, visits: usize) {
+        while self.visits() < visits {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(self.visits(), visits);
     }
 }
 
@@ -183,6 +212,36 @@ async fn what_names_the_swarm_meets_the_peer_and_nothing_else_leaves() {
 }
 
 #[tokio::test]
+async fn one_swarm_leaves_room_for_others_and_who_does_not_wait_makes_room() {
+    let scene = Scene::new();
+    scene.world.hangs.store(true, Ordering::Relaxed);
+    let one = scene.announce(HASH, 6881, &[contact(1)], "")[0];
+    let same_point = Contact::new([2; 32], contact(1).points().to_vec()).unwrap();
+    let other = scene.announce([2; 20], 6881, &[same_point], "")[0];
+    let mut streams = Vec::new();
+    for _ in 0..=MAX_CALLS_TO_SWARM {
+        streams.push(scene.open(one, &handshake(HASH)).await.unwrap());
+    }
+    scene.settle(MAX_CALLS_TO_SWARM).await;
+    streams.push(scene.open(other, &handshake([2; 20])).await.unwrap());
+    scene.settle(MAX_CALLS_TO_SWARM + 1).await;
+    drop(streams.remove(0));
+    scene.settle(MAX_CALLS_TO_SWARM + 2).await;
+    // Those that say nothing wait, too.
+    while streams.len() < MAX_WAITING {
+        streams.push(scene.open(one, b"").await.unwrap());
+    }
+    let refused = scene.open(one, b"").await.err();
+    assert_eq!(refused, Some(RouteError::Refused));
+    drop(streams);
+    scene.settle(MAX_CALLS_TO_SWARM + 2).await;
+    let room = scene.guests.waiting.available_permits();
+    assert_eq!(room, MAX_WAITING);
+    let room = scene.guests.calls.available_permits();
+    assert_eq!(room, MAX_CALLS);
+}
+
+#[tokio::test]
 async fn a_virtual_address_that_nobody_has_leads_nowhere() {
     let scene = Scene::new();
     let IpAddr::V6(known) = scene.announce(HASH, 6881, &[contact(1)], "")[0] else {
@@ -202,8 +261,8 @@ async fn a_virtual_address_that_nobody_has_leads_nowhere() {
     }
     assert!(scene.world.datagrams.lock().unwrap().is_empty());
     assert_eq!(scene.world.streams.load(Ordering::Relaxed), 0);
-    // Somebody else's address is none of ours: the gate judges it.
-    let gone = scene.say("fd00::1".parse().unwrap(), b"").await;
+    // Any other is none of ours: the gate judges it.
+    let gone = scene.say("2001:db8::1".parse().unwrap(), b"").await;
     assert_eq!(gone, Err(RouteError::Refused));
     assert_eq!(scene.world.streams.load(Ordering::Relaxed), 1);
     let to = Target::parse("192.0.2.1", 6881).unwrap();
@@ -236,16 +295,115 @@ async fn who_leaves_or_says_nothing_for_long_is_forgotten_with_what_it_knew() {
 }
 
 #[tokio::test]
-async fn a_peer_is_of_one_swarm_and_nobody_is_told_of_himself() {
+async fn those_that_strangers_tell_of_leave_room_for_the_links_own_and_for_newer_ones() {
     let scene = Scene::new();
-    assert_eq!(scene.announce(HASH, 6881, &[contact(1)], "").len(), 1);
-    assert!(scene.announce([2; 20], 6881, &[contact(1)], "").is_empty());
+    scene.announce(HASH, 6881, &[contact(1)], "");
+    let stranger = |n: usize| {
+        let mut key = [0xaa; 32];
+        key[..8].copy_from_slice(&n.to_be_bytes());
+        Contact::new(key, contact(1).points().to_vec()).unwrap()
+    };
+    let knows = |contact: &Contact| {
+        let state = scene.guests.state();
+        let swarm = &state.swarms[&HASH];
+        assert!(swarm.known.len() <= MAX_KNOWN);
+        let mut keys = swarm.known.iter().map(|known| known.key.0);
+        keys.any(|key| key == contact.key)
+    };
+    let hear = |contact: &Contact| {
+        let mut state = scene.guests.state();
+        note(&mut state, &HASH, contact, false);
+    };
+    for n in 0..MAX_KNOWN {
+        hear(&stranger(n));
+    }
+    assert!(knows(&contact(1)) && !knows(&stranger(0)) && knows(&stranger(MAX_KNOWN - 1)));
+    // What a link names is not hearsay any more, and comes in where all is full.
+    scene.announce(HASH, 6881, &[contact(2), stranger(1)], "");
+    assert!(knows(&contact(2)) && knows(&stranger(1)));
+    for n in 0..2 * MAX_KNOWN {
+        hear(&stranger(MAX_KNOWN + n));
+    }
+    assert!(knows(&contact(1)) && knows(&contact(2)) && knows(&stranger(1)));
+    assert!(!knows(&stranger(MAX_KNOWN - 1)) && knows(&stranger(3 * MAX_KNOWN - 1)));
+}
+
+#[tokio::test]
+async fn a_peer_of_two_swarms_is_in_none_of_them_because_of_the_other_and_nobody_is_told_of_himself()
+ {
+    let scene = Scene::new();
+    let one = scene.announce(HASH, 6881, &[contact(1)], "");
+    let other = scene.announce([2; 20], 6881, &[contact(1)], "");
+    assert_eq!((one.len(), other.len()), (1, 1));
+    assert_ne!(one, other);
     let own = scene.guests.state().swarms[&HASH].guests[&6881]
         .stay
         .as_ref()
-        .map(|(key, _)| *key);
+        .map(|stay| stay.key);
     let own = Contact::new(own.unwrap().0, contact(1).points().to_vec()).unwrap();
     assert_eq!(scene.announce(HASH, 6881, &[own], "").len(), 1);
+}
+
+#[tokio::test]
+async fn who_comes_again_soon_is_the_same_seed_and_lets_nobody_in_meanwhile() {
+    let scene = Scene::new();
+    let stay = |guests: &Guests| {
+        let state = guests.state();
+        let guest = &state.swarms[&HASH].guests[&6881];
+        let stay = guest.stay.as_ref().unwrap();
+        (stay.key, Arc::clone(&stay.open))
+    };
+    scene.announce(HASH, 6881, &[], "");
+    let (key, open) = stay(&scene.guests);
+    for _ in 0..3 {
+        assert!(open.load(Ordering::Relaxed));
+        scene.announce(HASH, 6881, &[], "&event=stopped");
+        assert!(!open.load(Ordering::Relaxed));
+        scene.announce(HASH, 6881, &[], "");
+        assert_eq!(stay(&scene.guests).0, key);
+    }
+    // Who visits finds nobody at the port: the next one is not led there before the client asks again.
+    let watched = Watched {
+        doorstep: Arc::new(Nobody),
+        open: Arc::clone(&open),
+    };
+    let refused = watched.connect(Ipv4Addr::LOCALHOST, 6881).await;
+    assert!(refused.is_err() && !open.load(Ordering::Relaxed));
+    scene.announce(HASH, 6881, &[], "");
+    assert!(open.load(Ordering::Relaxed));
+    scene.announce(HASH, 6881, &[], "&event=stopped");
+    scene.guests.expire(Instant::now() + GONE);
+    assert!(scene.guests.state().swarms.is_empty());
+    scene.announce(HASH, 6881, &[], "");
+    assert_ne!(stay(&scene.guests).0, key);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_torrents_at_once_become_hidden_seeds_one_after_another() {
+    let scene = Scene::new();
+    let many = BEGINS + 10;
+    let hosted = |scene: &Scene| {
+        let state = scene.guests.state();
+        let guests = state
+            .swarms
+            .values()
+            .flat_map(|swarm| swarm.guests.values());
+        guests.filter(|guest| guest.stay.is_some()).count()
+    };
+    let all = || {
+        for n in 0..many {
+            scene.announce([u8::try_from(n).unwrap(); 20], 6881, &[], "");
+        }
+    };
+    all();
+    all();
+    assert_eq!(hosted(&scene), BEGINS as usize);
+    tokio::time::advance(BEGIN_EVERY * 3).await;
+    all();
+    assert_eq!(hosted(&scene), BEGINS as usize + 3);
+    tokio::time::advance(BEGIN_EVERY * 30).await;
+    all();
+    assert_eq!(hosted(&scene), many as usize);
 }
 
 #[tokio::test]
@@ -255,6 +413,14 @@ async fn who_listens_nowhere_finds_others_and_is_found_by_nobody() {
     assert!(scene.guests.state().swarms[&HASH].guests[&1].stay.is_none());
     assert!(scene.announce(HASH, 1, &[], "&event=stopped").is_empty());
     assert!(scene.guests.state().swarms.is_empty());
+}
+
+#[tokio::test]
+async fn where_nobody_is_hosted_clients_find_others_and_are_found_by_nobody() {
+    let scene = Scene::where_clients(false);
+    assert_eq!(scene.announce(HASH, 6881, &[contact(1)], "").len(), 1);
+    let state = scene.guests.state();
+    assert!(state.swarms[&HASH].guests[&6881].stay.is_none());
 }
 
 #[tokio::test]
@@ -275,6 +441,11 @@ async fn too_many_torrents_are_refused_and_those_that_stand_stay() {
     );
     assert_eq!(scene.guests.state().swarms.len(), MAX_GUESTS);
     assert_eq!(scene.announce(hash(0), 6881, &[contact(1)], "").len(), 1);
+    // Who has left gives way.
+    scene.announce(hash(0), 6881, &[], "&event=stopped");
+    let found = scene.announce(hash(MAX_GUESTS), 6881, &[contact(1)], "");
+    assert_eq!(found.len(), 1);
+    assert_eq!(scene.guests.state().swarms.len(), MAX_GUESTS);
 }
 
 #[tokio::test]

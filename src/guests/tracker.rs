@@ -39,6 +39,8 @@ pub const PEER_PORT: u16 = 6881;
 pub const INTERVAL: Duration = Duration::from_secs(120);
 /// How often one does that knows none: others may be found any moment.
 pub const SOON: Duration = Duration::from_secs(20);
+/// What a torrent's own token is derived by.
+const OF_TORRENT: &str = "hushswarm 2026-11 token of one torrent at the tracker for clients";
 /// Bytes of a token.
 const TOKEN_LEN: usize = 16;
 
@@ -55,6 +57,14 @@ impl Token {
     /// As it stands in a URL.
     pub fn text(&self) -> &str {
         &self.0
+    }
+
+    /// What lets a client in for this torrent alone: clients put the URLs of trackers into links that users pass on. Two links that
+    /// have different ones are not known by them to be one user's.
+    fn of(&self, hash: &[u8; 20]) -> Self {
+        let key = blake3::derive_key(OF_TORRENT, self.0.as_bytes());
+        let hash = blake3::keyed_hash(&key, hash);
+        Self(BASE64URL_NOPAD.encode(&hash.as_bytes()[..TOKEN_LEN]))
     }
 
     /// Hashes are compared, in constant time.
@@ -89,28 +99,18 @@ impl Tracker {
 
     /// Where a client announces.
     pub fn url(&self) -> String {
-        self.url_with(&[])
+        url(self.at, &self.token, &[])
     }
 
     /// A link for a client that knows no hidden seeds: this tracker, which is told of those that the link names, takes the place of all
     /// others. Nobody in public is to hear of a hidden torrent.
     pub fn link(&self, magnet: &Magnet) -> Magnet {
         Magnet {
-            trackers: vec![self.url_with(&magnet.seeds)],
+            trackers: vec![url(self.at, &self.token.of(&magnet.hash.0), &magnet.seeds)],
             peers: Vec::new(),
             seeds: Vec::new(),
             ..magnet.clone()
         }
-    }
-
-    fn url_with(&self, seeds: &[Contact]) -> String {
-        let (at, token) = (self.at, self.token.text());
-        let mut url = format!("http://{at}{ANNOUNCE}?{TOKEN}={token}");
-        for seed in seeds.iter().take(MAX_SEEDS) {
-            let contact = BASE64URL_NOPAD.encode(&seed.encode());
-            url.extend(["&", SEED, "=", &contact]);
-        }
-        url
     }
 
     /// Reads a request's head. `closed` are ports that nobody may be led to, such as those of this program itself.
@@ -125,15 +125,30 @@ impl Tracker {
             return Err(refused("403 Forbidden"));
         }
         let mut tokens = parameters(head.query).filter(|(key, _)| *key == TOKEN);
-        if !tokens.next().is_some_and(|(_, said)| self.token.is(said)) {
+        let said = tokens.next().map_or("", |(_, said)| said);
+        let is_ours = self.token.is(said);
+        let lets_in = |hash: &[u8; 20]| is_ours || self.token.of(hash).is(said);
+        let announce = match head.path {
+            ANNOUNCE => Announce::parse(head.query),
+            SCRAPE => {
+                let asked = scraped(head.query, MAX_SCRAPED);
+                let all = asked.iter().all(lets_in) && (is_ours || !asked.is_empty());
+                return if all {
+                    Ok(Asked::Scrape(asked))
+                } else {
+                    Err(refused("403 Forbidden"))
+                };
+            }
+            _ if is_ours => return Err(refused("404 Not Found")),
+            _ => return Err(refused("403 Forbidden")),
+        };
+        let known = announce
+            .as_ref()
+            .map_or(is_ours, |announce| lets_in(&announce.hash));
+        if !known {
             return Err(refused("403 Forbidden"));
         }
-        match head.path {
-            ANNOUNCE => {}
-            SCRAPE => return Ok(Asked::Scrape(scraped(head.query, MAX_SCRAPED))),
-            _ => return Err(refused("404 Not Found")),
-        }
-        let announce = Announce::parse(head.query).map_err(failure)?;
+        let announce = announce.map_err(failure)?;
         if (announce.port < LOWEST_PORT && is_reached(&announce))
             || closed.contains(&announce.port)
             || announce.port == self.at.port()
@@ -142,8 +157,25 @@ impl Tracker {
                 "nobody can be led to this port: choose another one to listen on",
             ));
         }
-        Ok(Asked::Announce(announce, seeds(head.query)))
+        let seeds = seeds(head.query);
+        // Who could not be visited is not told on, and whoever asks for him does not become a seed of what he has for some alone.
+        if seeds.iter().any(Contact::is_closed) {
+            return Err(failure(
+                "the hidden seed lets in only some: get it with hushswarm get",
+            ));
+        }
+        Ok(Asked::Announce(announce, seeds))
     }
+}
+
+fn url(at: SocketAddr, token: &Token, seeds: &[Contact]) -> String {
+    let token = token.text();
+    let mut url = format!("http://{at}{ANNOUNCE}?{TOKEN}={token}");
+    for seed in seeds.iter().take(MAX_SEEDS) {
+        let contact = BASE64URL_NOPAD.encode(&seed.encode());
+        url.extend(["&", SEED, "=", &contact]);
+    }
+    url
 }
 
 /// What a client asks.

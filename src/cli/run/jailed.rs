@@ -22,7 +22,7 @@ use crate::cli::guests::{self, Terms};
 use crate::cli::proxy::raise_file_limit;
 use crate::error::Error;
 use crate::guests::tracker::Tracker;
-use crate::guests::{Doorstep, Guests};
+use crate::guests::{Doorstep, Guests, Hosting};
 use crate::jail::caught::Catcher;
 use crate::jail::dns::Resolver;
 use crate::jail::names::SharedNames;
@@ -75,6 +75,7 @@ async fn with_circuits(args: Args) -> Result<u8, Error> {
             .with_source(error)
             .with_hint("use a file, a pipe or a terminal")
     })?;
+    let reaches_public = args.reaches_public();
     let gate = loaded.gate(&client, &loaded.tor(&state), Chosen::All);
     let mut environment = environment::inside(std::env::vars_os());
     let mut program = args.program;
@@ -89,7 +90,7 @@ async fn with_circuits(args: Args) -> Result<u8, Error> {
             for link in &args.magnet {
                 say(&format!("for the program: {}", tracker.link(link)));
             }
-            program = guests::arguments(program, |link| tracker.link(link));
+            program = guests::arguments(program, |link| tracker.link(link))?;
             environment.push((guests::VARIABLE.into(), tracker.url().into()));
             Some(tracker)
         }
@@ -124,20 +125,22 @@ async fn with_circuits(args: Args) -> Result<u8, Error> {
     }
     let guests = tracker.map(|tracker| {
         let outside: Arc<dyn Outside> = Arc::<Gate>::clone(&gate);
-        let doorstep = Arc::new(Inner(inside.warden.clone()));
         let terms = Terms {
             tracker,
-            closed: vec![SOCKS_PORT, CAUGHT_PORT],
+            hosting: Some(Hosting {
+                doorstep: Arc::new(Inner(inside.warden.clone())),
+                closed: vec![SOCKS_PORT, CAUGHT_PORT],
+                tell: Arc::new(|link| say(&format!("a hidden peer, whom others reach by {link}"))),
+            }),
             dht: &args.dht,
             loaded: &loaded,
-            tell: Arc::new(|link| say(&format!("a hidden peer, whom others reach by {link}"))),
         };
-        guests::guests(outside, doorstep, terms)
+        guests::guests(outside, terms)
     });
-    let outside: Arc<dyn Outside> = if args.hidden_only {
-        Arc::new(Nowhere)
-    } else {
+    let outside: Arc<dyn Outside> = if reaches_public {
         gate
+    } else {
+        Arc::new(Nowhere)
     };
     serve(inside, outside, guests, files, &mut serving)?;
     serving.spawn(complain(client.status()));

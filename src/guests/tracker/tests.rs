@@ -132,6 +132,39 @@ fn the_seeds_of_a_link_come_by_the_url_and_nothing_else_of_it_does() {
         panic!("refused");
     };
     assert_eq!(seeds, magnet.seeds[..MAX_SEEDS]);
+    // The link's token is good for this torrent alone, and does not show another's or the main one.
+    let token = |url: &str| {
+        let rest = url.split_once("token=").unwrap().1;
+        rest.split_once('&').unwrap_or((rest, "")).0.to_owned()
+    };
+    let mut other = magnet.clone();
+    other.hash = InfoHash([b'o'; 20]);
+    let other = tracker.link(&other).trackers.remove(0);
+    let tokens = [&link.trackers[0], &other, &tracker.url()].map(|url| token(url));
+    let tokens: BTreeSet<_> = tokens.into_iter().collect();
+    assert_eq!(tokens.len(), 3);
+    let refused = status(tracker.read(&[], &announce(&other, 6881, "", HOST)));
+    assert_eq!(refused, "HTTP/1.1 403 Forbidden");
+    let scrape = |url: &str, hashes: &[&str]| {
+        let rest = url.strip_prefix("http://127.0.0.1:6969/announce").unwrap();
+        let hashes: String = hashes
+            .iter()
+            .map(|hash| format!("&info_hash={}", hash.repeat(20)))
+            .collect();
+        let head = format!("GET /scrape{rest}{hashes} HTTP/1.1\r\n{HOST}");
+        tracker.read(&[], head.as_bytes()).is_ok()
+    };
+    assert!(scrape(&other, &["o"]) && scrape(&tracker.url(), &["o", "h"]));
+    for asked in [&["h"][..], &["o", "h"], &[]] {
+        assert!(!scrape(&other, asked), "{asked:?}");
+    }
+    // A seed that lets in only some is nobody's here.
+    let mut closed = magnet.clone();
+    closed.seeds = vec![contact(1, 3), contact(2, 3).closed(true)];
+    let url = tracker.link(&closed).trackers.remove(0);
+    let refused = tracker.read(&[], &announce(&url, 6881, "", HOST));
+    let refused = refused.unwrap_err();
+    assert!(body(&refused).starts_with(b"d14:failure reason"));
     // What is no contact is passed over.
     let odd = announce(
         &format!("{}&seed=AAAA&seed=%20&seed=", tracker.url()),

@@ -1,12 +1,12 @@
-//! The right to reach what listens on this computer itself, for the doctor and for those who visit a client here. It reaches loopback addresses and nothing else.
+//! The right to reach what listens on this computer itself, for the doctor. It reaches loopback addresses and nothing else.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::net::{TcpStream, UdpSocket};
 
-use super::{tune, within};
+use super::within;
 use crate::net::BoxStream;
 
 /// How long a program of this computer may take to answer a connection.
@@ -33,22 +33,6 @@ impl LoopbackDialer {
     pub async fn connect(self, addr: SocketAddr) -> io::Result<BoxStream> {
         Self::check(addr)?;
         let stream = within(LOCAL_TIMEOUT, TcpStream::connect(addr)).await?;
-        Ok(Box::new(stream))
-    }
-
-    /// Opens a connection to a port of 127.0.0.1, from this loopback address, or from 127.0.0.1 where the system has but that one.
-    ///
-    /// # Errors
-    /// The address is not loopback (`InvalidInput`), or nobody listens there.
-    pub async fn connect_from(self, from: Ipv4Addr, port: u16) -> io::Result<BoxStream> {
-        Self::check(SocketAddr::from((from, 0)))?;
-        let socket = TcpSocket::new_v4()?;
-        if socket.bind(SocketAddr::from((from, 0))).is_err() {
-            socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-        }
-        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let stream = within(LOCAL_TIMEOUT, socket.connect(to)).await?;
-        tune(&stream)?;
         Ok(Box::new(stream))
     }
 
