@@ -3,7 +3,8 @@
 //! A tracker at a loopback address ([`tracker`]) names hidden peers of a swarm to a client, by virtual addresses
 //! ([`addresses`]); what the client opens to one of these meets that peer ([`Guests::route`]). And who announces there in
 //! a jail becomes a hidden seed itself, for as long as it announces: what visitors say is carried to its loopback port ([`Doorstep`]),
-//! from a loopback address of their own each. Outside of jails nobody is hosted.
+//! from a loopback address of their own each. Outside of jails nobody is hosted. What the two say to each other of addresses, their own
+//! and others', is taken out on the way ([`scrub`]).
 //!
 //! What the client does besides, with other trackers and the DHT, is no business of this module.
 
@@ -11,6 +12,7 @@ pub mod addresses;
 mod door;
 mod guest;
 mod route;
+pub mod scrub;
 #[cfg(test)]
 mod tests;
 pub mod tracker;
@@ -42,7 +44,7 @@ use crate::hidden::{Book, HiddenRoute, Host, HostOptions, Identity, publish, see
 use crate::hush::SeedKey;
 use crate::net::os::LocalListener;
 use crate::net::{BoxStream, ByteStream as _};
-use crate::route::carry::{Buffers, carry};
+use crate::route::carry::Buffers;
 use crate::route::{Outside, RouteError};
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::magnet::Magnet;
@@ -407,7 +409,7 @@ impl Guests {
         drop(waits);
         match met {
             Ok(far) => {
-                let carried = carry(near, far, said, &self.buffers).await;
+                let carried = scrub::carry(near, far, &said, &self.buffers).await;
                 debug!(ok = carried.is_ok(), "stream to a hidden peer ended");
             }
             Err(error) => debug!(%error, "a hidden peer was not met"),
