@@ -175,10 +175,7 @@ impl Scrubber {
                 State::Broken(error) => return Err(error),
             };
         }
-        match self.state {
-            State::Broken(error) => Err(error),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// Decides on a message of whose head so many bytes are there.
