@@ -12,9 +12,10 @@ use tracing::debug;
 
 use super::Tell;
 use super::door::{Doorstep, asked, visitors_address};
+use super::scrub;
 use crate::hidden::{Host, Notice, Sealed};
 use crate::net::BoxStream;
-use crate::route::carry::{Buffers, carry};
+use crate::route::carry::Buffers;
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::magnet::Magnet;
 
@@ -115,7 +116,7 @@ async fn lead(
     };
     match doorstep.connect(visitors_address(), port).await {
         Ok(client) => {
-            let carried = carry(visitor, client, said, &buffers).await;
+            let carried = scrub::carry(visitor, client, &said, &buffers).await;
             debug!(ok = carried.is_ok(), "visit ended");
         }
         Err(error) => debug!(kind = %error.kind(), "a guest does not listen"),
@@ -136,7 +137,7 @@ mod tests {
 
     use super::*;
     use crate::net::BoxFuture;
-    use crate::torrent::wire::Handshake;
+    use crate::torrent::wire::{Handshake, MessageRef};
 
     /// A client that listens at one port.
     #[derive(Default)]
@@ -157,6 +158,19 @@ mod tests {
             reserved: [0; 8],
         };
         handshake.encode().to_vec()
+    }
+
+    fn extended(id: u8, payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        MessageRef::Extended { id, payload }.encode(&mut out);
+        out
+    }
+
+    /// The next that arrives is this.
+    async fn expect(stream: &mut DuplexStream, wanted: &[u8]) {
+        let mut arrived = vec![0; wanted.len()];
+        stream.read_exact(&mut arrived).await.unwrap();
+        assert_eq!(arrived, wanted);
     }
 
     #[tokio::test]
@@ -198,10 +212,25 @@ mod tests {
             let mut said = vec![0; 68];
             far.read_exact(&mut said).await.unwrap();
             assert_eq!(said, handshake(1));
-            far.write_all(b"welcome").await.unwrap();
-            let mut answer = [0; 7];
-            visitor.read_exact(&mut answer).await.unwrap();
-            assert_eq!(&answer, b"welcome");
+            // Each says who it is, whom it sees, and whom it knows; the other hears nothing of it, and does hear the rest.
+            let dict = b"d4:ipv616:0123456789abcdef1:md11:ut_metadatai2e6:ut_pexi1ee1:pi6881e1:v2:me6:yourip4:\x7f\x41\x02\x03e";
+            let kept = b"d1:md11:ut_metadatai2eee";
+            let (peers, wanted) = (
+                extended(1, b"d5:added6:\x05\x06\x07\x08\x1a\xe1e"),
+                extended(2, b"de"),
+            );
+            let first = extended(0, dict);
+            far.write_all(&[handshake(1), first.clone()].concat())
+                .await
+                .unwrap();
+            expect(&mut visitor, &[handshake(1), extended(0, kept)].concat()).await;
+            visitor.write_all(&first).await.unwrap();
+            expect(&mut far, &extended(0, kept)).await;
+            let rest = [peers, wanted.clone()].concat();
+            visitor.write_all(&rest).await.unwrap();
+            far.write_all(&rest).await.unwrap();
+            expect(&mut far, &wanted).await;
+            expect(&mut visitor, &wanted).await;
             drop(visitor);
             drop(far);
             lead.await.unwrap();

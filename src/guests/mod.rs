@@ -3,7 +3,8 @@
 //! A tracker at a loopback address ([`tracker`]) names hidden peers of a swarm to a client, by virtual addresses
 //! ([`addresses`]); what the client opens to one of these meets that peer ([`Guests::route`]). And who announces there becomes
 //! a hidden seed itself, for as long as it announces: what visitors say is carried to its loopback port ([`Doorstep`]), from
-//! a loopback address of their own each.
+//! a loopback address of their own each. What the two say to each other of addresses, their own and others', is taken out on
+//! the way ([`scrub`]).
 //!
 //! What the client does besides, with other trackers and the DHT, is no business of this module.
 
@@ -11,6 +12,7 @@ pub mod addresses;
 mod door;
 mod guest;
 mod route;
+pub mod scrub;
 #[cfg(test)]
 mod tests;
 pub mod tracker;
@@ -41,7 +43,7 @@ use crate::hush::SeedKey;
 use crate::net::os::LocalListener;
 use crate::net::{BoxStream, ByteStream as _};
 use crate::route::Outside;
-use crate::route::carry::{Buffers, carry};
+use crate::route::carry::Buffers;
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::magnet::Magnet;
 use crate::torrent::tracker::query::{Announce, MAX_HEAD};
@@ -376,7 +378,7 @@ impl Guests {
         drop(place);
         match met {
             Ok(far) => {
-                let carried = carry(near, far, said, &self.buffers).await;
+                let carried = scrub::carry(near, far, &said, &self.buffers).await;
                 debug!(ok = carried.is_ok(), "stream to a hidden peer ended");
             }
             Err(error) => debug!(%error, "a hidden peer was not met"),

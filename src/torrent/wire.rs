@@ -18,9 +18,9 @@ pub const HANDSHAKE_LEN: usize = 68;
 pub const ASKED_LEN: usize = 48;
 
 /// What a handshake starts with.
-const PROTOCOL: &[u8; 20] = b"\x13BitTorrent protocol";
+pub const PROTOCOL: &[u8; 20] = b"\x13BitTorrent protocol";
 /// The bit of byte 5 of the reserved bytes that offers BEP 10.
-const EXTENSION_BIT: u8 = 0x10;
+pub const EXTENSION_BIT: u8 = 0x10;
 /// Longest bitfield, bytes.
 const MAX_BITFIELD: u32 = (MAX_PIECES as u32).div_ceil(8);
 /// Longest message that nobody knows, bytes: dropped, but it passes through the buffer.
