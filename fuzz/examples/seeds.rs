@@ -35,6 +35,8 @@ use hushswarm_fuzz::targets::{HASH, NOW, authority};
 mod krpc;
 #[path = "seeds/meetings.rs"]
 mod meetings;
+#[path = "seeds/visits.rs"]
+mod visits;
 
 const DAY: u64 = 86_400;
 
@@ -83,6 +85,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("extension", extensions()),
         ("feed", meetings::feeds()),
         ("frame_header", headers()),
+        ("guest_scrub", visits::visits()),
         ("guest_tracker", guest_requests()),
         ("hidden_item", meetings::hidden_items()),
         ("hop_handshake", handshakes()),

@@ -40,6 +40,8 @@ use rand::rngs::StdRng;
 
 #[path = "targets/exchange.rs"]
 mod exchange;
+#[path = "targets/guests.rs"]
+mod guests;
 #[path = "targets/krpc.rs"]
 pub mod krpc;
 #[path = "targets/local.rs"]
@@ -52,6 +54,7 @@ mod proxy;
 mod trackers;
 
 pub use exchange::peer_exchange;
+pub use guests::guest_scrub;
 pub use krpc::{bencode, krpc_item, krpc_lookup, krpc_message};
 pub use local::{
     client_files, jail_query, leaktest_classify, leaktest_dht, leaktest_dns, leaktest_peek,
@@ -79,6 +82,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("extension", extension),
     ("feed", feed),
     ("frame_header", frame_header),
+    ("guest_scrub", guest_scrub),
     ("guest_tracker", guest_tracker),
     ("hidden_item", hidden_item),
     ("hop_handshake", hop_handshake),
