@@ -41,19 +41,11 @@ fn every_target_survives_its_corpus() {
 }
 
 #[test]
-fn targets_programs_and_corpora_are_the_same_list() {
+fn targets_and_corpora_are_the_same_list() {
     let listed: BTreeSet<String> = targets::TARGETS
         .iter()
         .map(|(name, _)| (*name).to_owned())
         .collect();
-    assert_eq!(names("fuzz_targets"), listed);
+    assert_eq!(listed.len(), targets::TARGETS.len(), "a name stands twice");
     assert_eq!(names("corpus"), listed);
-    let manifest =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/Cargo.toml"));
-    let manifest: toml::Table = toml::from_str(&manifest.unwrap()).unwrap();
-    let built = manifest["bin"].as_array().unwrap().iter();
-    let built: BTreeSet<String> = built
-        .map(|bin| bin["name"].as_str().unwrap().to_owned())
-        .collect();
-    assert_eq!(built, listed);
 }

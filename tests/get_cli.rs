@@ -56,7 +56,7 @@ fn without_a_network_nothing_is_done() {
 
 #[test]
 fn what_is_no_torrent_is_refused_with_a_sentence_that_does_not_repeat_it() {
-    let v2 = format!("magnet:?xt=urn:btmh:1220{}", "ab".repeat(32));
+    let v2 = format!("magnet:?xt=urn:btmh:1220{}", "ab".repeat(31));
     let secret = "c0ffee".repeat(9);
     let bad = format!("magnet:?xt=urn:btih:{secret}");
     for source in [
@@ -74,10 +74,7 @@ fn what_is_no_torrent_is_refused_with_a_sentence_that_does_not_repeat_it() {
         assert!(!errors.contains("panicked"), "{errors}");
     }
     let (_, errors, _dir) = get_alone(&v2);
-    assert!(
-        errors.contains("v2") || errors.contains("version 2"),
-        "{errors}"
-    );
+    assert!(errors.contains("urn:btmh"), "{errors}");
 }
 
 /// A torrent file by hand: `files` are path lists, or none for a single file called `name`.

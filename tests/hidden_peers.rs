@@ -319,6 +319,17 @@ fn a_closed_seed_serves_whom_it_lets_in_and_nobody_else_can_tell_that_it_stands(
     assert!(seed.stop(PATIENCE).success());
     assert_eq!(told(), standing);
     assert_eq!(standing, Status::Done);
+
+    // Who is let in no more knows none of its points, and the user is told that he has to give the others a new link.
+    let (mut seed, moved) = place.seed(&["--allow", "nobody"]);
+    let warnings = seed.events("warning");
+    let said = |event: &serde_json::Value| event["text"].as_str().unwrap().contains("fewer");
+    assert!(warnings.iter().any(said), "{warnings:?}");
+    assert_eq!(contact(&moved).key, contact(&link).key);
+    let old: std::collections::BTreeSet<_> = points.iter().map(|p| p.introduction).collect();
+    let new = contact(&moved).points().to_vec();
+    assert!(new.iter().all(|point| !old.contains(&point.introduction)));
+    assert!(seed.stop(PATIENCE).success());
 }
 
 impl Place {

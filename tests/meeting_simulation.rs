@@ -226,6 +226,7 @@ impl Net {
             stream: Box::new(stream),
             relay: id(relay),
             digest: digest(relay),
+            work: None,
         })
     }
 

@@ -1,5 +1,5 @@
 //! BitTorrent clients that nobody here wrote, as hidden peers: inside `hushswarm run --tracker` they serve and get what hidden seeds
-//! have, no relay lets anything out, and their hosts speak to guards alone.
+//! have, no relay lets anything out, and their hosts speak to guards alone. Where one relay does, nobody out there hears of it either.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -12,12 +12,10 @@ mod support;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use hushswarm::config::unix_now;
-use hushswarm::overlay::guards;
-use hushswarm::state::StateDir;
-use hushswarm_circuits::path::{Guard, GuardSample, PathRules};
+use hushswarm_circuits::path::PathRules;
 use support::capture::Capture;
-use support::clients::{Place, QBittorrent, Torrent, aria2_get, installed};
+use support::clients::{Place, QBittorrent, Torrent, Transmission, aria2_get, installed};
+use support::guards::draw;
 use support::network::Network;
 use support::process::Process;
 use support::settings::documented;
@@ -29,16 +27,18 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_hushswarm");
 const NAME: &str = "quiet-archive.bin";
 const SIZE: u64 = 8 << 20;
 const RELAY_PORT: u16 = 9001;
+const CANARY_PORT: u16 = 6881;
 const RELAYS: usize = 9;
 /// Each end has three that it prefers.
 const GUARDS: usize = 6;
 /// What `run` says of a guest before its link.
 const REACHED: &str = "whom others reach by ";
 
-/// Two hosts and relays of which none is an exit.
+/// Two hosts and relays of which none is an exit, unless the last is. A third host that nobody has a reason to call.
 struct Scene {
     seeder: Host,
     client: Host,
+    public: Host,
     relay_hosts: Vec<Host>,
     network: Network,
     _relays: Vec<Process>,
@@ -49,8 +49,13 @@ struct Scene {
 
 impl Scene {
     fn new() -> Option<Self> {
+        Self::with_exits(0)
+    }
+
+    fn with_exits(exits: usize) -> Option<Self> {
         let mut world = World::build()?;
         let (client, seeder) = (world.host("client", 250), world.host("seeder", 21));
+        let public = world.host("public", 31);
         let relay_hosts: Vec<Host> = (101..)
             .take(RELAYS)
             .map(|number| world.host(&format!("relay{number}"), number))
@@ -65,7 +70,7 @@ impl Scene {
             ipv4_prefix: 0,
             ipv6_prefix: 0,
         };
-        let network = Network::edited(dir.path(), &addrs, GUARDS, 0, rules, |config| {
+        let network = Network::edited(dir.path(), &addrs, GUARDS, exits, rules, |config| {
             config.roles.introduce = true;
         });
         std::fs::create_dir(dir.path().join("content")).unwrap();
@@ -84,35 +89,16 @@ impl Scene {
             _relays: relays.collect(),
             seeder,
             client,
+            public,
             relay_hosts,
             network,
             dir,
             _world: world,
         };
         // Each has guards of its own, so that no relay sees both ends.
-        scene.draw("seed", 0..GUARDS / 2);
-        scene.draw("get", GUARDS / 2..GUARDS);
+        draw(&scene.network, &scene.state("seed"), 0..GUARDS / 2);
+        draw(&scene.network, &scene.state("get"), GUARDS / 2..GUARDS);
         Some(scene)
-    }
-
-    /// Sets the first guards of whoever has this state folder.
-    fn draw(&self, state: &str, relays: std::ops::Range<usize>) {
-        let guards = relays.map(|n| {
-            let addr = self.network.relays[n].addr;
-            let mut listed = self.network.list.relays().iter();
-            let relay = listed.find(|relay| relay.addresses.contains(&addr));
-            Guard {
-                id: relay.unwrap().identity,
-                added_at: unix_now(),
-                last_ok: Some(unix_now()),
-                failures: 0,
-                retry_at: 0,
-                unlisted_since: None,
-            }
-        });
-        let dir = StateDir::open(self.state(state)).unwrap();
-        let sample = GuardSample::from_guards(guards);
-        guards::store(&dir, self.network.list.network(), &sample).unwrap();
     }
 
     fn state(&self, name: &str) -> PathBuf {
@@ -156,6 +142,23 @@ impl Scene {
         Place::inside(host, words)
     }
 
+    /// A public peer and tracker, whom the client's host could reach through the exit.
+    fn canary(&self) -> (Process, SocketAddr) {
+        let addr = self.public.addr(CANARY_PORT);
+        let mut command = self.public.command("python3");
+        command.args(["-um", "http.server", "--bind", &addr.ip().to_string()]);
+        command.arg(CANARY_PORT.to_string());
+        let mut process = Process::spawn("canary", command);
+        process.wait_for_line(PATIENCE, |line| line.contains("Serving HTTP"));
+        let options = ["--tracker", "--public-too", "--allow-private"];
+        let place = self.jail(&self.client, "control", &options);
+        let url = format!("http://{addr}/control");
+        let answer = place.output("curl", &["--silent", "--max-time", "60", &url]);
+        assert!(answer.status.success(), "{answer:?}\n{}", process.tails());
+        process.wait_for_line(PATIENCE, |line| line.contains("GET /control"));
+        (process, addr)
+    }
+
     /// A qBittorrent that seeds inside, and is reached by this link.
     fn qbittorrent_seeds(&self) -> (QBittorrent, String) {
         let options = ["--tracker", "--publish", "8080"];
@@ -175,6 +178,20 @@ impl Scene {
         let file = self.dir.path().join("t.torrent");
         Torrent::make(&self.content().join(NAME), &file, &[tracker], 256 << 10);
         file
+    }
+
+    /// Downloads with hushswarm itself, from this seed.
+    fn get(&self, link: &str, seed: &Process) {
+        let out = TempDir::new().unwrap();
+        let mut command = self.client.command(PROGRAM);
+        command
+            .args(["get", link, "--json", "--output"])
+            .arg(out.path())
+            .args(self.overlay("get"));
+        let mut get = Process::spawn("get", command);
+        let status = get.wait(4 * PATIENCE);
+        assert!(status.success(), "{}\n{}", get.tails(), seed.tails());
+        self.assert_arrived(out.path());
     }
 
     fn assert_arrived(&self, out: &Path) {
@@ -209,18 +226,48 @@ fn said(process: &mut Process, words: &str) -> String {
 
 #[test]
 fn aria2_gets_what_a_hidden_seed_has() {
-    let (true, Some(scene)) = (installed("aria2c"), Scene::new()) else {
+    let (true, Some(scene)) = (installed("aria2c"), Scene::with_exits(1)) else {
         return;
     };
+    let (_canary, public) = scene.canary();
+    let calls = Capture::start(&scene.public, &[]);
     let captures = scene.captures();
     let (seed, link) = scene.seed();
     let out = TempDir::new().unwrap();
-    // The link stands among its arguments as anybody would give it.
-    let place = scene.jail(&scene.client, "get", &["--tracker"]);
+    // The link stands among its arguments as anybody would give it, and names others too.
+    let link = format!("{link}&x.pe={public}&tr=http://{public}/announce&tr=udp://{public}");
+    let place = scene.jail(&scene.client, "get", &["--tracker", "--allow-private"]);
     let mut client = aria2_get(&place, "", &link, out.path());
     let status = client.wait(4 * PATIENCE);
     assert!(status.success(), "{}\n{}", client.tails(), seed.tails());
     scene.assert_arrived(out.path());
+    scene.assert_silent(captures);
+    let calls = calls.stop().flows.into_iter();
+    let calls: Vec<_> = calls
+        .filter(|flow| flow.proto == "tcp" || flow.proto == "udp")
+        .collect();
+    assert!(calls.is_empty(), "somebody called in public: {calls:?}");
+}
+
+#[test]
+fn transmission_is_a_hidden_seed_to_get() {
+    let (true, Some(scene)) = (installed("transmission-daemon"), Scene::new()) else {
+        return;
+    };
+    let captures = scene.captures();
+    let options = ["--tracker=7000", "--publish", "9091"];
+    let place = scene.jail(&scene.seeder, "seed", &options);
+    // The tracker is the same each time, so that the torrent can name it before the client starts.
+    let told = String::from_utf8(place.output("true", &[]).stderr).unwrap();
+    let words = "the program's tracker: ";
+    let (_, tracker) = told.split_once(words).unwrap_or_else(|| panic!("{told}"));
+    let file = scene.torrent(tracker.lines().next().unwrap().trim());
+    let settings = documented("transmission", "run");
+    let folder = scene.content();
+    let mut seed = Transmission::download(&place, &settings, file.to_str().unwrap(), &folder);
+    seed.wait_done();
+    let link = said(&mut seed.process, REACHED);
+    scene.get(&link, &seed.process);
     scene.assert_silent(captures);
 }
 
@@ -231,17 +278,7 @@ fn qbittorrent_is_a_hidden_seed_to_get() {
     };
     let captures = scene.captures();
     let (seed, link) = scene.qbittorrent_seeds();
-    let out = TempDir::new().unwrap();
-    let mut command = scene.client.command(PROGRAM);
-    command
-        .args(["get", &link, "--json", "--output"])
-        .arg(out.path())
-        .args(scene.overlay("get"));
-    let mut get = Process::spawn("get", command);
-    let status = get.wait(4 * PATIENCE);
-    let logs = format!("{}\n{}", get.tails(), seed.process.tails());
-    assert!(status.success(), "{logs}");
-    scene.assert_arrived(out.path());
+    scene.get(&link, &seed.process);
     scene.assert_silent(captures);
 }
 

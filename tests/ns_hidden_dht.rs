@@ -1,5 +1,6 @@
 //! Hidden seeds that no link names any more, found through a DHT of a hundred real foreign nodes: the items that seeds keep there,
-//! sealed to who knows the infohash. What those nodes and everybody's cables learn.
+//! sealed to who knows the infohash. What those nodes and everybody's cables learn while 256 MiB are downloaded, and that nobody
+//! there hears of a seed that lets in only some.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -25,19 +26,24 @@ use hushswarm_circuits::target::Target;
 use support::capture::{Capture, Captured};
 use support::clients::libtorrent_python;
 use support::dht::{NETWORKS, PORT, PrivateDht, Record};
+use support::guards::draw;
 use support::network::Network;
-use support::process::Process;
+use support::process::{Process, run};
 use support::world::{Host, World};
 use support::{PATIENCE, hash_file, write_noise};
 use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_hushswarm");
 const NAME: &str = "quiet-library.bin";
-const SIZE: u64 = 16 << 20;
+const SIZE: u64 = 256 << 20;
+/// What a seed has that lets in only some, and what is had where little is enough.
+const LITTLE_NAME: &str = "quiet-letters.bin";
+const LITTLE: u64 = 1 << 20;
 const RELAY_PORT: u16 = 9001;
 /// The first are guards, the last exits; all but the exits introduce.
 const RELAYS: usize = 9;
-const GUARDS: usize = 3;
+/// Each end has three that it prefers.
+const GUARDS: usize = 6;
 const EXITS: usize = 2;
 /// The DHT's host.
 const DHT: u8 = 30;
@@ -60,7 +66,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(lookups: bool) -> Option<Self> {
+    fn new(lookups: bool, size: u64) -> Option<Self> {
         let python = libtorrent_python()?;
         let mut world = World::build()?;
         let (client, seeder) = (world.host("client", 250), world.host("seeder", 21));
@@ -87,7 +93,8 @@ impl Scene {
                 ..RelayDht::default()
             });
         });
-        write_noise(&dir.path().join(NAME), SIZE, 12);
+        write_noise(&dir.path().join(NAME), size, 12);
+        write_noise(&dir.path().join(LITTLE_NAME), LITTLE, 13);
         let start = |(host, relay): (&Host, &support::network::RelayDir)| {
             let mut command = host.command(PROGRAM);
             command.args(relay.args());
@@ -97,7 +104,7 @@ impl Scene {
         };
         let dht = PrivateDht::start_on(&python, &dht_host);
         let relays = relay_hosts.iter().zip(&network.relays).map(start).collect();
-        Some(Self {
+        let scene = Self {
             seeder,
             client,
             relay_hosts,
@@ -108,7 +115,15 @@ impl Scene {
             lookups,
             dir,
             _world: world,
-        })
+        };
+        // Each has guards of its own, so that no relay sees both ends.
+        for state in ["seed", "closed"] {
+            draw(&scene.network, &scene.state(state), 0..GUARDS / 2);
+        }
+        for state in ["get", "get-blind", "get-closed"] {
+            draw(&scene.network, &scene.state(state), GUARDS / 2..GUARDS);
+        }
+        Some(scene)
     }
 
     /// One of our commands on this host, in a world where everything has a private address.
@@ -149,9 +164,30 @@ impl Scene {
         (process, made["magnet"].as_str().unwrap().to_owned())
     }
 
-    fn get(&self, link: &str, out: &Path, looks: bool) -> Process {
+    /// Seeds something else, for these alone; gives the link too.
+    fn seed_closed(&self, allowed: &str) -> (Process, String) {
+        let content = self.dir.path().join(LITTLE_NAME);
+        let words = ["seed", "--allow", allowed, content.to_str().unwrap()];
+        let command = self.command(&self.seeder, &words, "closed", true);
+        let mut process = Process::spawn("closed", command);
+        let made = process.wait_for_event(PATIENCE, "seeding");
+        (process, made["magnet"].as_str().unwrap().to_owned())
+    }
+
+    /// The same for a visitor, who has a key of his own for it.
+    fn seed_closed_to_visitor(&self) -> (Process, String) {
+        let (mut nobody, link) = self.seed_closed("nobody");
+        assert!(nobody.stop(PATIENCE).success(), "{}", nobody.tails());
+        let mut command = self.client.command(PROGRAM);
+        command.args(["visitor-key", &link, "--state"]);
+        command.arg(self.state("get-closed"));
+        let key = run(command);
+        self.seed_closed(key.trim())
+    }
+
+    fn get(&self, link: &str, out: &Path, state: &str) -> Process {
         let words = ["get", link, "--output", out.to_str().unwrap()];
-        let state = if looks { "get" } else { "get-blind" };
+        let looks = state != "get-blind";
         Process::spawn("get", self.command(&self.client, &words, state, looks))
     }
 
@@ -177,10 +213,10 @@ impl Scene {
         }
     }
 
-    fn assert_arrived(&self, out: &Path) {
+    fn assert_arrived(&self, out: &Path, name: &str) {
         assert_eq!(
-            hash_file(&out.join(NAME)),
-            hash_file(&self.dir.path().join(NAME))
+            hash_file(&out.join(name)),
+            hash_file(&self.dir.path().join(name))
         );
     }
 
@@ -222,6 +258,7 @@ impl Scene {
             asked.is_superset(&names_now(hash)),
             "all slots are looked at"
         );
+        // Nor is anything of a closed seed written or looked for.
         assert!(asked.is_subset(&names), "something else is looked for");
     }
 }
@@ -264,13 +301,16 @@ fn done(get: &Process) -> u64 {
 
 #[test]
 fn a_hidden_seed_that_no_link_names_is_found_through_foreign_nodes_that_learn_nothing() {
-    let Some(mut scene) = Scene::new(true) else {
+    let Some(mut scene) = Scene::new(true, SIZE) else {
         return;
     };
     // One seed comes, is written down, and goes for ever with its keys. The link that names it is all that anybody has.
     let (mut gone, link) = scene.seed();
     let magnet = Magnet::parse(&link).unwrap();
     let hash = magnet.hash.0;
+    // Meanwhile one that lets in only some: its visitors find it by its link.
+    let (closed, closed_link) = scene.seed_closed_to_visitor();
+    let closed_hash = Magnet::parse(&closed_link).unwrap().hash.0;
     scene.wait_for_items(&hash, 1);
     assert!(gone.stop(PATIENCE).success(), "{}", gone.tails());
 
@@ -280,6 +320,8 @@ fn a_hidden_seed_that_no_link_names_is_found_through_foreign_nodes_that_learn_no
     let mut needles: Vec<&[u8]> = vec![
         &hash,
         NAME.as_bytes(),
+        &closed_hash,
+        LITTLE_NAME.as_bytes(),
         b"BitTorrent protocol",
         &magnet.seeds[0].key,
         told[0].as_bytes(),
@@ -305,18 +347,23 @@ fn a_hidden_seed_that_no_link_names_is_found_through_foreign_nodes_that_learn_no
         magnet.seeds[0].key
     );
     let out = TempDir::new().unwrap();
-    let mut blind = scene.get(&link, &out.path().join("blind"), false);
+    let mut blind = scene.get(&link, &out.path().join("blind"), "get-blind");
+    let mut letters = scene.get(&closed_link, out.path(), "get-closed");
+    let status = letters.wait(4 * PATIENCE);
+    assert!(status.success(), "{}\n{}", letters.tails(), closed.tails());
+    scene.assert_arrived(out.path(), LITTLE_NAME);
     let kept = scene.wait_for_items(&hash, 2);
     let nodes: BTreeSet<_> = kept.iter().map(|record| record.node).collect();
     assert!(nodes.len() >= 4, "few nodes keep it: {nodes:?}");
-    let mut get = scene.get(&link, out.path(), true);
-    let status = get.wait(4 * PATIENCE);
+    let mut get = scene.get(&link, out.path(), "get");
+    let status = get.wait(8 * PATIENCE);
     assert!(status.success(), "{}\n{}", get.tails(), seed.tails());
-    scene.assert_arrived(out.path());
+    scene.assert_arrived(out.path(), NAME);
     assert!(blind.exit_status().is_none(), "{}", blind.tails());
     assert_eq!(done(&blind), 0, "it came by another way");
     drop(blind);
     assert!(seed.stop(PATIENCE).success());
+    drop((letters, closed));
 
     let mut captured: Vec<Captured> = captures.into_iter().map(Capture::stop).collect();
     for (number, seen) in captured.iter().enumerate() {
@@ -334,8 +381,14 @@ fn a_hidden_seed_that_no_link_names_is_found_through_foreign_nodes_that_learn_no
     let guards: Vec<_> = guards.map(|host| host.addr(RELAY_PORT)).collect();
     for end in &captured[..2] {
         end.assert_only_to(&guards);
+        let bytes: u64 = end.flows.iter().map(|flow| flow.bytes).sum();
+        assert!(bytes > SIZE, "it came by these cables");
     }
     let nodes = captured.pop().unwrap();
+    for relay in &captured[2..] {
+        let both = touches(relay, &scene.seeder) && touches(relay, &scene.client);
+        assert!(!both, "a relay sees both ends");
+    }
     assert!(!nodes.sent("dht").is_empty(), "the nodes answered");
     for host in [&scene.seeder, &scene.client] {
         assert!(!touches(&nodes, host), "the nodes met {}", host.name);
@@ -352,7 +405,7 @@ fn a_hidden_seed_that_no_link_names_is_found_through_foreign_nodes_that_learn_no
 
 #[test]
 fn a_hidden_seed_that_stands_elsewhere_is_found_by_datagrams_to_foreign_nodes() {
-    let Some(mut scene) = Scene::new(false) else {
+    let Some(mut scene) = Scene::new(false, LITTLE) else {
         return;
     };
     let (seed, link) = scene.seed();
@@ -370,9 +423,9 @@ fn a_hidden_seed_that_stands_elsewhere_is_found_by_datagrams_to_foreign_nodes() 
     magnet.seeds = vec![Contact::new(magnet.seeds[0].key, points.collect()).unwrap()];
     scene.wait_for_items(&hash, 1);
     let out = TempDir::new().unwrap();
-    let mut get = scene.get(&magnet.to_string(), out.path(), true);
+    let mut get = scene.get(&magnet.to_string(), out.path(), "get");
     let status = get.wait(4 * PATIENCE);
     assert!(status.success(), "{}\n{}", get.tails(), seed.tails());
-    scene.assert_arrived(out.path());
+    scene.assert_arrived(out.path(), NAME);
     scene.assert_nodes_learned_nothing(&hash);
 }

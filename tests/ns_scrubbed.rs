@@ -151,7 +151,7 @@ fn handshakes_of_all_sessions_and_torrents_are_the_same_but_for_a_random_id() {
     }
     let extended = scene.peer.process.events("extended");
     let shapes: BTreeSet<Vec<u8>> = extended.iter().map(|said| bytes(&said["bytes"])).collect();
-    let expected = b"d1:md11:ut_metadatai1e6:ut_pexi3ee4:reqqi250ee".to_vec();
+    let expected = b"d1:md11:ut_metadatai1e6:ut_pexi3ee4:reqqi500ee".to_vec();
     assert_eq!(shapes, BTreeSet::from([expected]));
     assert!(extended.len() >= 3);
 }

@@ -21,8 +21,11 @@ use hushswarm::state::StateDir;
 use hushswarm_circuits::body::{OpenKind, OpenStatus};
 use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, RelayId};
 use hushswarm_circuits::path::ExitNeed;
+use hushswarm_circuits::rendezvous::wire::{MessageReader, encode_record};
+use hushswarm_circuits::rendezvous::work::CHALLENGE_LEN;
 use hushswarm_circuits::rendezvous::{
-    Contact, Cookie, Establish, IntroductionId, Status, SwarmKey,
+    Challenge, Contact, Cookie, Establish, IntroductionId, Nonce, Proof, Puzzle, Solver, Status,
+    SwarmKey,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
@@ -339,15 +342,15 @@ async fn an_introduction_point_is_its_keys_holders_and_moves_with_it() {
     let (mut first, status) = ask(&a, Meet::Introduction(&seed)).await;
     assert_eq!(status, Status::Done);
     assert_eq!(ask(&b, Meet::Introduce(&id, b"one")).await.1, Status::Done);
-    let mut record = [0; 5];
+    let mut record = encode_record(b"...").unwrap();
     first.read_exact(&mut record).await.unwrap();
-    assert_eq!(&record, b"\0\x03one");
+    assert_eq!(record, encode_record(b"one").unwrap());
     let (mut second, status) = ask(&b, Meet::Introduction(&seed)).await;
     assert_eq!(status, Status::Done);
     assert_eq!(first.read(&mut record).await.unwrap(), 0, "it was moved");
     assert_eq!(ask(&b, Meet::Introduce(&id, b"two")).await.1, Status::Done);
     second.read_exact(&mut record).await.unwrap();
-    assert_eq!(&record, b"\0\x03two");
+    assert_eq!(record, encode_record(b"two").unwrap());
     drop(second);
     let mut gone = Status::Done;
     for _ in 0..100 {
@@ -359,6 +362,93 @@ async fn an_introduction_point_is_its_keys_holders_and_moves_with_it() {
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
     assert_eq!(gone, Status::Unknown);
+}
+
+/// Comes to this key until work is asked for: that may be on its way.
+async fn asked(circuit: &Arc<Circuit>, id: &IntroductionId) -> (CircuitStream, Challenge) {
+    let asking = async {
+        loop {
+            let (mut stream, status) = ask(circuit, Meet::Introduce(id, b"message")).await;
+            if status == Status::Work {
+                let mut challenge = [0; CHALLENGE_LEN];
+                stream.read_exact(&mut challenge).await.unwrap();
+                return (stream, Challenge::decode(&challenge).unwrap());
+            }
+            sleep(Duration::from_millis(300)).await;
+        }
+    };
+    timeout(LONG, asking).await.unwrap()
+}
+
+fn solve(challenge: &Challenge, id: &IntroductionId) -> Nonce {
+    let mut solver = Solver::new(challenge, id, b"message", &mut rand::rng());
+    solver.attempt(1 << 16).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_seed_asks_for_work_a_relay_hands_on_only_what_was_worked_for() {
+    let world = recipe(3).start();
+    let (a, b) = (world.client(3), world.client(3));
+    let at = world.relays[1].id;
+    let a = circuit_to(&a, at, "a").await;
+    let (good, bad) = (circuit_to(&b, at, "b").await, circuit_to(&b, at, "c").await);
+    let seed = loud_key();
+    let id = IntroductionId(seed.public().0);
+    let (mut stands, status) = ask(&a, Meet::Introduction(&seed)).await;
+    assert_eq!(status, Status::Done);
+    let puzzle = Puzzle::generate(64, &mut rand::rng());
+    stands.write_all(&puzzle.encode()).await.unwrap();
+    let (mut stream, challenge) = asked(&good, &id).await;
+    assert_eq!(challenge.effort(), 64);
+    let found = solve(&challenge, &id);
+    stream.write_all(&found).await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), Status::Done.wire());
+    // What was found for one stream, in another; and one that fits nowhere.
+    let (mut stream, other) = asked(&bad, &id).await;
+    assert_ne!(other, challenge, "each is asked for something else");
+    let mut nonces = std::iter::once(found).chain((0..=u8::MAX).map(|n| [n; 16]));
+    let misfit = nonces.find(|nonce| !other.is_met(&id, b"message", nonce));
+    stream.write_all(&misfit.unwrap()).await.unwrap();
+    assert!(timeout(LONG, stream.read_u8()).await.unwrap().is_err());
+    until("the circuit is destroyed", || bad.is_closed()).await;
+    // The next that comes to the seed is the next that was worked for.
+    let (mut stream, challenge) = asked(&good, &id).await;
+    let last = solve(&challenge, &id);
+    stream.write_all(&last).await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), Status::Done.wire());
+    let (mut reader, mut buffer, mut proofs) = (MessageReader::default(), [0; 4096], Vec::new());
+    let reading = async {
+        while proofs.len() < 2 {
+            let n = stands.read(&mut buffer).await.unwrap();
+            reader.push(&buffer[..n]);
+            while let Some(handed) = reader.next().unwrap() {
+                assert_eq!(handed.message, b"message");
+                // What came before the relay had the puzzle.
+                if handed.proof != Proof::NONE {
+                    assert!(handed.proof.holds(&puzzle, &id, b"message"));
+                    proofs.push(handed.proof.encode());
+                }
+            }
+        }
+    };
+    timeout(LONG, reading).await.unwrap();
+    assert!(proofs[0].ends_with(&found) && proofs[1].ends_with(&last));
+    // No more work.
+    stands.write_all(&Puzzle::NONE.encode()).await.unwrap();
+    let asking = async {
+        while ask(&good, Meet::Introduce(&id, b"message")).await.1 != Status::Done {
+            sleep(Duration::from_millis(300)).await;
+        }
+    };
+    timeout(LONG, asking).await.unwrap();
+    // A quiet key asks for nothing.
+    let mut keys = std::iter::repeat_with(|| IdentityKey::generate(&mut rand::rng()));
+    let quiet = keys.find(|key| IntroductionId(key.public().0).is_quiet());
+    let (mut stands, status) = ask(&a, Meet::Introduction(&quiet.unwrap())).await;
+    assert_eq!(status, Status::Done);
+    stands.write_all(&puzzle.encode()).await.unwrap();
+    assert!(timeout(LONG, stands.read_u8()).await.unwrap().is_err());
+    world.assert_sound();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,9 @@
 //! `cargo bench --bench transfer -- --hidden`: a hidden seed's stream, which two clients meet for at a relay, beside a stream through three
 //! hops and an exit, over the same relays in the same run. The six hops of a meeting are five relays, since both
-//! circuits end at one; and each byte is sealed once more, from end to end.
+//! circuits end at one; and each byte is sealed once more, from end to end. Then how long a download stands still when the seeder or
+//! a relay is gone: see [`outage`].
+
+mod outage;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -37,7 +40,7 @@ pub(crate) async fn bench(mib: u64, rounds: u64) {
     let net = network::Network::edited(dir.path(), &addrs, RELAYS, 2, rules, |config| {
         config.roles.introduce = true;
     });
-    let relays: Vec<Process> = net.relays.iter().map(spawn_relay).collect();
+    let mut relays: Vec<Process> = net.relays.iter().map(spawn_relay).collect();
     let pids: Vec<u32> = relays.iter().map(|relay| relay.0.id()).collect();
     let (seeder, visitor) = (client(&net, 3), client(&net, 3));
     let swarm = SwarmKey::new(b"an infohash of twent").unwrap();
@@ -114,4 +117,5 @@ pub(crate) async fn bench(mib: u64, rounds: u64) {
     serving.abort();
     seeder.close();
     visitor.close();
+    outage::bench(&net, dir.path(), &mut relays, rounds);
 }

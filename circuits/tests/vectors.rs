@@ -26,8 +26,8 @@ use hushswarm_circuits::rendezvous::message::Guests;
 use hushswarm_circuits::rendezvous::sealed::{Opener, Read, Sealer};
 use hushswarm_circuits::rendezvous::wire::{encode_introduce, encode_record};
 use hushswarm_circuits::rendezvous::{
-    Contact, Cookie, Establish, FeedKey, IntroductionId, Introductions, Issue, Meeting, Point,
-    SwarmKey, Visitor,
+    Contact, Cookie, Establish, FeedKey, Handed, IntroductionId, Introductions, Issue, Meeting,
+    Point, Proof, Puzzle, Solver, SwarmKey, Visitor,
 };
 use rand::{TryCryptoRng, TryRng};
 
@@ -525,7 +525,8 @@ fn meeting_vectors_are_unchanged() {
          establish is made with introduction_seed for the circuit with this binding; introduce and record carry message.\n\
          visitor_random and seed_random are the X25519 ephemeral secrets. to_seed_0 is the record of \"hello\",\n\
          to_seed_1 the last; to_visitor_0 has 1,000 bytes and to_visitor_1 20,000 to choose from, byte i of them i mod 251.\n\
-         Of the longer ones there is the BLAKE3. closed is the same meeting with a seed that lets in visitor_key alone.",
+         Of the longer ones there is the BLAKE3. closed is the same meeting with a seed that lets in visitor_key alone.\n\
+         work is the message of meeting to a seed that asks for work; three were turned away before it.",
     );
     out.case("establish");
     let introduction = IdentityKey::from_seed(Script::key("introduction"));
@@ -641,5 +642,31 @@ fn meeting_vectors_are_unchanged() {
     out.put("message", &shown);
     out.put("answer", &told);
     out.put("to_visitor_0", &sealed);
+
+    // The same message to a seed that asks for work.
+    out.case("work");
+    let puzzle = Puzzle::generate(16, &mut Script::new("puzzle"));
+    let salt = std::array::from_fn(|n| 0x60 + n as u8);
+    let challenge = puzzle.challenge(&salt);
+    let mut solver = Solver::new(
+        &challenge,
+        &introduction,
+        &message,
+        &mut Script::new("work"),
+    );
+    let nonce = solver.attempt(1000).unwrap();
+    let proof = Proof::new(&puzzle, salt, nonce);
+    assert!(challenge.is_met(&introduction, &message, &nonce));
+    assert!(proof.holds(&puzzle, &introduction, &message));
+    let handed = Handed {
+        refused: 3,
+        proof,
+        message: &message,
+    };
+    out.put("puzzle", &puzzle.encode());
+    out.put("salt", &salt);
+    out.put("challenge", &challenge.encode());
+    out.put("nonce", &nonce);
+    out.put("record", &handed.encode().unwrap());
     out.compare("meeting.txt");
 }

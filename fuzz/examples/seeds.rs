@@ -13,7 +13,7 @@ use hushswarm::torrent::extension::{self, Exchange, MetadataMessage};
 use hushswarm::torrent::gossip::{OnionPeer, Onions};
 use hushswarm::torrent::infohash::InfoHash;
 use hushswarm::torrent::magnet::Magnet;
-use hushswarm::torrent::metainfo::Builder;
+use hushswarm::torrent::metainfo::{Builder, PieceHashes, Version};
 use hushswarm::torrent::pex::PeerExchange;
 use hushswarm::torrent::wire::{BlockRef, Handshake, MessageRef};
 use hushswarm_circuits::body::{
@@ -35,6 +35,10 @@ use hushswarm_fuzz::targets::{HASH, NOW, authority};
 mod krpc;
 #[path = "seeds/meetings.rs"]
 mod meetings;
+#[path = "seeds/streams.rs"]
+mod streams;
+#[path = "seeds/trees.rs"]
+mod trees;
 #[path = "seeds/visits.rs"]
 mod visits;
 
@@ -78,6 +82,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("dht_records", dht_answers()),
         ("dht_request", dht_requests()),
         ("dns_reply", dns_replies()),
+        ("encrypted_stream", streams::encrypted()),
         (
             "exit_policy",
             vec![("public", b"public".to_vec()), ("rules", policy.into())],
@@ -87,6 +92,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("frame_header", headers()),
         ("guest_scrub", visits::visits()),
         ("guest_tracker", guest_requests()),
+        ("hash_trees", trees::hash_requests()),
         ("hidden_item", meetings::hidden_items()),
         ("hop_handshake", handshakes()),
         ("http_proxy", http_requests()),
@@ -108,6 +114,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("magnet", magnets()),
         ("meeting_records", meetings::meeting_records()),
         ("meeting_request", meetings::meeting_requests()),
+        ("meeting_work", meetings::meeting_works()),
         ("metainfo", torrents()),
         ("mux_body", bodies()),
         (
@@ -119,8 +126,9 @@ fn all() -> Vec<(&'static str, Seeds)> {
         (
             "peer",
             vec![
-                ("messages", [&[3][..], &messages()].concat()),
-                ("pex", [&[11][..], &messages()].concat()),
+                ("fast", [&[3][..], &streams::fast_messages()].concat()),
+                ("messages", [&[3][..], &streams::messages()].concat()),
+                ("pex", [&[11][..], &streams::messages()].concat()),
             ],
         ),
         ("peer_exchange", exchange()),
@@ -145,7 +153,11 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("udp_tracker", vec![("exchange", udp_exchange())]),
         (
             "wire",
-            vec![("messages", [&[15][..], &messages()].concat())],
+            vec![
+                ("fast", [&[9][..], &streams::fast_messages()].concat()),
+                ("messages", [&[15][..], &streams::messages()].concat()),
+                ("hashes", trees::hash_messages()),
+            ],
         ),
     ]
 }
@@ -426,12 +438,23 @@ fn torrents() -> Seeds {
     ];
     let mut builder = Builder::new("folder".to_owned(), files);
     builder.piece_len = 32768;
+    let made = |version, v1: usize| {
+        let hashes = PieceHashes {
+            v1: vec![[9; 20]; v1],
+            v2: vec![[8; 32]; 3],
+        };
+        let builder = builder.clone().for_version(version);
+        builder.finish_with(hashes).expect("a good torrent").1
+    };
+    let (hybrid, v2) = (made(Version::Hybrid, 3), made(Version::V2, 0));
     let (metainfo, file) = builder.finish(vec![[9; 20]; 2]).expect("a good torrent");
     let evil = b"d4:infod5:filesld6:lengthi1e4:pathl2:..1:xeee4:name1:n12:piece lengthi16384e6:pieces20:aaaaaaaaaaaaaaaaaaaaee";
     vec![
         ("folder", file),
         ("info", metainfo.info.bytes.to_vec()),
         ("parent", evil.to_vec()),
+        ("hybrid", hybrid),
+        ("v2", v2),
     ]
 }
 
@@ -447,43 +470,11 @@ fn magnets() -> Seeds {
             .into_bytes(),
         ),
         ("base32", b"magnet:?xt=urn:btih:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_vec()),
+        (
+            "v2",
+            format!("magnet:?xt=urn:btmh:1220{}&so=3", "5a".repeat(32)).into_bytes(),
+        ),
     ]
-}
-
-fn messages() -> Vec<u8> {
-    let mut out = Vec::new();
-    let block = BlockRef {
-        index: 0,
-        begin: 0,
-        len: 16384,
-    };
-    let handshake = extension::handshake(Some(20_000), Exchange::Public);
-    for message in [
-        MessageRef::Bitfield(&[0xf0]),
-        MessageRef::Extended {
-            id: 0,
-            payload: &handshake,
-        },
-        MessageRef::Extended {
-            id: extension::UT_PEX,
-            payload: &some_peers().encode(),
-        },
-        MessageRef::Unchoke,
-        MessageRef::Interested,
-        MessageRef::Have(2),
-        MessageRef::Request(block),
-        MessageRef::Cancel(block),
-        MessageRef::KeepAlive,
-        MessageRef::Piece {
-            index: 0,
-            begin: 0,
-            data: &[1; 64],
-        },
-        MessageRef::Choke,
-    ] {
-        message.encode(&mut out);
-    }
-    out
 }
 
 fn gossip() -> Seeds {
@@ -579,6 +570,7 @@ fn guest_requests() -> Seeds {
     let tracker = Tracker::new(([127, 0, 0, 1], 6969).into(), Token::new([0; 16]));
     let link = tracker.link(&Magnet {
         hash: InfoHash(HASH),
+        v2: None,
         name: None,
         trackers: Vec::new(),
         peers: Vec::new(),

@@ -17,8 +17,6 @@ use hushswarm::torrent::infohash::InfoHash;
 use hushswarm::torrent::metainfo::{Info, Metainfo};
 use hushswarm::torrent::peer::Peer;
 use hushswarm::torrent::picker::{Bits, Geometry};
-use hushswarm::torrent::tracker::udp::{Exchange, Step};
-use hushswarm::torrent::tracker::{AnnounceRequest, AnnounceResponse, NO_PORT};
 use hushswarm::torrent::wire::{self, Decoder, MessageRef};
 use hushswarm_circuits::body::{
     BodyHeader, ExtendRequest, Extended, OpenKind, OpenRequest, OpenStatus, PAYLOAD_OFFSET,
@@ -38,6 +36,8 @@ use hushswarm_circuits::target::Target;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+#[path = "targets/encryption.rs"]
+mod encryption;
 #[path = "targets/exchange.rs"]
 mod exchange;
 #[path = "targets/guests.rs"]
@@ -52,7 +52,10 @@ mod lookups;
 mod proxy;
 #[path = "targets/trackers.rs"]
 mod trackers;
+#[path = "targets/trees.rs"]
+mod trees;
 
+pub use encryption::encrypted_stream;
 pub use exchange::peer_exchange;
 pub use guests::guest_scrub;
 pub use krpc::{bencode, krpc_item, krpc_lookup, krpc_message};
@@ -61,16 +64,17 @@ pub use local::{
     leaktest_udp_tracker, magnet, onion_address, routes_file, tor_file, visitor_key,
 };
 pub use lookups::meetings::{
-    feed, hidden_item, introduction, meeting_records, meeting_request, sealed_records,
+    feed, hidden_item, introduction, meeting_records, meeting_request, meeting_work, sealed_records,
 };
 pub use lookups::{dht_records, dht_request, dns_reply, lookup_answer};
 pub use proxy::{http_proxy, socks_datagram, socks_request};
-pub use trackers::{guest_tracker, tracker_server};
+pub use trackers::{guest_tracker, http_tracker, tracker_server, udp_tracker};
+pub use trees::hash_trees;
 
 /// A target: it panics where its input breaks something.
 pub type Run = fn(&[u8]);
 
-/// All targets by name; `fuzz_targets/NAME.rs` and `corpus/NAME/` belong to each.
+/// All targets by name; `corpus/NAME/` belongs to each.
 pub const TARGETS: &[(&str, Run)] = &[
     ("bencode", bencode),
     ("client_files", client_files),
@@ -78,12 +82,14 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("dht_records", dht_records),
     ("dht_request", dht_request),
     ("dns_reply", dns_reply),
+    ("encrypted_stream", encrypted_stream),
     ("exit_policy", exit_policy),
     ("extension", extension),
     ("feed", feed),
     ("frame_header", frame_header),
     ("guest_scrub", guest_scrub),
     ("guest_tracker", guest_tracker),
+    ("hash_trees", hash_trees),
     ("hidden_item", hidden_item),
     ("hop_handshake", hop_handshake),
     ("http_proxy", http_proxy),
@@ -105,6 +111,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("magnet", magnet),
     ("meeting_records", meeting_records),
     ("meeting_request", meeting_request),
+    ("meeting_work", meeting_work),
     ("metainfo", metainfo),
     ("mux_body", mux_body),
     ("network_file", network_file),
@@ -618,7 +625,7 @@ fn check_info(info: &Info) {
     }
 }
 
-/// Peer wire messages (BEP 3), fed in pieces.
+/// Peer wire messages (BEP 3, 6, 52), fed in pieces.
 pub fn wire_messages(input: &[u8]) {
     let (size, input) = first(input);
     let mut decoder = Decoder::new();
@@ -685,7 +692,7 @@ pub fn onion_gossip(input: &[u8]) {
     }
 }
 
-/// A whole connection (BEP 3, 9, 10, 11): after a good handshake, anything.
+/// A whole connection (BEP 3, 6, 9, 10, 11): after a good handshake, anything.
 pub fn peer(input: &[u8]) {
     let (which, input) = first(input);
     let now = Instant::now();
@@ -695,15 +702,20 @@ pub fn peer(input: &[u8]) {
         4 => peer.offer(Tells::Onions),
         _ => peer.offer(Tells::Public),
     }
-    peer.feed(now, &wire::Handshake::new(InfoHash(HASH), [2; 20]).encode());
+    let mut hello = wire::Handshake::new(InfoHash(HASH), [2; 20]);
+    if which & 16 != 0 {
+        hello.reserved[7] &= !wire::FAST_BIT;
+    }
+    peer.feed(now, &hello.encode());
     if which & 2 != 0 {
         let geometry = Geometry {
             piece_len: 32768,
             total: 100_000,
             pieces: 4,
+            short: None,
         };
         if peer
-            .set_torrent(geometry, Bits::full(4), Some(20_000))
+            .set_torrent(geometry.clone(), Bits::full(4), Some(20_000))
             .is_err()
         {
             return;
@@ -724,63 +736,15 @@ pub fn peer(input: &[u8]) {
         out.clear();
         peer.transmit(now, &mut out);
         peer.take_uploads(65536);
+        let asked = peer.askable().and_then(|have| have.ones().next());
+        if let Some(index) = asked.filter(|_| peer.wants() > 0) {
+            let (begin, len) = (16384, 16384);
+            peer.request(now, &[wire::BlockRef { index, begin, len }]);
+        }
+        peer.set_choking(out.len() % 2 == 0);
     }
-    let due = peer.poll_timeout();
-    let _ = peer.handle_timeout(due);
-}
-
-/// Answers of HTTP trackers (BEP 3, 7, 23).
-pub fn http_tracker(input: &[u8]) {
-    if let Ok(response) = AnnounceResponse::parse(input) {
-        let shown = format!("{response:?}");
-        let hidden = response
-            .peers
-            .iter()
-            .all(|peer| !shown.contains(&peer.ip().to_string()));
-        assert!(hidden, "an address shows in a log");
-    }
-}
-
-/// Datagrams of UDP trackers (BEP 15).
-pub fn udp_tracker(input: &[u8]) {
-    let tracker = somebody();
-    let request = AnnounceRequest {
-        hash: InfoHash(HASH),
-        peer_id: [1; 20],
-        event: None,
-        uploaded: 0,
-        downloaded: 0,
-        left: 1,
-        key: 1,
-        numwant: 50,
-        port: NO_PORT,
-        onion: None,
-    };
-    let mut now = Instant::now();
-    let mut exchange = Exchange::new(now, tracker.clone(), "/announce", request, rng());
-    // Each step: length, then a datagram that is right about the transaction unless its first bit says so.
-    let mut rest = input;
-    while let Some((&len, after)) = rest.split_first() {
-        let (body, after) = after
-            .split_at_checked(usize::from(len))
-            .unwrap_or((after, &[]));
-        rest = after;
-        let mut datagram = body.to_vec();
-        let sent = exchange.datagram();
-        if let (Some(place), Some(transaction)) = (datagram.get_mut(4..8), sent.get(12..16))
-            && len & 1 == 0
-        {
-            place.copy_from_slice(transaction);
-        }
-        match exchange.handle_datagram(now, &tracker, &datagram) {
-            Ok(Step::Send | Step::Wait) => {}
-            Ok(Step::Done(_)) | Err(_) => return,
-        }
-        if datagram.is_empty() {
-            now = exchange.deadline();
-            if exchange.handle_timeout(now).is_err() {
-                return;
-            }
-        }
+    for _ in 0..3 {
+        let due = peer.poll_timeout();
+        let _ = peer.handle_timeout(due);
     }
 }

@@ -18,6 +18,10 @@ use crate::torrent::feed::FeedLink;
 const UNPUBLISHED: &str = "not published: readers can't find this version, since it can't be written into the DHT; it is tried again and again
   hint: look whether this computer is online, the relay list has exits that look up in the DHT, and the state folder can be written; --log debug shows each attempt";
 
+/// Said where readers saw a version that this folder does not know of.
+const INSTEAD: &str = "published: readers of the feed find this version now, in the place of a newer one that this state folder did not know of
+  hint: the folder was put back from an old copy, or somebody else publishes with the same keys; if you did not mean to replace that version, publish it again";
+
 /// Checks what the parser of arguments does not see.
 ///
 /// # Errors
@@ -80,6 +84,12 @@ struct Link {
     link: String,
 }
 
+#[derive(Serialize)]
+struct Stands {
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    instead_of_newer: bool,
+}
+
 impl Published {
     /// Publishes the first of these torrents. `contact` says how it is reached, where it is a hidden seed's.
     pub(super) fn start(
@@ -124,6 +134,7 @@ impl Published {
                 "published",
                 "published: readers of the feed find this version now",
             ),
+            Issued::StandsInstead => ("published", INSTEAD),
             Issued::Failing => ("unpublished", UNPUBLISHED),
             Issued::Overtaken => (
                 "overtaken",
@@ -131,7 +142,12 @@ impl Published {
             ),
         };
         if json {
-            json_line(event, &serde_json::Map::new());
+            json_line(
+                event,
+                &Stands {
+                    instead_of_newer: now == Issued::StandsInstead,
+                },
+            );
         } else {
             display.say(text);
         }

@@ -24,10 +24,36 @@ use crate::overlay::client::Client;
 use crate::route::Outside;
 use crate::route::special::Place;
 use crate::state::StateDir;
-use crate::torrent::engine::{Engine, Job, OnionDoor, Options, Progress, Source, State};
+use crate::torrent::engine::{
+    Encryption, Engine, Job, OnionDoor, Options, Progress, Source, State,
+};
+use crate::torrent::feed::FeedLink;
 use crate::torrent::gossip::OnionPeer;
 use crate::torrent::magnet::Magnet;
 use crate::torrent::metainfo::{MAX_TORRENT, Metainfo};
+use crate::torrent::select::Selection;
+
+/// When streams to public peers are encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum When {
+    /// Where the peer knows it
+    #[default]
+    Preferred,
+    /// Always: other peers are left out
+    Required,
+    /// Never
+    Off,
+}
+
+impl From<When> for Encryption {
+    fn from(when: When) -> Self {
+        match when {
+            When::Preferred => Self::Preferred,
+            When::Required => Self::Required,
+            When::Off => Self::Off,
+        }
+    }
+}
 
 /// Arguments of `hushswarm get`.
 #[derive(clap::Args)]
@@ -62,6 +88,15 @@ pub struct Args {
     /// version is refused, since its publisher may have forgotten to hide it; with --hidden-only it is looked for among hidden peers
     #[arg(long, conflicts_with = "hidden_only")]
     public: bool,
+    /// Whether streams to public peers are encrypted, so that an exit sees no infohash in what it carries: "preferred" calls a peer that
+    /// does not know the encryption once more in the clear, "required" leaves such peers out. Hidden peers are always sealed from end to end
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    encryption: When,
+    /// Only these files: numbers, the first one being 0, as in "0,2,4-8"; or a pattern for the whole path below the torrent's name, in
+    /// which "*" is any text and "?" any character. May be given several times; a link may choose too (so=), which this overrules.
+    /// Files that share a piece with a chosen one come in part
+    #[arg(long, value_name = "FILES")]
+    only: Vec<String>,
     /// Overwrite files of the same name that are not this torrent's
     #[arg(long)]
     overwrite: bool,
@@ -86,6 +121,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         return feed::run(args, link).await;
     }
     let source = read_source(&text)?;
+    let select = selection(&args.only)?;
     let routes = args.routes.load()?;
     let Connected {
         client,
@@ -96,6 +132,9 @@ pub async fn run(args: Args) -> Result<(), Error> {
         .overlay
         .connect_alone(without(&source, &routes), &routes)?;
     let mut display = Display::new(args.json);
+    if FeedLink::is_beside_torrent(&text) {
+        display.say("the link names a torrent and the feed that it is from: the torrent is taken, and the feed is not followed; for its newest version, leave \"xt=\" out of the link");
+    }
     if args.overlay.hops == 1 {
         display.say("with one hop, that relay sees both your address and whom you download from");
     }
@@ -105,7 +144,9 @@ pub async fn run(args: Args) -> Result<(), Error> {
         seed: args.seed,
         share: !args.no_share,
         hidden_only: args.hidden_only,
+        select,
         overwrite: args.overwrite,
+        encryption: args.encryption.into(),
         routes,
         dht: Some(args.dht),
     };
@@ -166,8 +207,12 @@ pub struct Work {
     pub share: bool,
     /// Whether public peers are refused, even where the source names no hidden one.
     pub hidden_only: bool,
+    /// Which files.
+    pub select: Selection,
     /// Whether files that stand in the way may be overwritten.
     pub overwrite: bool,
+    /// Of streams to public peers.
+    pub encryption: Encryption,
     /// Which trackers and peers may be asked, and through what.
     pub routes: Loaded,
     /// Whether and where peers are looked for in the DHT; `None`: not.
@@ -283,6 +328,7 @@ async fn transfer(
     };
     let mut options = Options::new(state.path().to_owned());
     options.allow_private = work.routes.policy.allows_private();
+    options.encryption = work.encryption;
     options.gossip = match onions {
         Onions::Shared | Onions::Taken => true,
         Onions::Closed => false,
@@ -302,7 +348,7 @@ async fn transfer(
     if let Some(finder) = finder {
         engine = engine.with_finder(finder);
     }
-    let handle = engine.download(job);
+    let handle = engine.download_only(job, work.select);
     let (door, hidden_door) = (handle.onion_door(), handle.hidden_door());
     let followed = follow(handle, client, &tor, display, until);
     let sharing = async {
@@ -430,6 +476,14 @@ pub fn argument(text: &str) -> Result<String, Error> {
         .read_line(&mut line)
         .map_err(|source| Error::local("can't read standard input").with_source(source))?;
     Ok(line.trim().to_owned())
+}
+
+/// The files that `--only` names.
+fn selection(only: &[String]) -> Result<Selection, Error> {
+    Selection::parse(only.iter().map(String::as_str)).ok_or_else(|| {
+        let what = "--only takes numbers as in 0,2,4-8, the first file being 0, or a pattern such as \"*.txt\"";
+        Error::new(Kind::Local, what).with_exit(Exit::Usage)
+    })
 }
 
 /// Reads a magnet link or a torrent file.

@@ -12,7 +12,7 @@ use crate::guests::tracker::{Token, Tracker};
 use crate::guests::{Guests, Hosting, Options};
 use crate::route::Outside;
 use crate::state::StateDir;
-use crate::torrent::magnet::Magnet;
+use crate::torrent::magnet::{Magnet, MagnetError};
 
 /// Port of the tracker where none is named: the one that trackers have.
 pub(super) const TRACKER_PORT: &str = "6969";
@@ -90,13 +90,19 @@ fn is_closed(magnet: &Magnet) -> bool {
 /// The arguments of a program, with links that name hidden seeds turned into such as the program can use.
 ///
 /// # Errors
-/// A link names a seed that no program is let in to.
+/// A link names a seed that no program is let in to, or one that can't be read: the program would make a public torrent of it.
 pub(super) fn arguments(
     arguments: Vec<OsString>,
     turn: impl Fn(&Magnet) -> Magnet,
 ) -> Result<Vec<OsString>, Error> {
     let turned = |argument: OsString| {
-        let link = argument.to_str().and_then(|text| Magnet::parse(text).ok());
+        let link = match argument.to_str().map(Magnet::parse) {
+            Some(Err(error @ (MagnetError::BadSeed | MagnetError::OpenAndClosed))) => {
+                return Err(Error::local(error.to_string()).with_exit(Exit::BadTorrent));
+            }
+            Some(link) => link.ok(),
+            None => None,
+        };
         match link.filter(|link| !link.seeds.is_empty()) {
             Some(link) if is_closed(&link) => Err(Error::local(CLOSED)
                 .with_exit(Exit::Usage)
@@ -174,6 +180,7 @@ mod tests {
         };
         let hidden = Magnet {
             hash: crate::torrent::infohash::InfoHash([7; 20]),
+            v2: None,
             name: Some("a name".to_owned()),
             trackers: vec!["http://t.example/announce".to_owned()],
             peers: Vec::new(),

@@ -63,6 +63,13 @@ pub struct Visits {
     pub met: usize,
     /// Introductions that were turned away so far, unanswered: more than the limits, not to be read, or from who is not let in.
     pub refused: usize,
+    /// The most work that visitors are asked for before they are introduced, tries on average; 0, and not said, while there is no need.
+    #[serde(skip_serializing_if = "none_asked")]
+    pub effort: u32,
+}
+
+fn none_asked(effort: &u32) -> bool {
+    *effort == 0
 }
 
 impl Visits {
@@ -74,6 +81,7 @@ impl Visits {
             visitors: counters.open,
             met: counters.met,
             refused: counters.refused + counters.foreign,
+            effort: counters.effort,
         }
     }
 
@@ -84,6 +92,7 @@ impl Visits {
             visitors: self.visitors + other.visitors,
             met: self.met + other.met,
             refused: self.refused + other.refused,
+            effort: self.effort.max(other.effort),
         }
     }
 }
@@ -224,6 +233,9 @@ fn details(view: &View) -> String {
         if hidden.refused > 0 {
             parts.push(format!("{} refused", hidden.refused));
         }
+        if hidden.effort > 0 {
+            parts.push(format!("under load: visitors work ({})", hidden.effort));
+        }
     }
     parts.push(match view.hops {
         0 => "through Tor".to_owned(),
@@ -292,6 +304,7 @@ mod tests {
                     foreign: 1,
                     met: 5,
                     taken: 7,
+                    effort: 0,
                 },
             })
         };
@@ -312,6 +325,22 @@ mod tests {
         );
         let none = serde_json::to_value(View::default()).unwrap();
         assert!(none.get("hidden").is_none());
+        let loaded = Visits {
+            effort: 512,
+            ..one(1, 0, 0)
+        };
+        let view = View {
+            state: "seeding",
+            hops: 3,
+            hidden: Some(loaded.plus(one(3, 2, 0))),
+            ..View::default()
+        };
+        assert_eq!(
+            line(&view),
+            "seeding: 0 peers, 4 introduction points, 2 visits, 2 refused, under load: visitors work (512), 3 hops"
+        );
+        let json = serde_json::to_value(&view).unwrap();
+        assert_eq!(json["hidden"]["effort"], 512);
     }
 
     #[test]

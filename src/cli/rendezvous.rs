@@ -16,8 +16,8 @@ use super::tor::service_of_url;
 use crate::dht::Dht;
 use crate::error::{Error, Exit, Kind};
 use crate::hidden::{
-    Book, ConcealedOnly, Gauge, HiddenRoute, Host, HostOptions, Identity, Notice, Sealed, find_key,
-    publish, seek, target,
+    Book, ConcealedOnly, Gauge, HiddenRoute, Host, HostOptions, Identity, Notice, Sealed, Starts,
+    find_key, publish, seek, target,
 };
 use crate::hush::SeedKey;
 use crate::overlay::client::Client;
@@ -63,13 +63,14 @@ pub(super) struct HiddenSeed {
 
 impl HiddenSeed {
     /// Takes up introduction points, for as long as the value lives, and says in the DHT which they are, sealed to those who
-    /// know the infohash. It lets in `guests` alone, where there are some.
+    /// know the infohash. It lets in `guests` alone, where there are some. Seeds of one program share `starts`.
     pub(super) fn start(
         outside: Arc<dyn Outside>,
         identity: Identity,
         hash: &InfoHash,
         dht: Option<Arc<Dht>>,
         guests: Option<Guests>,
+        starts: &Starts,
     ) -> Result<Self, Error> {
         let swarm = SwarmKey::new(&hash.0).map_err(|error| {
             Error::new(Kind::Bug, "can't make a key of the infohash").with_source(error)
@@ -78,7 +79,7 @@ impl HiddenSeed {
             points: POINTS,
             ..HostOptions::default()
         };
-        let (host, visitors) = Host::start_for(outside, identity, swarm, options, guests);
+        let (host, visitors) = Host::start_for(outside, identity, swarm, options, guests, starts);
         let contact = host.contact();
         let notice = dht.map(|dht| publish(dht, hash.0, contact.clone()));
         Ok(Self {
@@ -374,7 +375,7 @@ impl Meetings {
 /// torrent may be private.
 async fn share(outside: Arc<dyn Outside>, hash: &InfoHash, door: OnionDoor) {
     let identity = Identity::ephemeral(&mut rand::rng());
-    match HiddenSeed::start(outside, identity, hash, None, None) {
+    match HiddenSeed::start(outside, identity, hash, None, None, &Starts::default()) {
         Ok(seed) => seed.lead(door, |_| {}).await,
         Err(error) => tracing::warn!(%error, "nothing is shared as a hidden seed"),
     }
@@ -445,12 +446,17 @@ pub(super) fn require(client: &Client) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use hushswarm_circuits::isolation::Isolation;
     use hushswarm_circuits::keys::RelayId;
     use hushswarm_circuits::rendezvous::{IntroductionId, Point};
 
     use super::*;
     use crate::cli::dht::is_hidden;
     use crate::onion::OnionKey;
+    use crate::route::{At, BoxFuture, Datagrams, Meet, Met, RouteError};
+    use crate::torrent::engine::Job;
     use crate::torrent::magnet::Magnet;
 
     fn link(rest: &str) -> Source {
@@ -468,6 +474,17 @@ mod tests {
             "&x.hush={}",
             data_encoding::BASE64URL_NOPAD.encode(&contact.encode())
         )
+    }
+
+    /// One that lets in only some, and what a link says of it.
+    fn closed() -> String {
+        let point = Point {
+            relay: RelayId([1; 32]),
+            introduction: IntroductionId([2; 32]),
+        };
+        let closed = Contact::new([9; 32], vec![point]).unwrap().closed(true);
+        let text = data_encoding::BASE64URL_NOPAD.encode(&closed.encode());
+        format!("&x.hush={text}")
     }
 
     #[test]
@@ -536,14 +553,9 @@ mod tests {
     fn a_closed_seed_is_called_with_its_key_alone_and_nothing_of_it_is_shared() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path().join("state")).unwrap();
-        let point = Point {
-            relay: RelayId([1; 32]),
-            introduction: IntroductionId([2; 32]),
-        };
-        let closed = Contact::new([9; 32], vec![point]).unwrap().closed(true);
-        let encoded = data_encoding::BASE64URL_NOPAD.encode(&closed.encode());
+        let closed = closed();
         let admit = |rest: &str| {
-            let mut source = link(&format!("&x.hush={encoded}{rest}"));
+            let mut source = link(&format!("{closed}{rest}"));
             let mut meetings = Meetings::of(&mut source, true, false);
             let admitted = meetings.admit(&mut source, &state);
             (meetings, admitted, source)
@@ -608,9 +620,66 @@ mod tests {
         assert_eq!(shown.look(at(589), None), None);
     }
 
-    #[test]
-    fn who_only_takes_is_no_hidden_seed() {
-        let meetings = Meetings::of(&mut link(&seed()), false, false);
-        assert!(meetings.only() && !meetings.shares());
+    /// A network in which nobody can be reached, and how often a relay was asked to take part in a meeting.
+    #[derive(Default)]
+    struct Nobody(AtomicUsize);
+
+    impl Outside for Nobody {
+        fn connect<'a>(
+            &'a self,
+            _: &'a Target,
+            _: Isolation,
+        ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
+            Box::pin(async { Err(RouteError::Unreachable) })
+        }
+
+        fn datagrams(&self, _: Isolation) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>> {
+            Box::pin(async { Err(RouteError::Unreachable) })
+        }
+
+        fn meet<'a>(
+            &'a self,
+            _: At,
+            _: Meet<'a>,
+            _: Isolation,
+        ) -> BoxFuture<'a, Result<Met, RouteError>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async { Err(RouteError::CircuitLost) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_only_takes_or_was_let_in_is_no_hidden_seed_and_asks_no_relay_to_be_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path().join("state")).unwrap();
+        let closed = closed();
+        crate::hidden::make_key(&state, &SeedKey([9; 32]), &mut rand::rng()).unwrap();
+        for (link_of, share, asks) in [
+            (seed(), true, true),
+            (seed(), false, false),
+            (closed, true, false),
+        ] {
+            let mut source = link(&link_of);
+            let mut meetings = Meetings::of(&mut source, share, false);
+            meetings.admit(&mut source, &state).unwrap();
+            assert_eq!((meetings.only(), meetings.shares()), (true, asks));
+            let output = dir.path().join(format!("{share}-{asks}"));
+            let job = Job {
+                source,
+                output,
+                seed_after: true,
+                overwrite: false,
+            };
+            let engine = Engine::new(
+                Arc::new(Nobody::default()),
+                Options::new(state.path().to_owned()),
+            );
+            let door = engine.download(job).hidden_door();
+            let nobody = Arc::new(Nobody::default());
+            let outside: Arc<dyn Outside> = Arc::<Nobody>::clone(&nobody);
+            // That it ends at once is as good.
+            let _ = timeout(Duration::from_secs(60), meetings.run(outside, door)).await;
+            assert_eq!(nobody.0.load(Ordering::Relaxed) > 0, asks, "{share}");
+        }
     }
 }

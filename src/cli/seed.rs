@@ -26,14 +26,15 @@ use super::transfer::{Seed, follow_all};
 use crate::config::Vanguards;
 use crate::dht::Dht;
 use crate::error::{Error, Exit, Kind};
-use crate::hidden::Identity;
+use crate::hidden::{DoorChange, Identity, Starts};
 use crate::onion::Visitors;
 use crate::route::{BoxStream, Outside};
 use crate::state::StateDir;
-use crate::torrent::engine::{Created, Engine, OnionDoor, Options, Sorter, create};
+use crate::torrent::engine::{Created, Engine, OnionDoor, Options, Sorter, create_as};
 use crate::torrent::gossip::OnionPeer;
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::magnet::Magnet;
+use crate::torrent::metainfo::Version;
 
 /// Arguments of `hushswarm seed`.
 #[derive(clap::Args)]
@@ -53,7 +54,7 @@ pub struct Args {
     /// With --over rendezvous or tor: only the holder of this key finds the seed; may be given several times; "nobody" lets nobody
     /// in yet. Start with "--allow nobody" and hand out the link, with which the downloader runs "hushswarm visitor-key" and
     /// sends you the public key that it prints. Then start again with --allow and that key: the link is the same, since the
-    /// seed's own keys are kept. It stands in no DHT, and its downloaders share nothing on
+    /// seed's own keys are kept. Where a key is left out later, the link is another, which those who are still let in need. It stands in no DHT, and its downloaders share nothing on
     #[arg(long, value_name = "KEY")]
     allow: Vec<Allowed>,
     /// With --over tor: an onion service for each torrent, so that nobody can tell that one host shares them. This is the default
@@ -75,6 +76,11 @@ pub struct Args {
     /// the DHT that they are downloading
     #[arg(long, value_name = "URL")]
     tracker: Vec<String>,
+    /// For which version of the protocol: v1, which every program takes, and by which the same files have the same link as ever; v2, which
+    /// Transmission and aria2 refuse; or hybrid, for both kinds of peers, which Transmission before 4 refuses, and with which some programs
+    /// leave files of padding in the folder
+    #[arg(long, value_name = "VERSION", value_enum, default_value_t = TorrentVersion::V1)]
+    torrent_version: TorrentVersion,
     /// Write the torrent file here too
     #[arg(long, value_name = "FILE")]
     torrent: Option<PathBuf>,
@@ -87,6 +93,27 @@ pub struct Args {
     routes: RoutesArgs,
     #[command(flatten)]
     dht: DhtArgs,
+}
+
+/// For which versions of the protocol a torrent is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum TorrentVersion {
+    /// BEP 3.
+    V1,
+    /// BEP 52.
+    V2,
+    /// Both.
+    Hybrid,
+}
+
+impl TorrentVersion {
+    fn version(self) -> Version {
+        match self {
+            Self::V1 => Version::V1,
+            Self::V2 => Version::V2,
+            Self::Hybrid => Version::Hybrid,
+        }
+    }
 }
 
 /// How downloaders come.
@@ -115,6 +142,11 @@ const MAX_SERVICES: usize = 64;
 #[derive(serde::Serialize)]
 struct Made {
     magnet: String,
+}
+
+#[derive(serde::Serialize)]
+struct Warning {
+    text: String,
 }
 
 impl Args {
@@ -192,9 +224,10 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
     let dht = args.dht.finder(&loaded, Arc::clone(&outside));
     let mut hidden = Vec::new();
     if over == Over::Rendezvous {
+        let identities = identities(&args, &torrents, &state, &display)?;
         display.say("taking up introduction points; Ctrl-C stops");
         let mut signals = Signals::new()?;
-        let hiding = hide(&args, &torrents, &state, &outside, dht.as_ref());
+        let hiding = hide(&args, &torrents, identities, &outside, dht.as_ref());
         tokio::pin!(hiding);
         hidden = loop {
             tokio::select! {
@@ -220,13 +253,13 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
     }
     let named = |torrent: &Created| torrent.metainfo.info.name.clone();
     let names: Vec<String> = torrents.iter().map(named).collect();
-    let (mut seeds, mut doors) = (Vec::new(), Vec::new());
+    let (mut seeds, mut doors, mut seconds) = (Vec::new(), Vec::new(), Vec::new());
     let mut hidden = hidden.into_iter();
     let mut serving = JoinSet::new();
     let (news, mut came) = mpsc::channel(MAX_NEWS);
     for (number, torrent) in torrents.into_iter().enumerate() {
         let info = &torrent.metainfo.info;
-        let (hash, name) = (info.hash, info.name.clone());
+        let (hash, second, name) = (info.hash, info.second_hash(), info.name.clone());
         if over == Over::Rendezvous {
             // What is known in one swarm is not known in another: who tells of one seed in both could see whether they are one's.
             engine = rendezvous::engine(Arc::clone(&outside), options.clone());
@@ -239,6 +272,7 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
             .filter(|service| open && service.leads_to(number));
         let own = own.filter_map(|own| OnionPeer::from_target(&own.address));
         door.open(own.collect());
+        seconds.extend(second.map(|second| (second, door.clone())));
         doors.push((hash, door));
         let mut gauge = None;
         if let Some((seed, _)) = hidden.next() {
@@ -267,6 +301,8 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
         Over::Circuits => "serving those whom a circuit can reach; Ctrl-C stops",
         Over::Tor => "serving those who come to its onion service, from about a minute from now; Ctrl-C stops",
     });
+    // Behind those that torrents find by their number.
+    doors.extend(seconds);
     for service in services {
         serving.spawn(service.lead(&doors));
     }
@@ -314,7 +350,8 @@ async fn make(args: &Args) -> Result<Vec<Created>, Error> {
     let trackers: Vec<_> = args.tracker.iter().map(|url| vec![url.clone()]).collect();
     let mut torrents: Vec<Created> = Vec::with_capacity(args.paths.len());
     for path in &args.paths {
-        let created = create(path.clone(), trackers.clone(), Arc::default())
+        let version = args.torrent_version.version();
+        let created = create_as(path.clone(), trackers.clone(), version, Arc::default())
             .await
             .map_err(|error| Error::local("can't make a torrent of that").with_source(error))?;
         if let Some(file) = &args.torrent {
@@ -368,31 +405,68 @@ impl Service {
     }
 }
 
+/// Who the hidden seeds of these torrents are, and whom they let in. The user is told which links are dead for it.
+fn identities(
+    args: &Args,
+    torrents: &[Created],
+    state: &StateDir,
+    display: &Display,
+) -> Result<Vec<Identity>, Error> {
+    let guests = allow::of_hidden(&args.allow)?;
+    let mut identities = Vec::with_capacity(torrents.len());
+    for torrent in torrents {
+        let info = &torrent.metainfo.info;
+        let mut identity = if args.ephemeral {
+            Identity::ephemeral(&mut rand::rng())
+        } else {
+            Identity::keep(state, &info.hash.0, &mut rand::rng())?
+        };
+        let what = match identity.let_in(guests.as_ref())? {
+            DoorChange::None => None,
+            DoorChange::Closed => Some(
+                "was open to all, and lets in only those named by --allow from now on: the old link is dead, and they need the new one",
+            ),
+            DoorChange::Opened => Some(
+                "let in only some, and is open to all who have its new link from now on: the old link is dead",
+            ),
+            DoorChange::Taken => Some(
+                "lets in fewer than before, and so stands at other introduction points: the old link is dead, and those who are still let in need the new one",
+            ),
+        };
+        if let Some(what) = what {
+            let text = format!("{} {what}", info.name);
+            if args.json {
+                json_line("warning", &Warning { text });
+            } else {
+                display.say(&text);
+            }
+        }
+        identities.push(identity);
+    }
+    Ok(identities)
+}
+
 /// Takes up introduction points for each of these torrents, with keys and circuits of its own; gives how each is reached.
 async fn hide(
     args: &Args,
     torrents: &[Created],
-    state: &StateDir,
+    identities: Vec<Identity>,
     outside: &Arc<dyn Outside>,
     dht: Option<&Arc<Dht>>,
 ) -> Result<Vec<(HiddenSeed, Contact)>, Error> {
     let guests = allow::of_hidden(&args.allow)?;
     // Who is let in was told of it; nobody else is to hear.
     let dht = dht.filter(|_| guests.is_none());
-    let mut seeds = Vec::with_capacity(torrents.len());
-    for torrent in torrents {
+    let (mut seeds, starts) = (Vec::with_capacity(torrents.len()), Starts::default());
+    for (torrent, identity) in torrents.iter().zip(identities) {
         let hash = &torrent.metainfo.info.hash;
-        let identity = if args.ephemeral {
-            Identity::ephemeral(&mut rand::rng())
-        } else {
-            Identity::keep(state, &hash.0, &mut rand::rng())?
-        };
         seeds.push(HiddenSeed::start(
             Arc::clone(outside),
             identity,
             hash,
             dht.cloned(),
             guests.clone(),
+            &starts,
         )?);
     }
     let found = seeds.into_iter().map(|mut seed| async {
@@ -454,6 +528,7 @@ fn magnets<'a>(
         let info = &torrent.metainfo.info;
         Magnet {
             hash: info.hash,
+            v2: info.v2.as_ref().map(|v2| v2.hash),
             name: Some(info.name.clone()),
             trackers: args.tracker.clone(),
             peers: own.map(|service| service.address.clone()).collect(),

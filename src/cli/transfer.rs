@@ -125,6 +125,9 @@ fn failure(progress: &Progress) -> Option<Error> {
     Some(match failure {
         Failure::Storage(error) => disk(error),
         Failure::Metainfo(_) => Error::local(failure.to_string()).with_exit(Exit::BadTorrent),
+        Failure::Selection => Error::local(failure.to_string())
+            .with_exit(Exit::Usage)
+            .with_hint("--only takes numbers, the first file being 0, or a pattern for the whole path below the torrent's name, such as \"*.txt\""),
     })
 }
 

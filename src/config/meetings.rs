@@ -28,7 +28,7 @@ pub struct MeetingLimits {
     pub requests_per_second_per_circuit: NonZeroU32,
     /// The same, on one link that is not a listed relay's.
     pub requests_per_second_per_client: NonZeroU32,
-    /// Introductions per second, for everybody.
+    /// Introductions per second, for everybody; as many for quiet keys; and as many that were worked for, where a seed under load asks for it: each costs 0.2 ms.
     pub introductions_per_second: NonZeroU32,
     /// The same, from one circuit. An honest visitor has a circuit for each seed.
     pub introductions_per_second_per_circuit: NonZeroU32,

@@ -70,6 +70,7 @@ impl Stay {
             {
                 (self.tell)(&Magnet {
                     hash: self.hash,
+                    v2: None,
                     name: None,
                     trackers: Vec::new(),
                     peers: Vec::new(),

@@ -40,7 +40,9 @@ use self::guest::Stay;
 use self::route::GuestRoute;
 use self::tracker::{Asked, INTERVAL, Tracker};
 use crate::dht::Dht;
-use crate::hidden::{Book, HiddenRoute, Host, HostOptions, Identity, publish, seek, target};
+use crate::hidden::{
+    Book, HiddenRoute, Host, HostOptions, Identity, Starts, publish, seek, target,
+};
 use crate::hush::SeedKey;
 use crate::net::os::LocalListener;
 use crate::net::{BoxStream, ByteStream as _};
@@ -193,6 +195,7 @@ pub struct Guests {
     calls: Semaphore,
     waiting: Arc<Semaphore>,
     buffers: Buffers,
+    starts: Starts,
     /// This, for tasks that end with it.
     own: Weak<Self>,
 }
@@ -211,6 +214,7 @@ impl Guests {
             calls: Semaphore::new(MAX_CALLS),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             buffers: Buffers::default(),
+            starts: Starts::default(),
             own: Weak::clone(own),
         })
     }
@@ -344,7 +348,9 @@ impl Guests {
         let identity = Identity::ephemeral(&mut rand::rng());
         let key = identity.key();
         let outside = Arc::clone(&self.options.outside);
-        let (host, visitors) = Host::start(outside, identity, swarm, HostOptions::default());
+        let options = HostOptions::default();
+        let (host, visitors) =
+            Host::start_for(outside, identity, swarm, options, None, &self.starts);
         let contact = host.contact();
         let dht = self.options.dht.clone();
         let open = Arc::new(AtomicBool::new(true));

@@ -122,6 +122,7 @@ impl Scene {
     fn announce(&self, hash: [u8; 20], port: u16, seeds: &[Contact], more: &str) -> Vec<IpAddr> {
         let magnet = Magnet {
             hash: InfoHash(hash),
+            v2: None,
             name: None,
             trackers: Vec::new(),
             peers: Vec::new(),

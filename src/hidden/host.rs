@@ -1,7 +1,7 @@
 //! A hidden seed that keeps standing: a few introduction points, at different relays, taken up again when they are lost.
 //!
 //! What relays learn by the way in which it comes back is kept small. Relays that compared their times could put a seed's points together when
-//! all are taken up at one moment, so any two attempts of one seed are some random seconds apart. A point is told on
+//! all are taken up at one moment, so any two of one seed are taken up some random seconds apart. A point is told on
 //! for a while after it broke, so that who reads a contact does not see each break; and a relay
 //! is looked for by a question that shows no key, so that one which refuses learns none.
 
@@ -18,7 +18,7 @@ use hushswarm_circuits::rendezvous::contact::MAX_POINTS;
 use hushswarm_circuits::rendezvous::message::Guests;
 use hushswarm_circuits::rendezvous::{Contact, Cookie, IntroductionId, Point, SwarmKey};
 use rand::RngExt as _;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, warn};
@@ -26,6 +26,7 @@ use tracing::{debug, warn};
 use super::identity::{Identity, Place};
 use super::isolation;
 use super::reception::{Counters, Keys, Limits, Lost, Reception, Standing};
+use super::starts::{Start, Starts};
 use super::stream::Sealed;
 use crate::hush::SeedKey;
 use crate::route::{At, Meet, Outside, RouteError};
@@ -35,7 +36,7 @@ const POINTS: usize = 3;
 /// Points beyond those that are wanted, for relays that stand in while others are waited for. Also attempts. As many as are wanted as a
 /// rule: after an outage nobody who stands in takes the place of one that the link names and that is about to come back.
 const SPARE: usize = 3;
-/// Any two attempts of a seed are so far apart: no relay sees its points come at one moment.
+/// Any two points of a seed are taken up so far apart, and any two searches: no relays see them come at one moment.
 const APART: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(5);
 /// After a point has stood for so long its relay is good: when it breaks, it is taken up again at once.
 const STEADY: Duration = Duration::from_secs(60);
@@ -100,17 +101,19 @@ impl Host {
         swarm: SwarmKey,
         options: HostOptions,
     ) -> (Self, mpsc::Receiver<Sealed>) {
-        Self::start_for(outside, identity, swarm, options, None)
+        Self::start_for(outside, identity, swarm, options, None, &Starts::default())
     }
 
     /// The same for these guests alone; `None`: for all who know the swarm. Nobody else can tell whether it stands: at the relays it has
-    /// keys for which they answer alike whether or not anybody holds them (PROTOCOL.md §8.1).
+    /// keys for which they answer alike whether or not anybody holds them (PROTOCOL.md §8.1). Its circuits wait for their turn among those of all
+    /// seeds with these `starts`.
     pub fn start_for(
         outside: Arc<dyn Outside>,
         identity: Identity,
         swarm: SwarmKey,
         options: HostOptions,
         guests: Option<Guests>,
+        starts: &Starts,
     ) -> (Self, mpsc::Receiver<Sealed>) {
         let closed = guests.is_some();
         let identity = identity.quiet(closed);
@@ -129,7 +132,9 @@ impl Host {
             changed: Notify::new(),
             contact: watch::channel(None).0,
             attempts: Semaphore::new(points + SPARE),
-            turn: Mutex::new(Instant::now()),
+            starts: starts.clone(),
+            searches: Turn::default(),
+            points_taken: Turn::default(),
         });
         let manager = tokio::spawn(manage(Arc::clone(&shared))).abort_handle();
         (Self { shared, manager }, visitors)
@@ -292,8 +297,21 @@ struct Shared {
     changed: Notify,
     contact: watch::Sender<Option<Contact>>,
     attempts: Semaphore,
-    /// When the next attempt may begin.
-    turn: Mutex<Instant>,
+    /// Shared with other seeds.
+    starts: Starts,
+    /// When the next search may begin.
+    searches: Turn,
+    /// When the next point may be taken up.
+    points_taken: Turn,
+}
+
+/// When one seed may begin the next of its attempts; `None`: at once. Held by whoever waits for it.
+type Turn = tokio::sync::Mutex<Option<Instant>>;
+
+/// An attempt may begin. Keep it until that is done.
+struct Attempt<'a> {
+    _permit: Option<SemaphorePermit<'a>>,
+    _start: Start,
 }
 
 /// Keeps as many points standing as are wanted.
@@ -425,15 +443,21 @@ impl Shared {
         });
     }
 
-    /// Waits until this attempt is far enough from the last.
-    async fn turn(&self) {
-        let at = {
-            let mut next = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-            let at = (*next).max(Instant::now());
-            *next = at + rand::rng().random_range(APART);
-            at
-        };
-        sleep_until(at).await;
+    /// Waits until this attempt is far enough from the seed's last one of its kind, and it is its turn among those of all seeds. One after
+    /// the other, so that who waited for the turn of all does not begin in one moment with the next of its own seed.
+    async fn turn(&self, kind: &Turn) -> Attempt<'_> {
+        // It is never closed.
+        let permit = self.attempts.acquire().await.ok();
+        let mut next = kind.lock().await;
+        if let Some(at) = *next {
+            sleep_until(at).await;
+        }
+        let start = self.starts.turn().await;
+        *next = Some(Instant::now() + rand::rng().random_range(APART));
+        Attempt {
+            _permit: permit,
+            _start: start,
+        }
     }
 
     /// Looks for a relay, and stays there for as long as it goes well.
@@ -462,7 +486,7 @@ impl Shared {
     /// in its hand. It is asked for a meeting that nobody comes to: no key of ours is
     /// shown to a relay that then is not taken.
     async fn find(&self) -> Option<(Place, Held)> {
-        self.turn().await;
+        let attempt = self.turn(&self.searches).await;
         let cookie = Cookie::generate(&mut rand::rng());
         let but = {
             let table = self.table();
@@ -472,7 +496,6 @@ impl Shared {
             entries.chain(shunned.map(|(relay, _)| *relay)).collect()
         };
         let relay = {
-            let _permit = self.attempts.acquire().await.ok()?;
             let isolation = isolation("hidden search", &cookie);
             let meet = Meet::Wait(&cookie);
             let asked = self.outside.meet(At::Any { but }, meet, isolation);
@@ -481,6 +504,7 @@ impl Shared {
                 .ok()?
                 .relay
         };
+        drop(attempt);
         if self.table().entry(&relay).is_some() {
             return None;
         }
@@ -505,15 +529,11 @@ impl Shared {
     async fn hold(&self, mut place: Place) -> Left {
         let relay = place.relay;
         let (mut wait, mut missed) = (FIRST_WAIT, Duration::ZERO);
-        // Who was just found was asked when it was its turn.
-        let known = |entry: &mut Entry| entry.stood.is_some();
-        let mut waits = self.table().entry(&relay).is_some_and(known);
         loop {
-            if std::mem::replace(&mut waits, true) {
-                self.turn().await;
-            }
+            let attempt = self.turn(&self.points_taken).await;
+            // That others were before us is not held against the relay.
             let begun = Instant::now();
-            match self.stand(&place).await {
+            match self.stand(&place, attempt).await {
                 Ok(mut standing) => {
                     self.stands(&relay);
                     let since = Instant::now();
@@ -568,7 +588,7 @@ impl Shared {
     }
 
     /// Takes up an introduction point.
-    async fn stand(&self, place: &Place) -> Result<Standing, RouteError> {
+    async fn stand(&self, place: &Place, _attempt: Attempt<'_>) -> Result<Standing, RouteError> {
         let keys = {
             let identity = self.identity();
             Keys {
@@ -581,8 +601,6 @@ impl Shared {
             id: place.relay,
             digest: None,
         };
-        let permit = self.attempts.acquire().await;
-        let _permit = permit.map_err(|_| RouteError::CircuitLost)?;
         let standing = timeout(ATTEMPT_LIMIT, self.reception.stand(at, keys)).await;
         standing.unwrap_or(Err(RouteError::TimedOut))
     }

@@ -4,12 +4,14 @@
 //! A key of an introduction point is derived from a root, the relay and a generation, which is a counter: no two relays
 //! ever see one key, and what one relay sees tells nothing of what another does.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use hushswarm_circuits::keys::{DhSecret, IdentityKey, Key32, RelayId, derive_key};
 use hushswarm_circuits::rendezvous::IntroductionId;
 use hushswarm_circuits::rendezvous::contact::MAX_POINTS;
+use hushswarm_circuits::rendezvous::message::{Guests, MAX_GUESTS};
 use rand::CryptoRng;
 use zeroize::Zeroizing;
 
@@ -18,8 +20,8 @@ use crate::hush::SeedKey;
 use crate::state::{StateDir, StateError};
 
 const TITLE: &str = "hushswarm hidden seed v1";
-/// Room for the text of one with all its points, so that it never grows: a string that does leaves copies behind.
-const TEXT_LEN: usize = 2048;
+/// Room for the text of one with all its points and guests, so that it never grows: a string that does leaves copies behind.
+const TEXT_LEN: usize = 8 << 10;
 /// Derives an introduction key from `root[32] | relay[32] | generation u32 LE`.
 const INTRODUCTION: &str = "hushswarm v1 introduction key";
 /// Derives a quiet introduction key from the same and `number u32 LE`: the first that is quiet.
@@ -28,6 +30,8 @@ const QUIET: &str = "hushswarm v1 quiet introduction key";
 const LOUD: &str = "hushswarm v1 loud introduction key";
 /// One in 256 is quiet: that none of so many is happens to nobody.
 const MAX_TRIES: u32 = 1 << 14;
+/// Derives what is kept of a guest's key, from `root[32] | key[32]`: who takes the file away can check a key, and learns none.
+const GUEST: &str = "hushswarm v1 mark of a guest";
 /// Derives a file's name from the infohash.
 const FILE: &str = "hushswarm v1 file of a hidden seed";
 
@@ -58,6 +62,32 @@ impl Place {
     }
 }
 
+/// What is kept of a guest's key.
+type Mark = [u8; 8];
+
+/// Whom a seed let in when it stood last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Door {
+    /// All who know the swarm.
+    Open,
+    /// Those whose keys have these marks.
+    Closed(BTreeSet<Mark>),
+}
+
+/// What is new about whom a seed lets in. Whoever was let in before and is not any more knows none of its points from then on, and
+/// neither does anybody else: the old link is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DoorChange {
+    /// Nobody who was let in is left out.
+    None,
+    /// It was open to all, and lets in only some now.
+    Closed,
+    /// It let in only some, and is open to all now.
+    Opened,
+    /// A key was taken away.
+    Taken,
+}
+
 /// Where an identity is kept.
 #[derive(Clone)]
 struct Kept {
@@ -72,6 +102,8 @@ pub struct Identity {
     /// The next generation of an introduction key: one counter for all relays.
     next: u32,
     places: Vec<Place>,
+    /// `None` where no file says.
+    door: Option<Door>,
     /// Its keys at introduction points are quiet ones (PROTOCOL.md §8.1).
     quiet: bool,
     /// The file tells less than this.
@@ -87,6 +119,7 @@ impl Identity {
             root: Key32::generate(rng),
             next: 0,
             places: Vec::new(),
+            door: None,
             quiet: false,
             unwritten: false,
             kept: None,
@@ -151,6 +184,45 @@ impl Identity {
         others.into_iter().find(fits).unwrap_or(key)
     }
 
+    /// Notes whom it lets in from now on: these guests, or all who know the swarm. Where somebody else was let in before, it takes other points with
+    /// keys that were never told, so that he can't keep others from it with what he knows. This blocks. Call it before it stands.
+    ///
+    /// # Errors
+    /// The disk: tell the user.
+    pub fn let_in(&mut self, guests: Option<&Guests>) -> Result<DoorChange, Error> {
+        let mark = |key: &[u8; 32]| {
+            let digest = derive_key(GUEST, &[&self.root.as_bytes()[..], key]);
+            let (mark, _) = digest.as_bytes().split_at(8);
+            Mark::try_from(mark).unwrap_or_default()
+        };
+        let door = match guests {
+            None => Door::Open,
+            Some(guests) => Door::Closed(guests.keys().map(mark).collect()),
+        };
+        let change = match (&self.door, &door) {
+            (Some(Door::Open), Door::Closed(_)) => DoorChange::Closed,
+            // A file that does not say it is of a seed that was open, and its points were told.
+            (None, Door::Closed(_)) if !self.places.is_empty() => DoorChange::Closed,
+            (Some(Door::Closed(_)), Door::Open) => DoorChange::Opened,
+            (Some(Door::Closed(old)), Door::Closed(new)) if !old.is_subset(new) => {
+                DoorChange::Taken
+            }
+            (None, _)
+            | (Some(Door::Open), Door::Open)
+            | (Some(Door::Closed(_)), Door::Closed(_)) => DoorChange::None,
+        };
+        if change != DoorChange::None {
+            self.places.clear();
+        }
+        let before = self.door.replace(door);
+        if before != self.door
+            && let Some(writing) = self.writing()
+        {
+            writing.write()?;
+        }
+        Ok(change)
+    }
+
     /// Has quiet keys at introduction points, or has not; others than it had, where that is new.
     pub(super) fn quiet(mut self, quiet: bool) -> Self {
         self.quiet = quiet;
@@ -194,6 +266,16 @@ impl Identity {
         line(&mut text, "secret", &*self.secret.to_bytes());
         line(&mut text, "root", self.root.as_bytes());
         line(&mut text, "next", &self.next.to_le_bytes());
+        match &self.door {
+            None => {}
+            Some(Door::Open) => line(&mut text, "closed", &[0]),
+            Some(Door::Closed(guests)) => {
+                line(&mut text, "closed", &[1]);
+                for guest in guests {
+                    line(&mut text, "guest", guest);
+                }
+            }
+        }
         for place in &self.places {
             line(&mut text, "point", &place.encode());
         }
@@ -261,6 +343,24 @@ fn parse(content: &[u8]) -> Option<Identity> {
     let secret = value::<32>(lines.next()?, "secret")?;
     let root = value::<32>(lines.next()?, "root")?;
     let next = value::<4>(lines.next()?, "next")?;
+    let mut lines = lines.peekable();
+    let door = match lines.next_if(|text| text.starts_with("closed")) {
+        None => None,
+        Some(text) => Some(match *value::<1>(text, "closed")? {
+            [0] => Door::Open,
+            [1] => {
+                let mut guests = BTreeSet::new();
+                while let Some(text) = lines.next_if(|text| text.starts_with("guest")) {
+                    let new = guests.insert(*value::<8>(text, "guest")?);
+                    if !new || guests.len() > MAX_GUESTS {
+                        return None;
+                    }
+                }
+                Door::Closed(guests)
+            }
+            [_] => return None,
+        }),
+    };
     let mut places: Vec<Place> = Vec::with_capacity(MAX_POINTS);
     for text in lines {
         let place = Place::decode(&*value::<36>(text, "point")?)?;
@@ -274,6 +374,7 @@ fn parse(content: &[u8]) -> Option<Identity> {
         root: Key32::new(*root),
         next: u32::from_le_bytes(*next),
         places,
+        door,
         quiet: false,
         unwritten: false,
         kept: None,
@@ -432,6 +533,90 @@ mod tests {
     }
 
     #[test]
+    fn who_is_not_let_in_any_more_knows_none_of_its_points() {
+        let (_dir, state) = folder();
+        let guests = |keys: &[u8]| Some(Guests::new(keys.iter().map(|key| [*key; 32])));
+        let all = [place(1, 0), place(2, 1), place(3, 2)];
+        // Each time the program starts again, and stands somewhere.
+        for (number, (guests, change)) in [
+            (guests(&[]), DoorChange::None),
+            (guests(&[1]), DoorChange::None),
+            (guests(&[1, 2]), DoorChange::None),
+            (guests(&[2, 1]), DoorChange::None),
+            (guests(&[2]), DoorChange::Taken),
+            (guests(&[2, 3]), DoorChange::None),
+            (guests(&[1, 4]), DoorChange::Taken),
+            (None, DoorChange::Opened),
+            (None, DoorChange::None),
+            (guests(&[1, 4]), DoorChange::Closed),
+            (guests(&[1, 4]), DoorChange::None),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut identity = Identity::keep(&state, &SWARM, &mut rand::rng()).unwrap();
+            let before = identity.places().len();
+            assert_eq!(
+                identity.let_in(guests.as_ref()).unwrap(),
+                change,
+                "{number}"
+            );
+            let moved = change != DoorChange::None;
+            assert_eq!(identity.places().len(), if moved { 0 } else { before });
+            // It may end before it stands anywhere: the file knows already.
+            let again = Identity::keep(&state, &SWARM, &mut rand::rng()).unwrap();
+            assert_eq!(again.places().len(), identity.places().len());
+            assert!(again.door == identity.door);
+            if let Some(writing) = identity.stands_at(all.to_vec()) {
+                writing.write().unwrap();
+            }
+        }
+        // Nor does the file hold a key of theirs.
+        let file = std::fs::read_to_string(only_file(state.path())).unwrap();
+        assert!(!file.contains(&HEXLOWER.encode(&[4; 16])));
+        let mut unkept = Identity::ephemeral(&mut rand::rng());
+        assert_eq!(unkept.let_in(None).unwrap(), DoorChange::None);
+    }
+
+    #[test]
+    fn a_file_that_does_not_say_who_is_let_in_is_of_an_open_seed() {
+        for (guests, change) in [
+            (Some(Guests::new([[1; 32]])), DoorChange::Closed),
+            (None, DoorChange::None),
+        ] {
+            let (_dir, state) = folder();
+            let mut identity = Identity::keep(&state, &SWARM, &mut rand::rng()).unwrap();
+            let places = vec![place(1, 0), place(2, 1)];
+            identity.stands_at(places).unwrap().write().unwrap();
+            let text = std::fs::read_to_string(only_file(state.path())).unwrap();
+            assert!(!text.contains("closed"));
+            let mut again = Identity::keep(&state, &SWARM, &mut rand::rng()).unwrap();
+            assert_eq!(again.let_in(guests.as_ref()).unwrap(), change);
+            let kept = if guests.is_some() { 0 } else { 2 };
+            assert_eq!(again.places().len(), kept);
+            let again = Identity::keep(&state, &SWARM, &mut rand::rng()).unwrap();
+            assert_eq!(again.places().len(), kept);
+        }
+    }
+
+    #[test]
+    fn a_full_file_is_read_and_never_outgrows_its_room() {
+        let (_dir, state) = folder();
+        let mut identity = Identity::keep(&state, &SWARM, &mut rand::rng()).unwrap();
+        let keys = (0..MAX_GUESTS).map(|n| {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&(n as u64).to_be_bytes());
+            key
+        });
+        identity.let_in(Some(&Guests::new(keys))).unwrap();
+        let places = (0..8).map(|n| place(n, n.into())).collect();
+        identity.stands_at(places).unwrap().write().unwrap();
+        assert!(std::fs::read(only_file(state.path())).unwrap().len() <= TEXT_LEN);
+        let read = Identity::keep(&state, &SWARM, &mut rand::rng()).unwrap();
+        assert!(read.places().len() == 8 && read.door == identity.door);
+    }
+
+    #[test]
     fn a_file_tells_nothing_of_the_torrent() {
         let (_dir, state) = folder();
         drop(Identity::keep(&state, &SWARM, &mut rand::rng()).unwrap());
@@ -488,6 +673,11 @@ mod tests {
             root: [u8; 32],
             next: u32,
             relays in prop::collection::btree_map(any::<[u8; 32]>(), any::<u32>(), 0..=MAX_POINTS),
+            door in prop_oneof![
+                Just(None),
+                Just(Some(Door::Open)),
+                prop::collection::btree_set(any::<Mark>(), 0..9).prop_map(|guests| Some(Door::Closed(guests))),
+            ],
             edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         ) {
             let places = relays.into_iter().map(|(relay, generation)| Place { relay: RelayId(relay), generation });
@@ -496,16 +686,19 @@ mod tests {
                 root: Key32::new(root),
                 next,
                 places: places.collect(),
+                door,
                 quiet: false,
                 unwritten: false,
                 kept: None,
             };
             let (_dir, state) = folder();
             let kept = Some(Kept { dir: Arc::new(state), file: file_name(&SWARM) });
+            let (door, count) = (identity.door.clone(), identity.places.len());
             let mut text = Identity { kept, ..identity }.writing().unwrap().text.as_bytes().to_vec();
             let read = parse(&text).unwrap();
             prop_assert_eq!(&*read.secret.to_bytes(), &secret);
             prop_assert!(read.root.as_bytes() == &root && read.next == next);
+            prop_assert!(read.door == door && read.places.len() == count);
             for (at, byte) in edits {
                 let at = at.index(text.len());
                 text[at] = byte;

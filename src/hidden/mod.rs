@@ -20,19 +20,22 @@ mod notice;
 mod only;
 mod reception;
 mod route;
+mod starts;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod visitor;
+mod work;
 
 pub use book::{Book, target};
 pub use guest::{GuestKey, NotAGuest, PREFIX as GUEST_PREFIX, find_key, guests, make_key};
 pub use host::{Gauge, Host, HostOptions, HostStatus};
-pub use identity::Identity;
+pub use identity::{DoorChange, Identity};
 pub use notice::{Notice, Seeking, publish, seek};
 pub use only::ConcealedOnly;
 pub use reception::{Counters, Keys, Limits, Lost, Reception, Standing};
 pub use route::HiddenRoute;
+pub use starts::Starts;
 pub use stream::{Sealed, Side};
 pub use visitor::{Seed, VisitError, visit, visit_known};
 

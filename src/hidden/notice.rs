@@ -25,7 +25,8 @@ use crate::config::unix_now;
 use crate::dht::{Dht, Finding, Found, Outcome};
 use crate::krpc::Item;
 
-/// After a change it is written in so many seconds: others may follow it at once, and nobody is to see by the DHT when a point was lost.
+/// Where it stands at none of the points that were written any more, it is written in so many seconds: others may follow at once, and nobody
+/// is to see by the DHT when the last was lost.
 pub(super) const SETTLE: Range<u64> = 30..90;
 /// Changes are not written more often than this, seconds.
 pub(super) const LEAST_BETWEEN: u64 = 5 * 60;
@@ -55,8 +56,8 @@ impl Drop for Notice {
     }
 }
 
-/// Writes the contact of a seed ([`super::Host::contact`]) into the DHT, for those who know the infohash: when it changes, before nodes forget it, and
-/// when the names change.
+/// Writes the contact of a seed ([`super::Host::contact`]) into the DHT, for those who know the infohash: before nodes forget it, when the names change,
+/// and when the seed stands at none of the points any more that were written.
 pub fn publish(
     dht: Arc<Dht>,
     infohash: [u8; 20],
@@ -142,6 +143,8 @@ struct Failed;
 impl Board {
     async fn keep(self, mut contact: watch::Receiver<Option<Contact>>) {
         let mut own: Option<(Period, u8)> = None;
+        // How it is reached, as visitors were told last.
+        let mut told: Option<Contact> = None;
         let (mut wait, mut attempt) = (FIRST_WAIT, 0);
         let mut soon = SETTLE;
         loop {
@@ -157,10 +160,11 @@ impl Board {
             let period = Period::at(&self.infohash, (self.clock)());
             let known = own.filter(|(of, _)| *of == period);
             let written = self
-                .write(&period, known.map(|(_, slot)| slot), now, attempt)
+                .write(&period, known.map(|(_, slot)| slot), now.clone(), attempt)
                 .await;
             let (least, due) = if let Ok(number) = written {
                 own = Some((period, number));
+                told = Some(now);
                 (wait, attempt) = (FIRST_WAIT, 0);
                 let left = period.left((self.clock)());
                 let change = left + rand::rng().random_range(NEW_PERIOD);
@@ -178,12 +182,24 @@ impl Board {
             };
             let rest = due.saturating_sub(least);
             pause(least..least + 1).await;
+            let moved = async {
+                match &told {
+                    Some(told) => contact.wait_for(|now| has_moved(told, now)).await.is_ok(),
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = pause(rest..rest + 1) => soon = 0..1,
-                changed = contact.changed() => match changed {
-                    Ok(()) => soon = SETTLE,
-                    Err(_) => return,
-                },
+                moved = moved => {
+                    if !moved {
+                        return;
+                    }
+                    soon = SETTLE;
+                }
+            }
+            if contact.borrow().is_none() {
+                // When it stands again is not to be read off the DHT either.
+                soon = SETTLE;
             }
         }
     }
@@ -276,6 +292,15 @@ impl Board {
             }
         }
     }
+}
+
+/// Whether the seed stands somewhere, and nowhere that was told. Only then it is written early: else a relay could let its introduction point
+/// fall, see which item is written within a minute, and so learn which item is whose.
+pub(super) fn has_moved(told: &Contact, now: &Option<Contact>) -> bool {
+    now.as_ref().is_some_and(|now| {
+        let mut points = now.points().iter();
+        !points.any(|point| told.points().contains(point))
+    })
 }
 
 /// The newest item that a lookup brought, and how it ended.

@@ -1,12 +1,13 @@
 //! A hidden seed's side: introduction points that it stands at, and the visitors who come through them.
 //!
 //! Introductions come from strangers. What is over the rate, can't be read, came before or finds the queue full is
-//! dropped and counted, and nobody is told; only what opened costs a circuit, and of these a bounded number is built at once.
+//! dropped and counted, and nobody is told; only what opened costs a circuit, and of these a bounded number is built at once. Where too many come,
+//! the introduction point is told to ask for work first ([`Toll`]), and what comes without is dropped before anything else is done with it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use governor::clock::Clock;
@@ -17,11 +18,13 @@ use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::keys::{DhSecret, IdentityKey, RelayId};
 use hushswarm_circuits::rendezvous::message::{Dropped, Guests, Introduced};
 use hushswarm_circuits::rendezvous::wire::MessageReader;
-use hushswarm_circuits::rendezvous::{IntroductionId, Introductions, SwarmKey};
+use hushswarm_circuits::rendezvous::{
+    Handed, IntroductionId, Introductions, Proof, Puzzle, SwarmKey, Toll, Verdict,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
 use super::isolation;
@@ -34,8 +37,14 @@ const READ: usize = 4096;
 /// second for one key, unless they are told otherwise.
 pub(super) const FLOOD: usize = 1000;
 const FLOOD_TIME: Duration = Duration::from_secs(60);
+/// An introduction point takes what it is told within this time: it is a single cell.
+const TELL_LIMIT: Duration = Duration::from_secs(30);
 /// A visitor is met within this time, or not: who names relays that stall keeps others waiting no longer.
 const JOIN_LIMIT: Duration = Duration::from_secs(20);
+/// Visitors that are met at one relay at once. Who names a relay that stalls keeps those who named others waiting no longer.
+const MET_AT_ONE_RELAY: usize = 2;
+/// Who has waited for so long is not met any more: its cookie is good for a minute, and to join takes some seconds.
+const WAIT_LIMIT: Duration = Duration::from_secs(40);
 
 /// Introduction keys whose introductions are remembered after their point is lost, so that a point that ends and comes back can't
 /// say them again: more than a seed has points. Each holds 512 KiB of marks at the most.
@@ -111,6 +120,8 @@ pub struct Counters {
     pub foreign: usize,
     /// Introductions that were dropped by a limit.
     pub refused: usize,
+    /// The most work that visitors are asked for now, at any of the introduction points: tries on average; 0 while there is no need.
+    pub effort: u32,
 }
 
 #[derive(Default)]
@@ -120,13 +131,47 @@ struct Counts {
     open: Arc<AtomicUsize>,
     foreign: AtomicUsize,
     refused: AtomicUsize,
+    /// What is asked for at each introduction point that stands.
+    efforts: Mutex<Vec<Weak<AtomicU32>>>,
+}
+
+impl Counts {
+    /// Where it stands what is asked for at an introduction point, as long as this is held.
+    fn effort(&self) -> Arc<AtomicU32> {
+        let effort = Arc::default();
+        let mut efforts = lock(&self.efforts);
+        efforts.retain(|held| held.strong_count() > 0);
+        efforts.push(Arc::downgrade(&effort));
+        effort
+    }
+
+    fn most_effort(&self) -> u32 {
+        let efforts = lock(&self.efforts);
+        let held = efforts.iter().filter_map(Weak::upgrade);
+        held.map(|effort| effort.load(Ordering::Relaxed))
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+/// A visitor that waits to be met.
+struct Visit {
+    introduced: Introduced,
+    since: Instant,
+    /// What it came with, and who is told when it is not met.
+    proof: Proof,
+    turned_away: mpsc::Sender<Proof>,
+    _room: OwnedSemaphorePermit,
 }
 
 struct Desk {
     outside: Arc<dyn Outside>,
     rate: Rate,
     per_point: NonZeroU32,
-    waiting: mpsc::Sender<Introduced>,
+    /// Visitors that may wait.
+    room: Arc<Semaphore>,
+    most_waiting: usize,
+    waiting: mpsc::Sender<Visit>,
     /// Who is let in; `None`: who knows the swarm.
     guests: Option<Guests>,
     /// What was opened for the keys that stood last, oldest first.
@@ -152,12 +197,15 @@ impl Reception {
         limits: Limits,
         guests: Option<Guests>,
     ) -> (Self, mpsc::Receiver<Sealed>) {
-        let (waiting, queue) = mpsc::channel(limits.waiting.max(1));
+        let most_waiting = limits.waiting.max(1);
+        let (waiting, queue) = mpsc::channel(most_waiting);
         let (visitors, receiver) = mpsc::channel(limits.untaken.max(1));
         let desk = Arc::new(Desk {
             outside,
             rate: rate(limits.introductions_per_second),
             per_point: limits.introductions_per_second_per_point,
+            room: Arc::new(Semaphore::new(most_waiting)),
+            most_waiting,
             waiting,
             guests,
             remembered: Mutex::default(),
@@ -182,6 +230,7 @@ impl Reception {
             open: read(&counts.open),
             foreign: read(&counts.foreign),
             refused: read(&counts.refused),
+            effort: counts.most_effort(),
         }
     }
 
@@ -200,7 +249,7 @@ impl Reception {
         let (lost, is_lost) = watch::channel(None);
         let desk = Arc::clone(&self.desk);
         let task = tokio::spawn(async move {
-            let why = desk.listen(met.stream, &introductions).await;
+            let why = desk.listen(met.stream, introduction, &introductions).await;
             debug!(?why, "an introduction point is lost");
             lost.send_replace(Some(why));
         });
@@ -288,24 +337,59 @@ impl Desk {
     }
 
     /// Takes introductions until the point is lost.
-    async fn listen(&self, mut stream: BoxStream, introductions: &Mutex<Introductions>) -> Lost {
+    async fn listen(
+        &self,
+        mut stream: BoxStream,
+        key: IntroductionId,
+        introductions: &Mutex<Introductions>,
+    ) -> Lost {
         let (mut reader, mut buffer) = (MessageReader::default(), vec![0; READ]);
         let rate = rate(self.per_point);
         let (mut over, mut since) = (0, Instant::now());
+        let mut toll = Toll::new(key, since.into_std());
+        let effort = self.counts.effort();
+        // Those who waited for too long: as many as wait at the most.
+        let (turned_away, mut too_late) = mpsc::channel(self.most_waiting);
         loop {
-            let came = match stream.read(&mut buffer).await {
+            let due = toll.due();
+            let due = async {
+                match due {
+                    Some(due) => sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let came = tokio::select! {
+                came = stream.read(&mut buffer) => came,
+                // It does not end before this does.
+                Some(proof) = too_late.recv() => {
+                    toll.turn_away(Instant::now().into_std(), &proof);
+                    continue;
+                }
+                () = due => {
+                    let puzzle = toll.turn(Instant::now().into_std(), &mut rand::rng());
+                    effort.store(toll.effort(), Ordering::Relaxed);
+                    if let Some(puzzle) = puzzle
+                        && let Err(why) = tell(&mut stream, &puzzle).await
+                    {
+                        return why;
+                    }
+                    continue;
+                }
+            };
+            let came = match came {
                 Ok(0) | Err(_) => return Lost::Ended,
                 Ok(n) => n,
             };
             reader.push(&buffer[..came]);
             loop {
-                let message = match reader.next() {
-                    Ok(Some(message)) => message,
+                let handed = match reader.next() {
+                    Ok(Some(handed)) => handed,
                     Ok(None) => break,
                     Err(_) => return Lost::Broken,
                 };
                 if rate.check().is_err() {
                     self.counts.refused.fetch_add(1, Ordering::Relaxed);
+                    toll.turn_away(Instant::now().into_std(), &handed.proof);
                     if since.elapsed() >= FLOOD_TIME {
                         (over, since) = (0, Instant::now());
                     }
@@ -315,40 +399,72 @@ impl Desk {
                     }
                     continue;
                 }
-                if self.take(introductions, message) == Err(Dropped::UsedUp) {
-                    return Lost::UsedUp;
+                if let Err(why) = self.take(introductions, &handed, &mut toll, &turned_away) {
+                    return why;
                 }
             }
         }
     }
 
-    fn take(&self, introductions: &Mutex<Introductions>, message: &[u8]) -> Result<(), Dropped> {
+    /// Takes a message that is within the rate of its point.
+    fn take(
+        &self,
+        introductions: &Mutex<Introductions>,
+        handed: &Handed<'_>,
+        toll: &mut Toll,
+        turned_away: &mpsc::Sender<Proof>,
+    ) -> Result<(), Lost> {
         let count = |count: &AtomicUsize| {
             count.fetch_add(1, Ordering::Relaxed);
         };
+        let now = Instant::now().into_std();
+        match toll.judge(now, handed) {
+            Verdict::Good => {}
+            Verdict::Stale => {
+                count(&self.counts.refused);
+                return Ok(());
+            }
+            Verdict::Forged => {
+                count(&self.counts.foreign);
+                return Err(Lost::Broken);
+            }
+        }
+        // After its own point has counted it: a flood of some other is no calm of this one.
         if self.rate.check().is_err() {
             count(&self.counts.refused);
             return Ok(());
         }
         // Before it is opened: what was opened and dropped then could not come again.
-        let Ok(place) = self.waiting.try_reserve() else {
+        let room = Arc::clone(&self.room).try_acquire_owned();
+        let (Ok(room), Ok(place)) = (room, self.waiting.try_reserve()) else {
             count(&self.counts.refused);
+            toll.turn_away(now, &handed.proof);
             return Ok(());
         };
-        let opened = lock(introductions).open(message, &mut rand::rng());
+        let opened = lock(introductions).open(handed.message, &mut rand::rng());
         match opened {
             Ok(introduced) => {
                 count(&self.counts.taken);
-                place.send(introduced);
+                place.send(Visit {
+                    introduced,
+                    since: Instant::now(),
+                    proof: handed.proof,
+                    turned_away: turned_away.clone(),
+                    _room: room,
+                });
                 Ok(())
             }
-            Err(why @ (Dropped::Unreadable | Dropped::Stranger | Dropped::Replayed)) => {
+            Err(Dropped::Unreadable | Dropped::Stranger | Dropped::Replayed) => {
                 count(&self.counts.foreign);
-                Err(why)
+                Ok(())
             }
-            Err(why) => {
+            Err(Dropped::UsedUp) => {
                 count(&self.counts.refused);
-                Err(why)
+                Err(Lost::UsedUp)
+            }
+            Err(_) => {
+                count(&self.counts.refused);
+                Ok(())
             }
         }
     }
@@ -374,32 +490,98 @@ impl Desk {
     }
 }
 
-/// Meets those who wait, a few at once.
+/// Tells an introduction point what to ask of visitors.
+async fn tell(stream: &mut BoxStream, puzzle: &Puzzle) -> Result<(), Lost> {
+    debug!(
+        effort = puzzle.effort(),
+        "an introduction point asks for work"
+    );
+    let telling = async {
+        stream.write_all(&puzzle.encode()).await?;
+        stream.flush().await
+    };
+    match timeout(TELL_LIMIT, telling).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Lost::Ended),
+        Err(_) => Err(Lost::Broken),
+    }
+}
+
+/// Meets those who wait, a few at once, and of these a few at one relay.
 async fn work(
     desk: Arc<Desk>,
-    mut queue: mpsc::Receiver<Introduced>,
+    mut queue: mpsc::Receiver<Visit>,
     visitors: mpsc::Sender<Sealed>,
     at_once: usize,
 ) {
     let mut meetings = JoinSet::new();
+    let mut relays = HashMap::new();
+    let mut waiting = Waiting::default();
     loop {
-        if meetings.len() >= at_once {
-            meetings.join_next().await;
-            continue;
+        for late in waiting.late() {
+            desk.counts.refused.fetch_add(1, Ordering::Relaxed);
+            // There is room, or its point is gone.
+            let _ = late.turned_away.try_send(late.proof);
         }
-        // No visitor is met whom nobody would take.
-        let (Ok(place), Some(introduced)) =
-            (visitors.clone().reserve_owned().await, queue.recv().await)
-        else {
-            return;
-        };
-        let desk = Arc::clone(&desk);
-        meetings.spawn(async move {
-            if let Ok(Some(stream)) = timeout(JOIN_LIMIT, desk.meet(introduced)).await {
-                place.send(stream);
+        let next = (relays.len() < at_once)
+            .then(|| waiting.next(&relays))
+            .flatten();
+        tokio::select! {
+            came = queue.recv() => match came {
+                Some(visit) => waiting.visits.push_back(visit),
+                None => return,
+            },
+            Some(over) = meetings.join_next_with_id(), if !meetings.is_empty() => {
+                let id = over.map_or_else(|error| error.id(), |(id, ())| id);
+                relays.remove(&id);
+                waiting.blocked = 0;
             }
-        });
-        while meetings.try_join_next().is_some() {}
+            // No visitor is met whom nobody would take.
+            place = visitors.clone().reserve_owned(), if next.is_some() => {
+                let Ok(place) = place else { return };
+                let Some(visit) = next.and_then(|next| waiting.visits.remove(next)) else {
+                    continue;
+                };
+                let relay = visit.introduced.meeting().relay;
+                let desk = Arc::clone(&desk);
+                let meeting = meetings.spawn(async move {
+                    let met = desk.meet(visit.introduced);
+                    if let Ok(Some(stream)) = timeout(JOIN_LIMIT, met).await {
+                        place.send(stream);
+                    }
+                });
+                relays.insert(meeting.id(), relay);
+            }
+        }
+    }
+}
+
+/// Visitors that wait, in the order in which they came.
+#[derive(Default)]
+struct Waiting {
+    visits: VecDeque<Visit>,
+    /// So many of the first are to be met at relays where others are met now.
+    blocked: usize,
+}
+
+impl Waiting {
+    /// Takes out those who have waited for too long.
+    fn late(&mut self) -> Vec<Visit> {
+        let is_late = |visit: &&Visit| visit.since.elapsed() >= WAIT_LIMIT;
+        let late = self.visits.iter().take_while(is_late).count();
+        self.blocked = self.blocked.saturating_sub(late);
+        self.visits.drain(..late).collect()
+    }
+
+    /// Who is to be met next, while others are met at these relays.
+    fn next(&mut self, relays: &HashMap<Id, RelayId>) -> Option<usize> {
+        let may = |visit: &Visit| {
+            let own = visit.introduced.meeting().relay;
+            relays.values().filter(|relay| **relay == own).count() < MET_AT_ONE_RELAY
+        };
+        let next = self.visits.iter().skip(self.blocked).position(may);
+        self.blocked = next.map_or(self.visits.len(), |next| self.blocked + next);
+        next.map(|_| self.blocked)
     }
 }
 

@@ -17,7 +17,8 @@ use tracing::warn;
 
 use super::book::Book;
 use super::stream::Sealed;
-use super::visitor::{Seed, VisitError, visit, visit_known};
+use super::visitor::{Seed, VisitError, visit_with};
+use super::work::Worker;
 use crate::hush::SeedKey;
 use crate::route::policy::Reason;
 use crate::route::{At, BoxFuture, BoxStream, Datagrams, Meet, Met, Outside, RouteError};
@@ -25,6 +26,13 @@ use crate::route::{At, BoxFuture, BoxStream, Datagrams, Meet, Met, Outside, Rout
 /// An introduction point may drop what it should hand on, and nobody says so: after this time another is tried beside it. Two
 /// circuits of three hops are built within it, as a rule.
 const PATIENCE: Duration = Duration::from_secs(8);
+
+/// The same for a closed seed: its points say nothing in any case, and so one that is gone is not told from one that drops.
+const PATIENCE_CLOSED: Duration = Duration::from_secs(4);
+
+/// Points of a closed seed that are asked at once: one of them may be gone, and which one nobody says. The seed meets who comes
+/// by both, and one of the meetings is for nothing.
+const AT_ONCE_CLOSED: usize = 2;
 
 /// After so long the user is told why a closed seed may not come: it never says so itself, and who calls may not wait much longer.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -41,6 +49,7 @@ pub struct HiddenRoute {
     book: Arc<Book>,
     /// The user knows that a seed may not know our key.
     said: AtomicBool,
+    worker: Worker,
 }
 
 impl HiddenRoute {
@@ -50,6 +59,7 @@ impl HiddenRoute {
             outside,
             book,
             said: AtomicBool::new(false),
+            worker: Worker::default(),
         }
     }
 
@@ -63,7 +73,7 @@ impl HiddenRoute {
         } else {
             None
         };
-        let visiting = visit_any(&*self.outside, &contact, told, &swarm, own.as_ref());
+        let visiting = visit_any(self, &contact, told, &swarm, own.as_ref());
         let silence = async {
             sleep(SILENCE).await;
             if own.is_some() && !self.said.swap(true, Ordering::Relaxed) {
@@ -81,6 +91,7 @@ impl HiddenRoute {
                 VisitError::NoPlace(error) => error,
                 // It may stand somewhere else by now. That no circuit leads to a relay which somebody named is no trouble of ours.
                 VisitError::NotIntroduced(_) => RouteError::ConnectionRefused,
+                VisitError::TooMuchWork => RouteError::Busy,
                 VisitError::NotMet => RouteError::TimedOut,
                 VisitError::Impostor | VisitError::BadKey => RouteError::Unreachable,
             })
@@ -88,9 +99,9 @@ impl HiddenRoute {
 }
 
 /// Visits a seed through one of its introduction points after another, in random order, those that it told itself before the others:
-/// the next at once where one can't, and beside it where one says nothing. The first that leads to the seed is taken.
+/// the next at once where one can't, and beside it where one says nothing (two at once of a closed seed, where none says anything). The first that leads to the seed is taken.
 async fn visit_any(
-    outside: &dyn Outside,
+    route: &HiddenRoute,
     contact: &Contact,
     told: usize,
     swarm: &SwarmKey,
@@ -108,6 +119,13 @@ async fn visit_any(
     others.shuffle(&mut rand::rng());
     points.truncate(MAX_TRIES);
     let mut points = points.into_iter();
+    let (at_once, patience) = if contact.is_closed() {
+        (AT_ONCE_CLOSED, PATIENCE_CLOSED)
+    } else {
+        (1, PATIENCE)
+    };
+    let worker = route.worker.for_one();
+    let worker = &worker;
     let mut visits = FuturesUnordered::new();
     let mut failure = None;
     loop {
@@ -117,18 +135,22 @@ async fn visit_any(
                 introduction: point.introduction,
                 at: point.relay,
             };
-            visits.push(async move {
-                match guest {
-                    None => visit(outside, &seed, swarm).await,
-                    Some(own) => visit_known(outside, &seed, swarm, own).await,
-                }
-            });
+            visits.push(
+                async move { visit_with(&*route.outside, &seed, swarm, guest, worker).await },
+            );
+            if visits.len() < at_once {
+                continue;
+            }
         }
         let patience = async {
             if points.len() == 0 {
                 std::future::pending::<()>().await;
             }
-            sleep(PATIENCE).await;
+            sleep(patience).await;
+            // It does not say nothing: it waits for us.
+            while worker.is_busy() {
+                sleep(patience).await;
+            }
         };
         tokio::select! {
             visited = visits.next() => match visited {

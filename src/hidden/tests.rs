@@ -2,19 +2,23 @@
 #![allow(clippy::unwrap_used)]
 
 mod calls;
+mod floods;
 mod guests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 
 use hushswarm_circuits::keys::{DhSecret, IdentityKey, RelayId};
 use hushswarm_circuits::rendezvous::message::MESSAGE_LEN;
+use hushswarm_circuits::rendezvous::toll::FIRST_EFFORT;
 use hushswarm_circuits::rendezvous::wire::encode_record;
-use hushswarm_circuits::rendezvous::{IntroductionId, Status, SwarmKey};
+use hushswarm_circuits::rendezvous::{IntroductionId, Meeting, Status, SwarmKey, Visitor};
 use hushswarm_circuits::target::Target;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::reception::{FLOOD, Lost};
 use super::*;
@@ -23,6 +27,8 @@ use crate::route::{At, BoxFuture, BoxStream, Datagrams, Meet, Met, Outside, Rout
 const PIPE: usize = 64 * 1024;
 const RELAY: RelayId = RelayId([1; 32]);
 const DIGEST: [u8; 32] = [2; 32];
+/// A relay that says nothing.
+const STALLS: RelayId = RelayId([3; 32]);
 
 type Change = Box<dyn Fn(usize, &mut Vec<u8>) + Send + Sync>;
 type HandOn = Box<dyn Fn(Vec<u8>) -> Vec<Vec<u8>> + Send + Sync>;
@@ -59,6 +65,8 @@ struct State {
     waiting: HashMap<Cookie, DuplexStream>,
     isolations: Vec<Isolation>,
     joins: usize,
+    /// Joins at a relay that says nothing.
+    stalled: usize,
 }
 
 /// One relay that is all of them, and the way to it.
@@ -179,6 +187,10 @@ impl Outside for Relay {
         meet: Meet<'a>,
         isolation: Isolation,
     ) -> BoxFuture<'a, Result<Met, RouteError>> {
+        if let At::Relay { id: STALLS, .. } = at {
+            self.state.lock().unwrap().stalled += 1;
+            return Box::pin(std::future::pending());
+        }
         if let At::Relay { id, digest } = at {
             assert!(id == RELAY && digest.is_none_or(|digest| digest == DIGEST));
         }
@@ -189,6 +201,7 @@ impl Outside for Relay {
                 stream: asked?,
                 relay: RELAY,
                 digest: DIGEST,
+                work: None,
             })
         })
     }
@@ -554,6 +567,64 @@ async fn visitors_whom_nobody_takes_are_bounded_and_not_met() {
     let counters = host.reception.counters();
     assert!(counters.refused >= 12 - 1 - 3 - 1, "{counters:?}");
     assert!(host.visitors.recv().await.is_some());
+}
+
+/// Tells a seed of so many who say that they wait at the relay that says nothing.
+async fn name_a_relay_that_stalls(relay: &Relay, seed: &Seed, count: u8) {
+    for n in 0..count {
+        let meeting = Meeting {
+            relay: STALLS,
+            digest: DIGEST,
+            cookie: Cookie([n; 20]),
+        };
+        let (key, at) = (&seed.key, &seed.introduction);
+        let (_, message) = Visitor::start(key, at, &swarm(), &meeting, &mut rand::rng()).unwrap();
+        relay.say(at, encode_record(&message).unwrap());
+        tokio::task::yield_now().await;
+    }
+}
+
+/// As many a second as come.
+fn unlimited() -> Limits {
+    Limits {
+        introductions_per_second: NonZeroU32::MAX,
+        introductions_per_second_per_point: NonZeroU32::MAX,
+        ..Limits::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_names_a_relay_that_stalls_keeps_nobody_from_the_others() {
+    let relay = Relay::default();
+    let mut host = Host::new(&relay, unlimited());
+    let (_standing, seed) = host.stand().await;
+    let begun = Instant::now();
+    name_a_relay_that_stalls(&relay, &seed, 30).await;
+    for _ in 0..20 {
+        met(&relay, &mut host, &seed).await;
+    }
+    assert!(begun.elapsed() < std::time::Duration::from_secs(1));
+    assert_eq!(relay.state.lock().unwrap().stalled, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_waited_for_too_long_is_not_met_and_leaves_room() {
+    let relay = Relay::default();
+    let mut host = Host::new(&relay, unlimited());
+    let (_standing, seed) = host.stand().await;
+    name_a_relay_that_stalls(&relay, &seed, 68).await;
+    let seconds = std::time::Duration::from_secs;
+    tokio::time::sleep(seconds(15)).await;
+    let full = host.reception.counters();
+    // Two are met at a time, for 20 s each; 64 wait.
+    assert_eq!((full.taken, full.refused, full.effort), (66, 2, 0));
+    tokio::time::sleep(seconds(30)).await;
+    assert_eq!(relay.state.lock().unwrap().stalled, 4);
+    assert_eq!(host.reception.counters().refused, 2 + 62);
+    met(&relay, &mut host, &seed).await;
+    // They were turned away: more came than could be met.
+    tokio::time::sleep(seconds(15)).await;
+    assert_eq!(host.reception.counters().effort, FIRST_EFFORT);
 }
 
 #[tokio::test]

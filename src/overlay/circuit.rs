@@ -83,7 +83,7 @@ pub enum StreamFailure {
 pub enum Meet<'a> {
     /// To be the introduction point of this key, as long as the stream is open.
     Introduction(&'a IdentityKey),
-    /// To hand this message to whoever has that key.
+    /// To hand this message to whoever has that key. It may ask for work first.
     Introduce(&'a IntroductionId, &'a [u8]),
     /// To wait with this cookie. A second status says that somebody has joined; then bytes flow.
     Wait(&'a Cookie),

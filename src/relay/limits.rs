@@ -87,6 +87,8 @@ pub(super) enum Owner {
     Onion,
     Link(u64),
     Circuit(u64),
+    /// Whoever comes to one introduction point.
+    Point(u64),
 }
 
 /// A place among a bounded number; given back when dropped.

@@ -9,17 +9,28 @@ use hushswarm_circuits::keys::RelayId;
 use hushswarm_circuits::lookup::Answer;
 use hushswarm_circuits::path::{ExitNeed, PathError};
 use hushswarm_circuits::relay_list::{ExitPolicy, Proto, is_global};
-use hushswarm_circuits::rendezvous::Status;
+use hushswarm_circuits::rendezvous::work::CHALLENGE_LEN;
+use hushswarm_circuits::rendezvous::{Challenge, Status};
 use hushswarm_circuits::target::{Host, HostName, Target};
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
 
 use super::{At, BoxFuture, BoxStream, Datagrams, Meet, Met, Outside, RouteError};
 use crate::overlay::circuit::StreamFailure;
 use crate::overlay::client::{BuildError, Client, Wanted};
+use crate::overlay::stream::CircuitStream;
 
 /// How long an exit may take to open a stream: its own limit is 15 s, and the way is long.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(25);
 /// Circuits tried for one stream: for one that breaks in between, and for an exit that refuses.
 const ATTEMPTS: usize = 3;
+
+/// What an introduction point asks for, behind the status that says that it does.
+async fn asked(stream: &mut CircuitStream) -> Option<Challenge> {
+    let mut challenge = [0; CHALLENGE_LEN];
+    stream.read_exact(&mut challenge).await.ok()?;
+    Challenge::decode(&challenge).ok()
+}
 
 /// Opens streams in circuits.
 #[derive(Clone)]
@@ -184,11 +195,25 @@ impl CircuitRoute {
                         stream: Box::new(stream),
                         relay: relay.identity,
                         digest: relay.digest(),
+                        work: None,
+                    });
+                }
+                Ok((mut stream, Status::Work)) if matches!(meet, Meet::Introduce(..)) => {
+                    let work = timeout(OPEN_TIMEOUT, asked(&mut stream)).await;
+                    // A relay that breaks the protocol is as good as gone.
+                    let work = work.ok().flatten().ok_or(RouteError::CircuitLost)?;
+                    return Ok(Met {
+                        stream: Box::new(stream),
+                        relay: relay.identity,
+                        digest: relay.digest(),
+                        work: Some(work),
                     });
                 }
                 Ok((_, Status::Unknown)) => return Err(RouteError::ConnectionRefused),
                 Ok((_, Status::Limit)) => (RouteError::Busy, true),
-                Ok((_, Status::Refused | Status::Expired)) => (RouteError::Refused, true),
+                Ok((_, Status::Refused | Status::Expired | Status::Work)) => {
+                    (RouteError::Refused, true)
+                }
                 Err(StreamFailure::Status(OpenStatus::Limit)) => (RouteError::Busy, true),
                 Err(failure @ StreamFailure::Status(_)) => (route_error(failure), true),
                 Err(failure @ (StreamFailure::TimedOut | StreamFailure::CircuitLost)) => {

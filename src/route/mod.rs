@@ -17,6 +17,7 @@ pub use crate::net::{BoxFuture, BoxStream, ByteStream, Datagrams};
 pub use crate::overlay::circuit::Meet;
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::keys::RelayId;
+use hushswarm_circuits::rendezvous::Challenge;
 use hushswarm_circuits::target::{HostName, Target};
 
 /// Why a stream could not be opened.
@@ -77,6 +78,8 @@ pub struct Met {
     pub relay: RelayId,
     /// The digest of its descriptor.
     pub digest: [u8; 32],
+    /// It introduces who has done this (PROTOCOL.md §8.8): what was found goes into the stream, and a status comes.
+    pub work: Option<Challenge>,
 }
 
 impl std::fmt::Debug for Met {
@@ -129,7 +132,7 @@ pub trait Outside: Send + Sync + 'static {
 
     /// Asks for an introduction or a meeting at a relay (PROTOCOL.md §8), in a circuit that ends there.
     /// [`RouteError::Refused`] where no relay that may be asked takes them; [`RouteError::ConnectionRefused`] where nobody has
-    /// the key or waits with the cookie; [`RouteError::Busy`] where a limit was met.
+    /// the key or waits with the cookie; [`RouteError::Busy`] where a limit was met. Who introduces may ask for work first ([`Met::work`]).
     fn meet<'a>(
         &'a self,
         at: At,

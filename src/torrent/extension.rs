@@ -17,8 +17,9 @@ pub const UT_METADATA: u8 = 1;
 pub const HS_ONIONS: u8 = 2;
 /// Extended message id under which peers send us [`pex::PeerExchange`], where we offered to take them.
 pub const UT_PEX: u8 = 3;
-/// Requests that we let a peer have outstanding. 250 is the common value.
-pub const REQQ: u32 = 250;
+/// Requests that we let a peer have outstanding: 8 MiB in blocks, so that one circuit with a long round trip is filled. 500 is
+/// what libtorrent says.
+pub const REQQ: u32 = 500;
 /// Length of each metadata piece but the last, bytes (BEP 9).
 pub const METADATA_PIECE: usize = 16 << 10;
 /// Largest metadata that we fetch from peers, bytes: enough for 800,000 pieces.
@@ -252,22 +253,22 @@ mod tests {
     fn our_handshake_is_the_one_everybody_sends() {
         assert_eq!(
             handshake(None, Exchange::Public),
-            b"d1:md11:ut_metadatai1e6:ut_pexi3ee4:reqqi250ee"
+            b"d1:md11:ut_metadatai1e6:ut_pexi3ee4:reqqi500ee"
         );
         assert_eq!(
             handshake(None, Exchange::Nobody),
-            b"d1:md11:ut_metadatai1ee4:reqqi250ee"
+            b"d1:md11:ut_metadatai1ee4:reqqi500ee"
         );
         assert_eq!(
             handshake(Some(31235), Exchange::Public),
-            b"d1:md11:ut_metadatai1e6:ut_pexi3ee13:metadata_sizei31235e4:reqqi250ee"
+            b"d1:md11:ut_metadatai1e6:ut_pexi3ee13:metadata_sizei31235e4:reqqi500ee"
         );
     }
 
     #[test]
     fn what_onion_peers_offer_each_other_is_read() {
         let ours = handshake(None, Exchange::Onions);
-        assert_eq!(ours, b"d1:md9:hs_onionsi2e11:ut_metadatai1ee4:reqqi250ee");
+        assert_eq!(ours, b"d1:md9:hs_onionsi2e11:ut_metadatai1ee4:reqqi500ee");
         let read = PeerExtensions::parse(&ours).unwrap();
         assert_eq!(read.hs_onions, Some(HS_ONIONS));
         let plain = PeerExtensions::parse(&handshake(None, Exchange::Nobody)).unwrap();

@@ -28,6 +28,9 @@ pub enum FeedLinkError {
     /// More than one.
     #[error("the link names two feeds: use a link for one")]
     TwoFeeds,
+    /// Ours beside a torrent: no program makes such a link.
+    #[error("the link names a feed and a torrent: use a link for one")]
+    TorrentToo,
     /// Longer than any.
     #[error("the link is longer than 64 KiB")]
     TooLong,
@@ -48,7 +51,7 @@ pub enum FeedLink {
 }
 
 impl FeedLink {
-    /// Reads a link; `None` where it names no feed, or a torrent too: then it is that torrent's.
+    /// Reads a link; `None` where it names no feed, or one of BEP 46 beside a torrent: then it is that torrent's ([`Self::is_beside_torrent`]).
     ///
     /// # Errors
     /// It names a feed and can't be used: show the error, which says what to do.
@@ -95,6 +98,7 @@ impl FeedLink {
             }
         }
         match feed {
+            Some(Self::Sealed(_)) if torrent => Err(FeedLinkError::TorrentToo),
             Some(Self::Plain { .. }) if torrent => Ok(None),
             Some(Self::Plain { key, .. }) => {
                 let salt = unescaped(salt).and_then(|hex| {
@@ -106,6 +110,22 @@ impl FeedLink {
             }
             other => Ok(other),
         }
+    }
+}
+
+impl FeedLink {
+    /// Whether it names a torrent, and beside it a feed of BEP 46, which whoever takes the torrent does not follow: tell the user.
+    pub fn is_beside_torrent(link: &str) -> bool {
+        let Some((scheme, query)) = link.trim().split_once('?') else {
+            return false;
+        };
+        let is_torrent = |parameter: &&str| {
+            let name = parameter.split('=').next().unwrap_or_default();
+            name == "xt" || name.starts_with("xt.")
+        };
+        let (torrents, others): (Vec<&str>, Vec<&str>) = query.split('&').partition(is_torrent);
+        let feed = Self::parse(&format!("{scheme}?{}", others.join("&")));
+        !torrents.is_empty() && matches!(feed, Ok(Some(Self::Plain { .. })))
     }
 }
 
@@ -211,6 +231,16 @@ mod tests {
         ] {
             assert_eq!(FeedLink::parse(other), Ok(None), "{other}");
         }
+        let both = format!("magnet:?xs=urn:btpk:{}&xt=urn:btih:{hash}", "85".repeat(32));
+        assert!(FeedLink::is_beside_torrent(&both));
+        for one in [
+            format!("magnet:?xt=urn:btih:{hash}"),
+            format!("magnet:?xt=urn:btih:{hash}&xs=http://a.example/x"),
+            format!("magnet:?xs=urn:btpk:{}", "85".repeat(32)),
+            "a file?.torrent".to_owned(),
+        ] {
+            assert!(!FeedLink::is_beside_torrent(&one), "{one}");
+        }
         // Nor does another client take ours for a torrent.
         assert!(Magnet::parse(&FeedLink::Sealed(feed()).to_string()).is_err());
     }
@@ -224,6 +254,10 @@ mod tests {
             (good.replace("feed=AY", "feed=AZ"), FeedLinkError::BadFeed),
             (format!("{good}%"), FeedLinkError::BadFeed),
             (format!("{good}&{}", &good[8..]), FeedLinkError::TwoFeeds),
+            (
+                format!("{good}&xt=urn:btih:{}", "ab".repeat(20)),
+                FeedLinkError::TorrentToo,
+            ),
             (
                 format!("magnet:?xs=urn:btpk:{}", &key[2..]),
                 FeedLinkError::BadKey,

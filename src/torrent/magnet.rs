@@ -1,4 +1,4 @@
-//! Magnet links (BEP 9, 53): an infohash, and hints where its swarm is.
+//! Magnet links (BEP 9, 52, 53): an infohash, and hints where its swarm is.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use hushswarm_circuits::rendezvous::Contact;
 use hushswarm_circuits::target::{Host, Target};
 
-use super::infohash::InfoHash;
+use super::infohash::{InfoHash, InfoHashV2};
 use super::metainfo::{MAX_FILES, MAX_TRACKER_URL};
 
 /// Longest link, bytes: what a command line or a clipboard holds without trouble.
@@ -38,7 +38,9 @@ pub enum MagnetError {
     #[error("the magnet link has a broken \"%\" sequence: copy it again, in full")]
     BadEscape,
     /// No infohash.
-    #[error("the magnet link names no torrent: it needs \"xt=urn:btih:\" and an infohash")]
+    #[error(
+        "the magnet link names no torrent: it needs \"xt=urn:btih:\" or \"xt=urn:btmh:\" and an infohash"
+    )]
     NoHash,
     /// An infohash that is none.
     #[error("the infohash is not 40 hexadecimal or 32 base32 characters: copy the link again")]
@@ -46,14 +48,21 @@ pub enum MagnetError {
     /// Two infohashes.
     #[error("the magnet link names two torrents: use a link for one")]
     TwoHashes,
-    /// Only the hash of a version 2 torrent (BEP 52).
-    #[error("version 2 torrents (urn:btmh) are not supported yet: ask for a link with urn:btih")]
-    Version2Only,
+    /// The infohash of a version 2 torrent (BEP 52) that is none.
+    #[error(
+        "the infohash after \"urn:btmh:\" is not 1220 and 64 hexadecimal characters: copy the link again"
+    )]
+    BadHashV2,
     /// Hidden seeds that can't be read, and none that can: without them it would be looked up in public.
     #[error(
         "the hidden seed \"x.hush=\" in the link can't be read: copy the link again, in full, or use the version of hushswarm that made it"
     )]
     BadSeed,
+    /// One hidden seed that lets in everybody, and only some: which of them it is decides what is shared and where it is looked for.
+    #[error(
+        "the link names one hidden seed both as open to all and as closed: ask whoever gave it to you for the seed's link as it is now"
+    )]
+    OpenAndClosed,
     /// A selection of files (BEP 53) that can't be read: downloading everything instead might surprise.
     #[error("the file selection \"so=\" is malformed: it looks like so=0,2,4-8")]
     BadSelection,
@@ -62,8 +71,10 @@ pub enum MagnetError {
 /// A magnet link. `Display` writes the link itself, for the user alone; `Debug` shows nothing.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Magnet {
-    /// The torrent (`xt`).
+    /// What stands for the torrent (`xt`): where the link names version 2 alone, its truncated hash.
     pub hash: InfoHash,
+    /// The same in full, where the link names version 2: alone or too.
+    pub v2: Option<InfoHashV2>,
     /// A name for display (`dn`), without control characters.
     pub name: Option<String>,
     /// Tracker URLs (`tr`).
@@ -92,7 +103,7 @@ impl Magnet {
             .ok_or(MagnetError::NotMagnet)?
             .1;
         let mut hash = None;
-        let mut version_2 = false;
+        let mut v2 = None;
         let (mut name, mut select) = (None, None);
         let (mut trackers, mut peers) = (Vec::new(), Vec::new());
         let (mut seeds, mut unread) = (Vec::<Contact>::new(), false);
@@ -106,8 +117,11 @@ impl Magnet {
             };
             if key == "xt" || numbered("xt") {
                 let urn = percent_decode(raw, false)?;
-                if strip_prefix_ignoring_case(&urn, "urn:btmh:").is_some() {
-                    version_2 = true;
+                if let Some(text) = strip_prefix_ignoring_case(&urn, "urn:btmh:") {
+                    let found = parse_multihash(text)?;
+                    if v2.replace(found).is_some_and(|before| before != found) {
+                        return Err(MagnetError::TwoHashes);
+                    }
                 } else if let Some(text) = strip_prefix_ignoring_case(&urn, "urn:btih:") {
                     let found = parse_hash(text)?;
                     if hash.replace(found).is_some_and(|before| before != found) {
@@ -136,6 +150,10 @@ impl Magnet {
                 match parse_seed(raw) {
                     None => unread = true,
                     Some(seed) => {
+                        let same = seeds.iter().find(|other| other.key == seed.key);
+                        if same.is_some_and(|other| other.is_closed() != seed.is_closed()) {
+                            return Err(MagnetError::OpenAndClosed);
+                        }
                         if seeds.len() < MAX_SEEDS
                             && !seeds.iter().any(|other| other.key == seed.key)
                         {
@@ -147,17 +165,14 @@ impl Magnet {
                 select = Some(parse_selection(&percent_decode(raw, false)?)?);
             }
         }
-        let missing = if version_2 {
-            MagnetError::Version2Only
-        } else {
-            MagnetError::NoHash
-        };
-        let hash = hash.ok_or(missing)?;
+        let short = v2.as_ref().map(InfoHashV2::truncated);
+        let hash = hash.or(short).ok_or(MagnetError::NoHash)?;
         if unread && seeds.is_empty() {
             return Err(MagnetError::BadSeed);
         }
         Ok(Self {
             hash,
+            v2,
             name,
             trackers,
             peers,
@@ -184,6 +199,15 @@ fn parse_hash(text: &str) -> Result<InfoHash, MagnetError> {
     ))
 }
 
+/// Reads a multihash: SHA-256 (0x12) of 32 bytes (0x20), in hexadecimal.
+fn parse_multihash(text: &str) -> Result<InfoHashV2, MagnetError> {
+    let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes());
+    let bytes = bytes.map_err(|_| MagnetError::BadHashV2)?;
+    let hash = bytes.strip_prefix(&[0x12, 0x20]);
+    let hash = hash.and_then(|hash| hash.try_into().ok());
+    hash.map(InfoHashV2).ok_or(MagnetError::BadHashV2)
+}
+
 /// Reads `host:port`, with brackets around an IPv6 address.
 fn parse_peer(text: &str) -> Option<Target> {
     let (host, port) = text.rsplit_once(':')?;
@@ -201,7 +225,7 @@ fn parse_seed(raw: &str) -> Option<Contact> {
     Contact::parse(&bytes.ok()?).ok()
 }
 
-fn parse_selection(text: &str) -> Result<Vec<RangeInclusive<u32>>, MagnetError> {
+pub(super) fn parse_selection(text: &str) -> Result<Vec<RangeInclusive<u32>>, MagnetError> {
     let number = |text: &str| {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let number = text
@@ -267,7 +291,15 @@ fn percent_encode(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
 
 impl fmt::Display for Magnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "magnet:?xt=urn:btih:{}", self.hash.hex())?;
+        f.write_str("magnet:?")?;
+        let v2 = self.v2.as_ref();
+        if v2.is_none_or(|v2| v2.truncated() != self.hash) {
+            write!(f, "xt=urn:btih:{}", self.hash.hex())?;
+            f.write_str(if v2.is_some() { "&" } else { "" })?;
+        }
+        if let Some(v2) = v2 {
+            write!(f, "xt=urn:btmh:1220{}", v2.hex())?;
+        }
         if let Some(name) = &self.name {
             f.write_str("&dn=")?;
             percent_encode(f, name)?;
@@ -380,7 +412,15 @@ mod tests {
                 &format!("magnet:?xt=urn:btih:{}", "1".repeat(32)),
                 MagnetError::BadHash,
             ),
-            (&format!("magnet:?{v2}"), MagnetError::Version2Only),
+            ("magnet:?xt=urn:btmh:1220abab", MagnetError::BadHashV2),
+            (
+                &format!("magnet:?xt=urn:btmh:1120{}", "ab".repeat(32)),
+                MagnetError::BadHashV2,
+            ),
+            (
+                &format!("magnet:?{v2}&xt=urn:btmh:1220{}", "ac".repeat(32)),
+                MagnetError::TwoHashes,
+            ),
             (
                 &format!("magnet:?xt=urn:btih:{}{}", HEX, "&".repeat(MAX_MAGNET)),
                 MagnetError::TooLong,
@@ -388,11 +428,13 @@ mod tests {
         ] {
             assert_eq!(Magnet::parse(link), Err(error));
         }
+        let hybrid = parse(&format!("&{v2}")).unwrap();
         assert_eq!(
-            parse(&format!("&{v2}")).unwrap().hash,
-            HASH,
-            "a hybrid torrent"
+            (hybrid.hash, hybrid.v2),
+            (HASH, Some(InfoHashV2([0xab; 32])))
         );
+        let alone = Magnet::parse(&format!("magnet:?{v2}")).unwrap();
+        assert_eq!((alone.hash, alone.v2), (InfoHash([0xab; 20]), hybrid.v2));
         assert_eq!(
             parse(&format!("&xt=urn:btih:{}", "0".repeat(40))),
             Err(MagnetError::TwoHashes)
@@ -479,6 +521,16 @@ mod tests {
             let parsed = parse(&format!("&x.hush={lost}&tr=http%3A%2F%2Ft.test%2F"));
             assert_eq!(parsed, Err(MagnetError::BadSeed), "{lost}");
         }
+        // What is both open and closed is neither.
+        let closed = BASE64URL_NOPAD.encode(&seed([1; 32]).closed(true).encode());
+        for both in [[&one, &closed], [&closed, &one]] {
+            let parsed = parse(&format!(
+                "&x.hush={}&x.hush={two}&x.hush={}",
+                both[0], both[1]
+            ));
+            assert_eq!(parsed, Err(MagnetError::OpenAndClosed));
+        }
+        assert!(parse(&format!("&x.hush={closed}&x.hush={two}&x.hush={closed}")).is_ok());
         let many: String = (0..100)
             .map(|key| format!("&x.hush={}", text(key)))
             .collect();
@@ -498,6 +550,8 @@ mod tests {
         #[test]
         fn a_written_link_reads_back(
             hash: [u8; 20],
+            v2: Option<[u8; 32]>,
+            alone: bool,
             name in prop::option::of("[^\\p{C}\\u{2028}\\u{2029}]{1,20}"),
             trackers in prop::collection::hash_set("http://[a-z]{1,5}/\\?[ -~]{1,9}", 0..4),
             peers in prop::collection::hash_set(hosts(), 0..4),
@@ -505,8 +559,11 @@ mod tests {
             select in prop::option::of(prop::collection::vec((0_u32..99, 0_u32..99), 1..4)),
         ) {
             let select = select.map(|ranges| ranges.iter().map(|&(a, b)| a.min(b)..=a.max(b)).collect());
+            let v2 = v2.map(InfoHashV2);
+            let short = v2.as_ref().filter(|_| alone).map(InfoHashV2::truncated);
             let magnet = Magnet {
-                hash: InfoHash(hash),
+                hash: short.unwrap_or(InfoHash(hash)),
+                v2,
                 name,
                 trackers: trackers.into_iter().collect(),
                 peers: peers.into_iter().collect(),

@@ -1,16 +1,25 @@
-//! Torrent files (BEP 3, 12, 27, 47): what is in a torrent, and the making of one.
+//! Torrent files (BEP 3, 12, 27, 47, 52): what is in a torrent, and the making of one.
+//!
+//! One layout for all versions: files one after another, and between them padding, which a torrent of version 2 alone implies and the
+//! others name. Of the attributes of BEP 47 only padding and links matter: no file is ever made executable, since whoever made the
+//! torrent would decide that.
 //!
 //! What we make is canonical: the same files give the same bytes on every machine, with no date, program or comment.
 
+mod build;
 mod paths;
+mod tree;
 
 use std::fmt;
 use std::sync::Arc;
 
 use sha1::{Digest, Sha1};
 
-use super::infohash::InfoHash;
+use super::infohash::{InfoHash, InfoHashV2};
+use super::picker::Short;
+use super::v2::{HashedFiles, LayerError};
 use crate::bencode::{self, BencodeError, Value};
+pub use build::{Builder, PieceHashes, Version, choose_piece_len};
 pub use paths::{MAX_COMPONENT, MAX_COMPONENTS, PathError};
 
 /// Largest torrent file, bytes: the hashes of the most pieces take 40 MiB.
@@ -28,11 +37,6 @@ pub const MAX_TRACKERS: usize = 128;
 /// Longest tracker URL, bytes; longer ones are left out.
 pub const MAX_TRACKER_URL: usize = 2048;
 
-/// Pieces that [`choose_piece_len`] aims at: few enough for a small torrent file, enough to share early.
-const PIECES_AIMED_AT: u64 = 1500;
-/// Largest piece that [`choose_piece_len`] takes before the number of pieces forces it, bytes.
-const LARGEST_CHOSEN: u32 = 16 << 20;
-
 /// Why a torrent can't be used. Names a reason, never a name from the torrent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -46,9 +50,22 @@ pub enum MetainfoError {
     /// More than [`MAX_TORRENT`].
     #[error("the torrent is larger than 48 MiB")]
     TooLarge,
-    /// A torrent of BEP 52 without the hashes of version 1.
-    #[error("a version 2 torrent, not supported yet: ask for a hybrid or version 1 torrent")]
-    Version2Only,
+    /// A version that did not exist when this was written.
+    #[error(
+        "a torrent of version {0}, which this program does not know: look for a newer version of hushswarm"
+    )]
+    NewerVersion(u64),
+    /// A hybrid torrent whose parts for version 1 and 2 are of other files, or of the same ones at other places.
+    #[error(
+        "the torrent describes its files twice, for version 1 and version 2, and the two do not agree"
+    )]
+    Disagree,
+    /// The hashes outside the info dictionary are not those of its files.
+    #[error("{0}")]
+    Layers(#[from] LayerError),
+    /// Version 2 has pieces of 16 KiB, doubled some times.
+    #[error("the piece length is no power of two, as version 2 demands")]
+    NotPowerOfTwo,
     /// Outside [`MIN_PIECE_LEN`] to [`MAX_PIECE_LEN`].
     #[error("the piece length is not between 16 KiB and 256 MiB")]
     PieceLength,
@@ -99,8 +116,12 @@ pub struct Info {
     pub name: String,
     /// Length of each piece but the last, bytes.
     pub piece_len: u32,
-    /// SHA-1 of each piece.
+    /// SHA-1 of each piece; empty in a torrent of version 2 alone.
     pub pieces: Vec<[u8; 20]>,
+    /// The trees of version 2, where there are any.
+    pub v2: Option<Arc<HashedFiles>>,
+    /// Pieces that end in padding, which nobody need ask for.
+    pub short: Option<Short>,
     /// The files, in the order of their content.
     pub files: Vec<FileEntry>,
     /// Peers come from the trackers alone (BEP 27).
@@ -109,7 +130,7 @@ pub struct Info {
     pub total: u64,
     /// The dictionary as it came: what the hash is of, and what is given to other peers.
     pub bytes: Arc<[u8]>,
-    /// SHA-1 of [`Info::bytes`].
+    /// What stands for the torrent: SHA-1 of [`Info::bytes`], or in one of version 2 alone its truncated SHA-256.
     pub hash: InfoHash,
 }
 
@@ -143,6 +164,7 @@ impl Info {
         }
         let [
             files,
+            tree,
             length,
             version,
             name,
@@ -152,6 +174,7 @@ impl Info {
             private,
         ] = value.fields([
             "files",
+            "file tree",
             "length",
             "meta version",
             "name",
@@ -160,23 +183,26 @@ impl Info {
             "pieces",
             "private",
         ])?;
-        let Some(pieces) = pieces else {
-            let v2 = version.and_then(Value::as_uint) == Some(2);
-            let error = MetainfoError::Entry("pieces");
-            return Err(if v2 {
-                MetainfoError::Version2Only
-            } else {
-                error
-            });
+        let tree = match version.and_then(Value::as_uint) {
+            Some(2) => Some(tree.ok_or(MetainfoError::Entry("file tree"))?),
+            Some(newer @ 3..) => return Err(MetainfoError::NewerVersion(newer)),
+            Some(0 | 1) | None => None,
         };
-        let (pieces, []) = pieces
-            .as_bytes()
-            .ok_or(MetainfoError::Entry("pieces"))?
-            .as_chunks::<20>()
-        else {
-            return Err(MetainfoError::Entry("pieces"));
+        let pieces = match pieces {
+            Some(pieces) => {
+                let (pieces, []) = pieces
+                    .as_bytes()
+                    .ok_or(MetainfoError::Entry("pieces"))?
+                    .as_chunks::<20>()
+                else {
+                    return Err(MetainfoError::Entry("pieces"));
+                };
+                Some(pieces)
+            }
+            None if tree.is_some() => None,
+            None => return Err(MetainfoError::Entry("pieces")),
         };
-        if pieces.len() > MAX_PIECES {
+        if pieces.is_some_and(|pieces| pieces.len() > MAX_PIECES) {
             return Err(MetainfoError::TooManyPieces);
         }
         let piece_len = piece_len
@@ -186,11 +212,22 @@ impl Info {
         if !(MIN_PIECE_LEN..=MAX_PIECE_LEN).contains(&piece_len) {
             return Err(MetainfoError::PieceLength);
         }
-        let name = text(name_utf8, name).ok_or(MetainfoError::Entry("name"))?;
+        if tree.is_some() && !piece_len.is_power_of_two() {
+            return Err(MetainfoError::NotPowerOfTwo);
+        }
+        let mut name = text(name_utf8, name).ok_or(MetainfoError::Entry("name"))?;
         paths::check_component(&name)?;
-        let files = match (files, length) {
-            (Some(files), None) => parse_files(&name, files)?,
-            (None, Some(length)) => {
+        let tree = tree.map(tree::parse).transpose()?;
+        let files = match (pieces, files, length) {
+            (None, ..) => {
+                let tree = tree.as_deref().unwrap_or_default();
+                if let Some(only) = tree::single(tree) {
+                    only.clone_into(&mut name);
+                }
+                tree::lay_out(&name, tree, piece_len)?
+            }
+            (Some(_), Some(files), None) => parse_files(&name, files)?,
+            (Some(_), None, Some(length)) => {
                 let len = length.as_uint().ok_or(MetainfoError::Entry("length"))?;
                 vec![FileEntry {
                     path: vec![name.clone()],
@@ -198,7 +235,9 @@ impl Info {
                     pad: false,
                 }]
             }
-            (None, None) | (Some(_), Some(_)) => return Err(MetainfoError::Entry("length")),
+            (Some(_), None, None) | (Some(_), Some(_), Some(_)) => {
+                return Err(MetainfoError::Entry("length"));
+            }
         };
         let total = files
             .iter()
@@ -207,28 +246,93 @@ impl Info {
         if total == 0 {
             return Err(MetainfoError::Empty);
         }
-        if total.div_ceil(u64::from(piece_len)) != pieces.len() as u64 {
+        let count = total.div_ceil(u64::from(piece_len));
+        if pieces.is_some_and(|pieces| pieces.len() as u64 != count) {
             return Err(MetainfoError::PieceCount);
         }
+        if count > MAX_PIECES as u64 {
+            return Err(MetainfoError::TooManyPieces);
+        }
+        let bytes: Arc<[u8]> = value.raw().into();
+        let v2 = match &tree {
+            Some(tree) => {
+                let hash = InfoHashV2::of(&bytes);
+                Some(tree::match_up(hash, &files, tree, piece_len)?)
+            }
+            None => None,
+        };
+        let hash = match (&pieces, &v2) {
+            (None, Some(v2)) => v2.hash.truncated(),
+            (Some(_), _) | (None, None) => InfoHash(Sha1::digest(&bytes).into()),
+        };
         Ok(Self {
             name,
             piece_len,
-            pieces: pieces.to_vec(),
+            pieces: pieces.unwrap_or_default().to_vec(),
+            v2: v2.map(Arc::new),
+            short: Short::of(&files, piece_len),
             files,
             private: private.and_then(Value::as_int) == Some(1),
             total,
-            bytes: value.raw().into(),
-            hash: InfoHash(Sha1::digest(value.raw()).into()),
+            bytes,
+            hash,
         })
+    }
+
+    /// The other name of a hybrid torrent: its truncated SHA-256.
+    pub fn second_hash(&self) -> Option<InfoHash> {
+        let v2 = self.v2.as_ref()?.hash.truncated();
+        (v2 != self.hash).then_some(v2)
+    }
+
+    /// Whether this is what the hashes name.
+    pub fn is_named(&self, hash: InfoHash, v2: Option<InfoHashV2>) -> bool {
+        is_named(&self.bytes, hash, v2)
+    }
+
+    /// Whether there is no hash for some piece yet: those of version 2 have to be fetched.
+    pub fn lacks_hashes(&self) -> bool {
+        let incomplete = self.v2.as_ref().is_some_and(|v2| !v2.is_complete());
+        self.pieces.is_empty() && incomplete
+    }
+
+    /// Learns `piece layers`, bencoded.
+    ///
+    /// # Errors
+    /// They are not those of the files.
+    pub fn learn_layers(&mut self, layers: &[u8]) -> Result<(), MetainfoError> {
+        self.learn_layers_of(Value::parse(layers)?)
+    }
+
+    fn learn_layers_of(&mut self, layers: Value<'_>) -> Result<(), MetainfoError> {
+        if let Some(v2) = &mut self.v2 {
+            Arc::make_mut(v2).learn_all(layers)?;
+        }
+        Ok(())
+    }
+
+    /// `piece layers` as far as they are known, bencoded; empty in a torrent of version 1.
+    pub fn layers(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let Some(v2) = &self.v2 {
+            v2.encode_layers(&mut out);
+        }
+        out
+    }
+
+    /// Bytes to download: the files, and padding only where it can't be told apart.
+    pub fn content(&self) -> u64 {
+        let cut = self.short.as_ref().map_or(0, Short::cut);
+        self.total.saturating_sub(cut)
     }
 
     /// Number of pieces.
     pub fn piece_count(&self) -> u32 {
         // At most MAX_PIECES.
-        self.pieces.len() as u32
+        self.total.div_ceil(u64::from(self.piece_len)) as u32
     }
 
-    /// Length of a piece, bytes; 0 where there is no such piece.
+    /// Length of a piece, its padding included, bytes; 0 where there is no such piece.
     pub fn piece_size(&self, index: u32) -> u32 {
         let left = self
             .total
@@ -236,6 +340,14 @@ impl Info {
         // The smaller of the two fits, as one of them does.
         left.min(u64::from(self.piece_len)) as u32
     }
+}
+
+/// Whether an info dictionary is what the hashes name: the first is SHA-1 or truncated SHA-256, the second, where it is known, SHA-256
+/// in full.
+pub fn is_named(info: &[u8], hash: InfoHash, v2: Option<InfoHashV2>) -> bool {
+    let first = InfoHash(Sha1::digest(info).into());
+    let second = InfoHashV2::of(info);
+    (first == hash || second.truncated() == hash) && v2.is_none_or(|v2| v2 == second)
 }
 
 /// The text of a name: the UTF-8 entry where there is a good one, else the plain entry.
@@ -345,8 +457,13 @@ impl Metainfo {
             return Err(MetainfoError::TooLarge);
         }
         let (value, _) = Value::parse_prefix(bytes)?;
-        let [announce, list, info] = value.fields(["announce", "announce-list", "info"])?;
-        let info = Info::from_value(info.ok_or(MetainfoError::Entry("info"))?)?;
+        let [announce, list, info, layers] =
+            value.fields(["announce", "announce-list", "info", "piece layers"])?;
+        let mut info = Info::from_value(info.ok_or(MetainfoError::Entry("info"))?)?;
+        // Where they are missing, they are fetched as for a magnet link.
+        if let Some(layers) = layers {
+            info.learn_layers_of(layers)?;
+        }
         let tiers = list.and_then(Value::as_list).into_iter().flatten();
         let mut trackers = bounded_tiers(tiers.map(|tier| {
             tier.as_list()
@@ -362,7 +479,7 @@ impl Metainfo {
 
     /// The torrent file, canonical but for the info dictionary, which stays as it came.
     pub fn encode(&self) -> Vec<u8> {
-        encode(&self.trackers, &self.info.bytes)
+        encode(&self.trackers, &self.info.bytes, &self.info.layers())
     }
 }
 
@@ -395,8 +512,9 @@ where
     out
 }
 
-fn encode(trackers: &[Vec<String>], info: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(info.len() + 256);
+/// `layers` are bencoded, or empty.
+fn encode(trackers: &[Vec<String>], info: &[u8], layers: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(info.len() + layers.len() + 256);
     let count: usize = trackers.iter().map(Vec::len).sum();
     bencode::put_dict(&mut out, |dict| {
         if let Some(first) = trackers.iter().flatten().next() {
@@ -412,109 +530,11 @@ fn encode(trackers: &[Vec<String>], info: &[u8]) -> Vec<u8> {
             });
         }
         dict.key("info").extend_from_slice(info);
+        if !layers.is_empty() {
+            dict.key("piece layers").extend_from_slice(layers);
+        }
     });
     out
-}
-
-/// Chooses a piece length for this many bytes: a power of two, 16 KiB to 16 MiB, more only where the count demands it.
-pub fn choose_piece_len(total: u64) -> u32 {
-    let aimed = (total / PIECES_AIMED_AT)
-        .clamp(1, u64::from(LARGEST_CHOSEN))
-        .next_power_of_two();
-    let mut len = u32::try_from(aimed)
-        .unwrap_or(LARGEST_CHOSEN)
-        .max(MIN_PIECE_LEN);
-    while len < MAX_PIECE_LEN && total.div_ceil(u64::from(len)) > MAX_PIECES as u64 {
-        len *= 2;
-    }
-    len
-}
-
-/// Makes a torrent: read the files in the order of [`Builder::files`] as one run of bytes, hash it piece by piece with
-/// SHA-1, and hand the hashes to [`Builder::finish`].
-#[derive(Clone)]
-pub struct Builder {
-    /// Name of the file, or of the directory of the files.
-    pub name: String,
-    /// Path below the name, and length in bytes. A torrent of one file that has no directory has one empty path.
-    pub files: Vec<(Vec<String>, u64)>,
-    /// Length of each piece but the last, bytes.
-    pub piece_len: u32,
-    /// Tracker URLs in tiers (BEP 12).
-    pub trackers: Vec<Vec<String>>,
-    /// Peers come from the trackers alone (BEP 27).
-    pub private: bool,
-}
-
-impl Builder {
-    /// Starts a torrent: sorts the files, since the order a file system lists them in tells machines apart, and
-    /// chooses a piece length.
-    pub fn new(name: String, mut files: Vec<(Vec<String>, u64)>) -> Self {
-        files.sort_unstable();
-        let total = files
-            .iter()
-            .fold(0_u64, |sum, (_, len)| sum.saturating_add(*len));
-        let piece_len = choose_piece_len(total);
-        Self {
-            name,
-            files,
-            piece_len,
-            trackers: Vec::new(),
-            private: false,
-        }
-    }
-
-    /// Makes the torrent and the bytes of its file.
-    ///
-    /// # Errors
-    /// The content makes no torrent that we would read (names, sizes, number of hashes): tell the user why.
-    pub fn finish(self, piece_hashes: Vec<[u8; 20]>) -> Result<(Metainfo, Vec<u8>), MetainfoError> {
-        let mut info = Vec::with_capacity(piece_hashes.len() * 20 + 256);
-        let single = match &self.files[..] {
-            [(path, len)] if path.is_empty() => Some(*len),
-            _ => None,
-        };
-        bencode::put_dict(&mut info, |dict| {
-            if single.is_none() {
-                bencode::put_list(dict.key("files"), |out| {
-                    self.files
-                        .iter()
-                        .for_each(|(path, len)| put_file(out, path, *len));
-                });
-            }
-            if let Some(len) = single {
-                bencode::put_int(dict.key("length"), len);
-            }
-            bencode::put_bytes(dict.key("name"), &self.name);
-            bencode::put_int(dict.key("piece length"), self.piece_len);
-            bencode::put_bytes(dict.key("pieces"), piece_hashes.as_flattened());
-            if self.private {
-                bencode::put_int(dict.key("private"), 1);
-            }
-        });
-        let trackers = bounded_tiers(self.trackers.iter().map(|t| t.iter().map(String::as_str)));
-        let bytes = encode(&trackers, &info);
-        // Reading it back applies every rule that others' torrents must keep.
-        Ok((Metainfo::parse(&bytes)?, bytes))
-    }
-}
-
-fn put_file(out: &mut Vec<u8>, path: &[String], len: u64) {
-    bencode::put_dict(out, |dict| {
-        bencode::put_int(dict.key("length"), len);
-        bencode::put_list(dict.key("path"), |out| {
-            path.iter()
-                .for_each(|component| bencode::put_bytes(out, component));
-        });
-    });
-}
-
-impl fmt::Debug for Builder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder")
-            .field("files", &self.files.len())
-            .finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

@@ -23,10 +23,14 @@ use super::picker::Bits;
 use super::storage::{FileMark, StorageError};
 
 /// First byte of a record; another one is not read.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
-/// Longest record, bytes: the torrent, its bitfield, and marks of 25 bytes.
-const MAX_RECORD: u64 = (MAX_TORRENT + MAX_PIECES / 8 + 25 * MAX_FILES + (1 << 20)) as u64;
+/// That of records without piece layers, which are read all the same.
+const WITHOUT_LAYERS: u8 = 1;
+
+/// Longest record, bytes: the torrent, its bitfield, marks of 25 bytes for files and what lies between them, and piece layers.
+const MAX_RECORD: u64 =
+    (MAX_TORRENT + MAX_PIECES / 8 + 2 * 25 * MAX_FILES + 33 * MAX_PIECES + (1 << 24)) as u64;
 
 /// What was known at the last record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +41,8 @@ pub struct Record {
     pub had: Bits,
     /// What each file looked like, in the torrent's order.
     pub marks: Vec<Option<FileMark>>,
+    /// Its piece layers (BEP 52), bencoded; empty where it has none.
+    pub layers: Vec<u8>,
 }
 
 /// Where the record of one torrent in one output folder lies.
@@ -170,11 +176,15 @@ impl Record {
             out.extend_from_slice(&mark.len.to_be_bytes());
             out.extend_from_slice(&mark.mtime.to_be_bytes());
         }
+        put_bytes(&mut out, &self.layers);
         out
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut rest = bytes.strip_prefix(&[VERSION])?;
+        let (&version, mut rest) = bytes.split_first()?;
+        if ![VERSION, WITHOUT_LAYERS].contains(&version) {
+            return None;
+        }
         let info = take_bytes(&mut rest)?.into();
         let pieces = take_u32(&mut rest)?;
         let had = Bits::from_bytes(pieces, take_bytes(&mut rest)?)?;
@@ -185,7 +195,16 @@ impl Record {
             let mtime = i128::from_be_bytes(take(&mut rest)?);
             marks.push((there == 1).then_some(FileMark { len, mtime }));
         }
-        rest.is_empty().then_some(Self { info, had, marks })
+        let layers = match version {
+            VERSION => take_bytes(&mut rest)?.to_vec(),
+            _ => Vec::new(),
+        };
+        rest.is_empty().then_some(Self {
+            info,
+            had,
+            marks,
+            layers,
+        })
     }
 }
 
@@ -229,6 +248,7 @@ mod tests {
             info: b"d4:name6:secrete".as_slice().into(),
             had,
             marks: vec![None, Some(FileMark { len: 5, mtime: -1 })],
+            layers: b"de".to_vec(),
         }
     }
 
@@ -268,6 +288,15 @@ mod tests {
         std::fs::write(dir.path().join(format!("{}.new", store.name)), b"half").unwrap();
         std::fs::write(store.path(), &good).unwrap();
         assert_eq!(store.load(), Some(record()));
+    }
+
+    #[test]
+    fn a_record_of_an_older_version_still_counts() {
+        let mut bytes = record().encode();
+        bytes[0] = WITHOUT_LAYERS;
+        bytes.truncate(bytes.len() - 6);
+        let layers = Vec::new();
+        assert_eq!(Record::decode(&bytes), Some(Record { layers, ..record() }));
     }
 
     #[test]

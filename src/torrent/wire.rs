@@ -1,10 +1,11 @@
-//! The peer wire protocol (BEP 3, reserved bits of BEP 10): handshake and messages.
+//! The peer wire protocol (BEP 3, the fast extension of BEP 6, hashes of BEP 52, reserved bits of BEP 10 and 52): handshake and messages.
 //!
 //! [`Decoder`] owns the receive buffer: the reader of the connection fills [`Decoder::space`], and blocks are handed out
-//! as slices of that buffer. Messages of extensions we did not offer (BEP 5, 6) decode as [`MessageRef::Unknown`].
+//! as slices of that buffer. Messages of extensions that nobody here knows decode as [`MessageRef::Unknown`].
 
 use super::infohash::InfoHash;
 use super::metainfo::MAX_PIECES;
+use super::v2::request::{HashRequest, MAX_ANSWER, REQUEST_LEN};
 
 /// Length of a block, bytes: what everybody requests.
 pub const BLOCK: u32 = 16 << 10;
@@ -21,12 +22,21 @@ pub const ASKED_LEN: usize = 48;
 pub const PROTOCOL: &[u8; 20] = b"\x13BitTorrent protocol";
 /// The bit of byte 5 of the reserved bytes that offers BEP 10.
 pub const EXTENSION_BIT: u8 = 0x10;
+/// The bit of byte 7 of the reserved bytes that offers BEP 6.
+pub const FAST_BIT: u8 = 0x04;
+/// The bit of byte 7 of the reserved bytes by which who names a hybrid torrent by its first hash says that the second will do too
+/// (BEP 52).
+pub const UPGRADE_BIT: u8 = 0x10;
 /// Longest bitfield, bytes.
 const MAX_BITFIELD: u32 = (MAX_PIECES as u32).div_ceil(8);
 /// Longest message that nobody knows, bytes: dropped, but it passes through the buffer.
 const MAX_UNKNOWN: u32 = 64 << 10;
 /// Receive buffer of a connection, bytes: four blocks and their headers.
 const BUFFER: usize = 68 << 10;
+/// The same of a connection on which so much comes that it is filled at once: sixteen blocks, for fewer system calls.
+const LARGE_BUFFER: usize = 260 << 10;
+/// Reads in a row that would have fit half of the small buffer, after which it does again.
+const QUIET_READS: u32 = 64;
 /// Least free space to read into, bytes, before the buffer is rearranged.
 const MIN_SPACE: usize = 4 << 10;
 
@@ -59,12 +69,13 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// Our handshake: it offers the extension protocol and nothing else, as everybody's of this program does.
+    /// Our handshake: it offers the extension protocol and the fast extension and nothing else, as everybody's of this
+    /// program does. Only where the torrent is a hybrid one is [`UPGRADE_BIT`] set too, which says no more than that.
     pub fn new(hash: InfoHash, peer_id: [u8; 20]) -> Self {
         Self {
             hash,
             peer_id,
-            reserved: [0, 0, 0, 0, 0, EXTENSION_BIT, 0, 0],
+            reserved: [0, 0, 0, 0, 0, EXTENSION_BIT, 0, FAST_BIT],
         }
     }
 
@@ -106,9 +117,19 @@ impl Handshake {
         Ok(InfoHash(*hash))
     }
 
+    /// Whether the sender may be answered by the second hash of a hybrid torrent (BEP 52).
+    pub fn takes_upgrade(&self) -> bool {
+        self.reserved[7] & UPGRADE_BIT != 0
+    }
+
     /// Whether the sender speaks the extension protocol (BEP 10).
     pub fn supports_extensions(&self) -> bool {
         self.reserved[5] & EXTENSION_BIT != 0
+    }
+
+    /// Whether the sender speaks the fast extension (BEP 6).
+    pub fn supports_fast(&self) -> bool {
+        self.reserved[7] & FAST_BIT != 0
     }
 }
 
@@ -177,6 +198,16 @@ pub enum MessageRef<'a> {
     Cancel(BlockRef),
     /// The sender's DHT port (BEP 5). We never send it and never use it.
     Port(u16),
+    /// The sender would like to give this piece (BEP 6).
+    Suggest(u32),
+    /// The sender has every piece (BEP 6).
+    HaveAll,
+    /// The sender has no piece (BEP 6).
+    HaveNone,
+    /// A request that will not be answered (BEP 6).
+    Reject(BlockRef),
+    /// Requests for this piece are answered also while the sender chokes (BEP 6).
+    AllowedFast(u32),
     /// A message of an extension (BEP 10).
     Extended {
         /// Extended message id, 0 for the extension handshake.
@@ -184,6 +215,12 @@ pub enum MessageRef<'a> {
         /// Its payload.
         payload: &'a [u8],
     },
+    /// Asks for hashes of a file (BEP 52).
+    HashRequest(HashRequest),
+    /// Gives them, 32 bytes each.
+    Hashes(HashRequest, &'a [u8]),
+    /// Does not.
+    HashReject(HashRequest),
     /// A message of an extension that we did not offer: to be ignored.
     Unknown(u8),
 }
@@ -217,11 +254,25 @@ impl MessageRef<'_> {
                 put_header(out, 9, 2);
                 out.extend_from_slice(&port.to_be_bytes());
             }
+            Self::Suggest(index) => {
+                put_header(out, 13, 4);
+                out.extend_from_slice(&index.to_be_bytes());
+            }
+            Self::HaveAll => put_header(out, 14, 0),
+            Self::HaveNone => put_header(out, 15, 0),
+            Self::Reject(block) => block.encode(16, out),
+            Self::AllowedFast(index) => {
+                put_header(out, 17, 4);
+                out.extend_from_slice(&index.to_be_bytes());
+            }
             Self::Extended { id, payload } => {
                 put_header(out, 20, 1 + payload.len());
                 out.push(id);
                 out.extend_from_slice(payload);
             }
+            Self::HashRequest(request) => put_request(21, &request, &[], out),
+            Self::Hashes(request, hashes) => put_request(22, &request, hashes, out),
+            Self::HashReject(request) => put_request(23, &request, &[], out),
             Self::Unknown(_) => {}
         }
     }
@@ -244,10 +295,18 @@ impl MessageRef<'_> {
             },
             Self::Cancel(block) => Message::Cancel(block),
             Self::Port(port) => Message::Port(port),
+            Self::Suggest(index) => Message::Suggest(index),
+            Self::HaveAll => Message::HaveAll,
+            Self::HaveNone => Message::HaveNone,
+            Self::Reject(block) => Message::Reject(block),
+            Self::AllowedFast(index) => Message::AllowedFast(index),
             Self::Extended { id, payload } => Message::Extended {
                 id,
                 payload: payload.to_vec(),
             },
+            Self::HashRequest(request) => Message::HashRequest(request),
+            Self::Hashes(request, hashes) => Message::Hashes(request, hashes.to_vec()),
+            Self::HashReject(request) => Message::HashReject(request),
             Self::Unknown(id) => Message::Unknown(id),
         }
     }
@@ -270,7 +329,17 @@ impl std::fmt::Debug for MessageRef<'_> {
             }
             Self::Cancel(block) => write!(f, "Cancel({block:?})"),
             Self::Port(_) => f.write_str("Port"),
+            Self::Suggest(index) => write!(f, "Suggest({index})"),
+            Self::HaveAll => f.write_str("HaveAll"),
+            Self::HaveNone => f.write_str("HaveNone"),
+            Self::Reject(block) => write!(f, "Reject({block:?})"),
+            Self::AllowedFast(index) => write!(f, "AllowedFast({index})"),
             Self::Extended { id, payload } => write!(f, "Extended({id}, {} bytes)", payload.len()),
+            Self::HashRequest(request) => write!(f, "{request:?}"),
+            Self::Hashes(request, hashes) => {
+                write!(f, "Hashes({request:?}, {} bytes)", hashes.len())
+            }
+            Self::HashReject(request) => write!(f, "HashReject({request:?})"),
             Self::Unknown(id) => write!(f, "Unknown({id})"),
         }
     }
@@ -295,10 +364,18 @@ pub enum Message {
     },
     Cancel(BlockRef),
     Port(u16),
+    Suggest(u32),
+    HaveAll,
+    HaveNone,
+    Reject(BlockRef),
+    AllowedFast(u32),
     Extended {
         id: u8,
         payload: Vec<u8>,
     },
+    HashRequest(HashRequest),
+    Hashes(HashRequest, Vec<u8>),
+    HashReject(HashRequest),
     Unknown(u8),
 }
 
@@ -321,7 +398,15 @@ impl Message {
             },
             Self::Cancel(block) => MessageRef::Cancel(*block),
             Self::Port(port) => MessageRef::Port(*port),
+            Self::Suggest(index) => MessageRef::Suggest(*index),
+            Self::HaveAll => MessageRef::HaveAll,
+            Self::HaveNone => MessageRef::HaveNone,
+            Self::Reject(block) => MessageRef::Reject(*block),
+            Self::AllowedFast(index) => MessageRef::AllowedFast(*index),
             Self::Extended { id, payload } => MessageRef::Extended { id: *id, payload },
+            Self::HashRequest(request) => MessageRef::HashRequest(*request),
+            Self::Hashes(request, hashes) => MessageRef::Hashes(*request, hashes),
+            Self::HashReject(request) => MessageRef::HashReject(*request),
             Self::Unknown(id) => MessageRef::Unknown(*id),
         }
     }
@@ -338,11 +423,14 @@ impl std::fmt::Debug for Message {
     }
 }
 
+/// Length of what stands before the data of a PIECE message, bytes.
+pub const PIECE_HEADER_LEN: usize = 13;
+
 /// What stands before the data of a PIECE message: to write a block from where it lies, without a copy.
 ///
 /// `data_len` is at most [`MAX_BLOCK`].
-pub fn piece_header(index: u32, begin: u32, data_len: u32) -> [u8; 13] {
-    let mut out = [0; 13];
+pub fn piece_header(index: u32, begin: u32, data_len: u32) -> [u8; PIECE_HEADER_LEN] {
+    let mut out = [0; PIECE_HEADER_LEN];
     out[..4].copy_from_slice(&data_len.saturating_add(9).to_be_bytes());
     out[4] = 7;
     out[5..9].copy_from_slice(&index.to_be_bytes());
@@ -358,17 +446,28 @@ fn put_header(out: &mut Vec<u8>, id: u8, payload: usize) {
     out.push(id);
 }
 
+fn put_request(id: u8, request: &HashRequest, hashes: &[u8], out: &mut Vec<u8>) {
+    put_header(out, id, REQUEST_LEN + hashes.len());
+    request.encode(out);
+    out.extend_from_slice(hashes);
+}
+
 /// Whether a message of this kind may have this payload length, bytes.
 fn check_len(id: u8, len: u32) -> Result<(), WireError> {
     let payload = len.saturating_sub(1);
     let good = match id {
-        0..=3 => payload == 0,
-        4 => payload == 4,
+        0..=3 | 14 | 15 => payload == 0,
+        4 | 13 | 17 => payload == 4,
         5 => (1..=MAX_BITFIELD).contains(&payload),
-        6 | 8 => payload == 12,
+        6 | 8 | 16 => payload == 12,
         7 => (9..=8 + MAX_BLOCK).contains(&payload),
         9 => payload == 2,
         20 => (1..=1 + MAX_EXTENDED).contains(&payload),
+        21 | 23 => payload as usize == REQUEST_LEN,
+        22 => {
+            let hashes = (payload as usize).checked_sub(REQUEST_LEN);
+            hashes.is_some_and(|len| len.is_multiple_of(32)) && payload as usize <= MAX_ANSWER
+        }
         _ => payload <= MAX_UNKNOWN,
     };
     if good {
@@ -386,6 +485,10 @@ pub struct Decoder {
     buf: Vec<u8>,
     start: usize,
     end: usize,
+    /// Length of the buffer at most, but for longer messages.
+    size: usize,
+    /// Small reads in a row.
+    quiet: u32,
 }
 
 impl Default for Decoder {
@@ -401,6 +504,8 @@ impl Decoder {
             buf: Vec::new(),
             start: 0,
             end: 0,
+            size: BUFFER,
+            quiet: 0,
         }
     }
 
@@ -408,8 +513,8 @@ impl Decoder {
     pub fn space(&mut self) -> &mut [u8] {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
-            if self.buf.len() > BUFFER {
-                // A long message has passed; its buffer is not kept for each peer.
+            if self.buf.len() > self.size {
+                // A long message or a rush has passed; its buffer is not kept for each peer.
                 self.buf = Vec::new();
             }
         }
@@ -421,7 +526,9 @@ impl Decoder {
             (self.start, self.end) = (0, held);
         }
         let free = self.buf.len() - self.end;
-        if free < MIN_SPACE.max(needed) {
+        if self.start == 0 && !self.buf.is_empty() && self.buf.len() < self.size {
+            self.buf.resize(self.size, 0);
+        } else if free < MIN_SPACE.max(needed) {
             // Grows with what has come, not with what was announced: a header alone costs us no memory.
             let wanted = held + MIN_SPACE.max(needed);
             let grown = wanted
@@ -435,6 +542,17 @@ impl Decoder {
 
     /// Says that the first `len` bytes of [`Decoder::space`] were read.
     pub fn filled(&mut self, len: usize) {
+        let space = self.buf.len() - self.end;
+        if len >= space && space > BUFFER / 2 {
+            (self.size, self.quiet) = (LARGE_BUFFER, 0);
+        } else if len < BUFFER / 2 && self.size > BUFFER {
+            self.quiet += 1;
+            if self.quiet >= QUIET_READS {
+                (self.size, self.quiet) = (BUFFER, 0);
+            }
+        } else {
+            self.quiet = 0;
+        }
         self.end = self.end.saturating_add(len).min(self.buf.len());
     }
 
@@ -532,10 +650,21 @@ fn decode(id: u8, payload: &[u8]) -> Option<MessageRef<'_>> {
         }
         8 => MessageRef::Cancel(block()?),
         9 => MessageRef::Port(u16::from_be_bytes(*payload.first_chunk()?)),
+        13 => MessageRef::Suggest(take_u32(payload)?.0),
+        14 => MessageRef::HaveAll,
+        15 => MessageRef::HaveNone,
+        16 => MessageRef::Reject(block()?),
+        17 => MessageRef::AllowedFast(take_u32(payload)?.0),
         20 => {
             let (&id, payload) = payload.split_first()?;
             MessageRef::Extended { id, payload }
         }
+        21 => MessageRef::HashRequest(HashRequest::parse(payload)?.0),
+        22 => {
+            let (request, hashes) = HashRequest::parse(payload)?;
+            MessageRef::Hashes(request, hashes)
+        }
+        23 => MessageRef::HashReject(HashRequest::parse(payload)?.0),
         other => MessageRef::Unknown(other),
     })
 }

@@ -106,6 +106,8 @@ const CODECS: &[&str] = &[
     "pex",
     "picker",
     "infohash",
+    "v2",
+    "select",
 ];
 
 const SOCKET_NAMES: &[&str] = &[

@@ -1,11 +1,22 @@
 //! What really went over a host's cable.
 
+mod packet;
+mod reader;
+
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
-use std::process::Command;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use serde::Deserialize;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
+use self::reader::Reader;
 use super::process::Process;
 use super::world::Host;
 use super::{PATIENCE, fixture};
@@ -13,9 +24,11 @@ use super::{PATIENCE, fixture};
 /// Time for the last packets to reach the socket after traffic has stopped.
 const SETTLE: Duration = Duration::from_millis(200);
 
+/// Room for packets that were not read yet, bytes: more than a test sends in a second.
+const ROOM: usize = 256 << 20;
+
 /// Which way a flow went, seen from the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// It left the host.
     Out,
@@ -24,7 +37,7 @@ pub enum Direction {
 }
 
 /// Packets that had all of this in common.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Flow {
     /// Which way.
     pub dir: Direction,
@@ -66,10 +79,17 @@ impl Flow {
     }
 }
 
-/// A capture that runs; see `tests/fixtures/capture.py`.
+/// A capture that runs: a thread here reads a socket that `tests/fixtures/capture.py` opened where the cable ends. Nothing is
+/// written to the disk, and each byte is looked at once, so that a capture keeps pace with the programs.
 pub struct Capture {
     process: Process,
+    /// Ends the program, which holds the socket too and knows what the kernel dropped.
+    opener: UnixStream,
+    reader: Option<JoinHandle<Vec<Flow>>>,
+    ends: Arc<AtomicBool>,
     host: Host,
+    /// What was asked for, bytes.
+    room: usize,
 }
 
 /// A capture that is over. It holds every packet: one with drops does not come to be.
@@ -82,39 +102,81 @@ pub struct Captured {
 
 impl Capture {
     /// Starts to capture what leaves and reaches `host`, and looks for `needles` (an infohash, address bytes) in every
-    /// packet. Start it before the program under test.
+    /// packet, and where one ends and the next of its TCP stream begins. Start it before the program under test.
     pub fn start(host: &Host, needles: &[&[u8]]) -> Self {
+        Self::start_with_room(host, needles, ROOM)
+    }
+
+    /// The same with so many bytes of room for what was not read yet.
+    pub fn start_with_room(host: &Host, needles: &[&[u8]], room: usize) -> Self {
+        let (opener, theirs) = UnixStream::pair().unwrap();
         let mut command: Command = host.switch_command("python3");
         command.arg(fixture("capture.py")).arg(&host.cable);
-        for needle in needles {
-            command
-                .arg("--needle")
-                .arg(data_encoding::HEXLOWER.encode(needle));
-        }
-        let mut process = Process::spawn("capture", command);
+        command.arg(room.to_string());
+        let input = Stdio::from(OwnedFd::from(theirs));
+        let mut process = Process::spawn_with("capture", command, input);
         process.wait_for_event(PATIENCE, "ready");
+        let (socket, reader) = (handed_over(&opener), Reader::new(needles));
+        let ends = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&ends);
+        let reader = std::thread::spawn(move || reader.read(&socket, &until));
         Self {
             process,
+            opener,
+            reader: Some(reader),
+            ends,
             host: host.clone(),
+            room,
         }
     }
 
     /// Ends the capture. Fails when the kernel dropped a packet, since such a capture proves nothing.
     pub fn stop(mut self) -> Captured {
         std::thread::sleep(SETTLE);
-        let status = self.process.stop(PATIENCE);
+        self.ends.store(true, Ordering::Release);
+        let flows = self.reader.take().unwrap().join().unwrap();
+        self.opener.shutdown(std::net::Shutdown::Both).unwrap();
+        let status = self.process.wait(PATIENCE);
         assert!(status.success(), "capture failed{}", self.process.tails());
         let end = self.process.wait_for_event(PATIENCE, "end");
-        assert_eq!(end["drops"], 0, "the capture lost packets: {end}");
-        let flows = self.process.events("flow").into_iter();
-        let flows = flows
-            .map(|flow| serde_json::from_value(flow).unwrap())
-            .collect();
-        Captured {
-            flows,
-            host: self.host,
-        }
+        let few = end["room"].as_u64().unwrap() < self.room as u64 / 2;
+        let why = if few {
+            ": the kernel gave it far less room than was asked for (raise net.core.rmem_max)"
+        } else {
+            ""
+        };
+        assert_eq!(end["drops"], 0, "the capture lost packets{why}: {end}");
+        let host = self.host.clone();
+        Captured { flows, host }
     }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // The thread ends by itself.
+        self.ends.store(true, Ordering::Release);
+    }
+}
+
+/// The socket that the program sent.
+fn handed_over(opener: &UnixStream) -> OwnedFd {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(
+        opener,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )
+    .unwrap();
+    let mut rights = control.drain().filter_map(|message| {
+        let RecvAncillaryMessage::ScmRights(mut fds) = message else {
+            return None;
+        };
+        fds.next()
+    });
+    rights.next().unwrap()
 }
 
 impl Captured {

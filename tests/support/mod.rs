@@ -9,6 +9,7 @@
 pub mod capture;
 pub mod clients;
 pub mod dht;
+pub mod guards;
 pub mod inside;
 pub mod loopback;
 pub mod network;

@@ -34,7 +34,8 @@ impl Process {
         Self::spawn_with(name, command, Stdio::piped())
     }
 
-    fn spawn_with(name: &str, mut command: Command, input: Stdio) -> Self {
+    /// The same with this input.
+    pub fn spawn_with(name: &str, mut command: Command, input: Stdio) -> Self {
         let logs = TempDir::new().unwrap();
         let child = command
             .stdin(input)

@@ -122,6 +122,11 @@ impl Guests {
         Self(Arc::new(keys.into_iter().take(MAX_GUESTS).collect()))
     }
 
+    /// Their keys, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &[u8; 32]> {
+        self.0.iter()
+    }
+
     fn has(&self, key: &[u8; 32]) -> bool {
         self.0.contains(key)
     }

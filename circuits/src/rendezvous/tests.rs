@@ -117,11 +117,11 @@ fn only_the_holder_of_a_key_registers_it_and_only_in_the_circuit_it_was_signed_f
 }
 
 #[test]
-fn statuses_are_five() {
+fn statuses_are_six() {
     for byte in 0..=u8::MAX {
         match Status::from_wire(byte) {
-            Ok(status) => assert!(byte < 5 && status.wire() == byte),
-            Err(error) => assert!(byte >= 5 && error == MeetError::UnknownStatus(byte)),
+            Ok(status) => assert!(byte < 6 && status.wire() == byte),
+            Err(error) => assert!(byte >= 6 && error == MeetError::UnknownStatus(byte)),
         }
     }
 }
@@ -193,8 +193,8 @@ proptest! {
         let (mut reader, mut came) = (MessageReader::default(), Vec::new());
         for piece in bytes.chunks(piece) {
             reader.push(piece);
-            while let Some(message) = reader.next().unwrap() {
-                came.push(message.to_vec());
+            while let Some(handed) = reader.next().unwrap() {
+                came.push(handed.message.to_vec());
             }
         }
         prop_assert_eq!(came, messages);

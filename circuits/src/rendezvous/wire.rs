@@ -5,6 +5,7 @@ use std::fmt;
 
 use rand::CryptoRng;
 
+use super::work::{PROOF_LEN, Proof};
 use crate::keys::{IdentityKey, Key32, RelayId, SIGNATURE_LEN};
 
 /// Length of a cookie, bytes: nobody guesses one.
@@ -15,6 +16,8 @@ pub const ESTABLISH_LEN: usize = 32 + SIGNATURE_LEN;
 pub const INTRODUCE_HEADER_LEN: usize = 32 + 2;
 /// Longest message of an introduction, bytes: those of this version are 512 bytes long, and later ones may bring more.
 pub const MAX_MESSAGE: usize = 2048;
+/// Length of what stands before a message that reaches the seed, bytes: its length, how many were turned away, the proof.
+const RECORD_HEADER_LEN: usize = 2 + 2 + PROOF_LEN;
 
 /// Names what is signed (§8.1).
 const ESTABLISH_LABEL: &[u8] = b"hushswarm v1 introduction";
@@ -71,6 +74,8 @@ pub enum Status {
     Refused = 3,
     /// Nobody joined in time.
     Expired = 4,
+    /// Work is asked for, and what it is follows (§8.8).
+    Work = 5,
 }
 
 impl Status {
@@ -85,6 +90,7 @@ impl Status {
             2 => Ok(Self::Limit),
             3 => Ok(Self::Refused),
             4 => Ok(Self::Expired),
+            5 => Ok(Self::Work),
             other => Err(MeetError::UnknownStatus(other)),
         }
     }
@@ -105,6 +111,9 @@ pub enum MeetError {
     /// A message that is empty or longer than any.
     #[error("an introduction of {0} bytes")]
     Length(usize),
+    /// Work that nobody asks for.
+    #[error("an effort of {0}")]
+    Effort(u32),
 }
 
 /// The request for an introduction point.
@@ -194,16 +203,52 @@ impl IntroduceHeader {
 /// # Errors
 /// The message is empty or too long.
 pub fn encode_introduce(key: &IntroductionId, message: &[u8]) -> Result<Vec<u8>, MeetError> {
-    Ok([&key.0[..], &encode_record(message)?].concat())
+    let length = checked(message.len())? as u16;
+    Ok([&key.0[..], &length.to_be_bytes(), message].concat())
 }
 
-/// The bytes in which a message reaches the seed: `length u16 | message`.
+/// A message as it reaches the seed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Handed<'a> {
+    /// Messages for this key that the introduction point turned away since the one before, for there were too many.
+    pub refused: u16,
+    /// The work that was done for it.
+    pub proof: Proof,
+    /// What the visitor says.
+    pub message: &'a [u8],
+}
+
+impl Handed<'_> {
+    /// The bytes in which it reaches the seed: `length u16 | refused u16 | proof[40] | message`.
+    ///
+    /// # Errors
+    /// The message is empty or too long.
+    pub fn encode(&self) -> Result<Vec<u8>, MeetError> {
+        let length = checked(self.message.len())? as u16;
+        let (length, refused) = (length.to_be_bytes(), self.refused.to_be_bytes());
+        Ok([&length[..], &refused, &self.proof.encode(), self.message].concat())
+    }
+}
+
+impl fmt::Debug for Handed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handed")
+            .field("refused", &self.refused)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The bytes of a message that nothing was asked for.
 ///
 /// # Errors
 /// The message is empty or too long.
 pub fn encode_record(message: &[u8]) -> Result<Vec<u8>, MeetError> {
-    let length = checked(message.len())? as u16;
-    Ok([&length.to_be_bytes()[..], message].concat())
+    let handed = Handed {
+        refused: 0,
+        proof: Proof::NONE,
+        message,
+    };
+    handed.encode()
 }
 
 /// Reads the records of an introduction point as their bytes come. Holds one message that is not whole, and what was
@@ -231,17 +276,27 @@ impl MessageReader {
         clippy::should_implement_trait,
         reason = "`None` is not the end of the messages"
     )]
-    pub fn next(&mut self) -> Result<Option<&[u8]>, MeetError> {
+    pub fn next(&mut self) -> Result<Option<Handed<'_>>, MeetError> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let Some((length, rest)) = rest.split_first_chunk() else {
+        let Some(length) = rest.first_chunk() else {
             return Ok(None);
         };
         let length = checked(usize::from(u16::from_be_bytes(*length)))?;
-        let message = rest.get(..length);
-        if message.is_some() {
-            self.at += 2 + length;
-        }
-        Ok(message)
+        let Some((header, rest)) = rest.split_first_chunk::<RECORD_HEADER_LEN>() else {
+            return Ok(None);
+        };
+        let Some(message) = rest.get(..length) else {
+            return Ok(None);
+        };
+        let Some(proof) = header.last_chunk() else {
+            return Ok(None);
+        };
+        self.at += RECORD_HEADER_LEN + length;
+        Ok(Some(Handed {
+            refused: u16::from_be_bytes([header[2], header[3]]),
+            proof: Proof::decode(proof),
+            message,
+        }))
     }
 }
 

@@ -4,8 +4,10 @@ use hushswarm::torrent::feed::FeedLink;
 use hushswarm_circuits::keys::{IdentityKey, Key32, RelayId};
 use hushswarm_circuits::rendezvous::item::{self, Entry};
 use hushswarm_circuits::rendezvous::wire::{encode_introduce, encode_record};
-use hushswarm_circuits::rendezvous::{Contact, Establish, FeedKey, IntroductionId, Issue, Point};
-use hushswarm_fuzz::targets::{HASH, NOW};
+use hushswarm_circuits::rendezvous::{
+    Contact, Establish, FeedKey, IntroductionId, Issue, Point, Proof, Puzzle,
+};
+use hushswarm_fuzz::targets::{HASH, NOW, rng};
 
 use super::Seeds;
 
@@ -65,6 +67,18 @@ pub(super) fn meeting_requests() -> Seeds {
     vec![
         ("establish", establish.encode().to_vec()),
         ("introduce", introduce),
+    ]
+}
+
+pub(super) fn meeting_works() -> Seeds {
+    let puzzle = Puzzle::generate(256, &mut rng());
+    let proof = Proof::new(&puzzle, [1; 16], [2; 16]).encode();
+    vec![
+        ("puzzle", puzzle.encode().to_vec()),
+        ("none", Puzzle::NONE.encode().to_vec()),
+        ("challenge", puzzle.challenge(&[1; 16]).encode().to_vec()),
+        ("proof", [&proof[..], b"message"].concat()),
+        ("bare", [&Proof::NONE.encode()[..], b"message"].concat()),
     ]
 }
 

@@ -8,10 +8,12 @@ use hushswarm_circuits::rendezvous::message::{ANSWER_LEN, Guests, MESSAGE_LEN};
 use hushswarm_circuits::rendezvous::sealed::{MAX_DATA, Opener, Read, Sealer};
 use hushswarm_circuits::rendezvous::wire::{
     ESTABLISH_LEN, INTRODUCE_HEADER_LEN, IntroduceHeader, MAX_MESSAGE, MessageReader,
-    encode_introduce, encode_record,
+    encode_introduce,
 };
+use hushswarm_circuits::rendezvous::work::{PROOF_LEN, PUZZLE_LEN};
 use hushswarm_circuits::rendezvous::{
-    Cookie, Establish, IntroductionId, Introductions, Meeting, SwarmKey, Visitor,
+    Challenge, Cookie, Establish, Handed, IntroductionId, Introductions, Meeting, Proof, Puzzle,
+    SwarmKey, Toll, Verdict, Visitor,
 };
 
 use super::super::{HASH, NOW, disturb, rng};
@@ -73,6 +75,37 @@ pub fn meeting_request(input: &[u8]) {
     }
 }
 
+/// What is said of work (§8.8): the input as a puzzle and a challenge, and as the proof of a message, which a seed that asks for much has not
+/// asked for.
+pub fn meeting_work(input: &[u8]) {
+    if let Ok(bytes) = <&[u8; PUZZLE_LEN]>::try_from(input) {
+        if let Ok(puzzle) = Puzzle::decode(bytes) {
+            assert_eq!(puzzle.encode(), input);
+        }
+        if let Ok(challenge) = Challenge::decode(bytes) {
+            assert!(challenge.effort() > 0);
+            assert_eq!(challenge.encode(), input);
+        }
+    }
+    let Some((proof, message)) = input.split_first_chunk::<PROOF_LEN>() else {
+        return;
+    };
+    let proof = Proof::decode(proof);
+    assert_eq!(&proof.encode(), &input[..PROOF_LEN]);
+    let puzzle = Puzzle::generate(u32::MAX, &mut rng());
+    let key = IntroductionId([7; 32]);
+    assert!(!proof.holds(&puzzle, &key, message));
+    let now = std::time::Instant::now();
+    let handed = Handed {
+        refused: u16::from(input[0]),
+        proof,
+        message,
+    };
+    let verdict = Toll::new(key, now).judge(now, &handed);
+    let bare = proof.names(&Puzzle::NONE);
+    assert_eq!(verdict == Verdict::Good, bare);
+}
+
 /// Records of an introduction point (§8.1), in pieces: the first byte says how long they are.
 pub fn meeting_records(input: &[u8]) {
     let Some((&piece, records)) = input.split_first() else {
@@ -83,9 +116,9 @@ pub fn meeting_records(input: &[u8]) {
         reader.push(piece);
         loop {
             match reader.next() {
-                Ok(Some(message)) => {
-                    assert!(message.len() <= MAX_MESSAGE);
-                    again.extend(encode_record(message).expect("what was read is in bounds"));
+                Ok(Some(handed)) => {
+                    assert!(handed.message.len() <= MAX_MESSAGE);
+                    again.extend(handed.encode().expect("what was read is in bounds"));
                 }
                 Ok(None) => break,
                 Err(_) => break 'all,

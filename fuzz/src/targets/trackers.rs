@@ -1,11 +1,15 @@
-//! Requests to the trackers that this program is itself.
+//! Answers of trackers, and requests to those that this program is itself.
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use hushswarm::guests::tracker as guests;
-use hushswarm::torrent::tracker::AnnounceResponse;
+use hushswarm::torrent::infohash::InfoHash;
 use hushswarm::torrent::tracker::server::Tracker;
+use hushswarm::torrent::tracker::udp::{Exchange, Step};
+use hushswarm::torrent::tracker::{AnnounceRequest, AnnounceResponse, NO_PORT};
+
+use super::{HASH, rng, somebody};
 
 /// Requests to the tracker that names hidden peers to clients of this computer.
 pub fn guest_tracker(input: &[u8]) {
@@ -42,5 +46,61 @@ pub fn tracker_server(input: &[u8]) {
     for head in input.split(|byte| *byte == 0) {
         let answer = tracker.handle(Instant::now(), from, head);
         assert!(answer.starts_with(b"HTTP/1.1 "));
+    }
+}
+
+/// Answers of HTTP trackers (BEP 3, 7, 23).
+pub fn http_tracker(input: &[u8]) {
+    if let Ok(response) = AnnounceResponse::parse(input) {
+        let shown = format!("{response:?}");
+        let hidden = response
+            .peers
+            .iter()
+            .all(|peer| !shown.contains(&peer.ip().to_string()));
+        assert!(hidden, "an address shows in a log");
+    }
+}
+
+/// Datagrams of UDP trackers (BEP 15).
+pub fn udp_tracker(input: &[u8]) {
+    let tracker = somebody();
+    let request = AnnounceRequest {
+        hash: InfoHash(HASH),
+        peer_id: [1; 20],
+        event: None,
+        uploaded: 0,
+        downloaded: 0,
+        left: 1,
+        key: 1,
+        numwant: 50,
+        port: NO_PORT,
+        onion: None,
+    };
+    let mut now = Instant::now();
+    let mut exchange = Exchange::new(now, tracker.clone(), "/announce", request, rng());
+    // Each step: length, then a datagram that is right about the transaction unless its first bit says so.
+    let mut rest = input;
+    while let Some((&len, after)) = rest.split_first() {
+        let (body, after) = after
+            .split_at_checked(usize::from(len))
+            .unwrap_or((after, &[]));
+        rest = after;
+        let mut datagram = body.to_vec();
+        let sent = exchange.datagram();
+        if let (Some(place), Some(transaction)) = (datagram.get_mut(4..8), sent.get(12..16))
+            && len & 1 == 0
+        {
+            place.copy_from_slice(transaction);
+        }
+        match exchange.handle_datagram(now, &tracker, &datagram) {
+            Ok(Step::Send | Step::Wait) => {}
+            Ok(Step::Done(_)) | Err(_) => return,
+        }
+        if datagram.is_empty() {
+            now = exchange.deadline();
+            if exchange.handle_timeout(now).is_err() {
+                return;
+            }
+        }
     }
 }

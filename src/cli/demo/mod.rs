@@ -23,7 +23,8 @@ use crate::net::os::OsDialer;
 use crate::overlay::client::{Client, ClientConfig};
 use crate::route::policy::Policy;
 use crate::state::StateDir;
-use crate::torrent::engine::Source;
+use crate::torrent::engine::{Encryption, Source};
+use crate::torrent::select::Selection;
 use network::Running;
 use swarm::World;
 use witness::{Sightings, Witness};
@@ -103,7 +104,9 @@ pub async fn run(args: Args) -> Result<(), Error> {
         seed: false,
         share: false,
         hidden_only: false,
+        select: Selection::all(),
         overwrite: false,
+        encryption: Encryption::default(),
         routes: Loaded {
             policy: Policy::default().with_private(true),
             ..Loaded::default()

@@ -103,6 +103,7 @@ impl World {
     pub(super) fn magnet(&self) -> Magnet {
         Magnet {
             hash: self.hash,
+            v2: None,
             name: Some(NAME.to_owned()),
             trackers: vec![format!("http://{}/announce", self.tracker_addr)],
             peers: Vec::new(),

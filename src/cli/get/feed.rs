@@ -41,6 +41,13 @@ const SOON: std::ops::Range<u64> = 60..120;
 pub(super) fn link_of(text: &str, follow: bool, public: bool) -> Result<Option<FeedLink>, Error> {
     let bad = |message: String| Error::new(Kind::Local, message).with_exit(Exit::BadTorrent);
     let link = FeedLink::parse(text).map_err(|error| bad(error.to_string()))?;
+    if (follow || public) && FeedLink::is_beside_torrent(text) {
+        let what =
+            "the link names a torrent and the feed that it is from, and is taken for the torrent's";
+        return Err(Error::new(Kind::Local, what)
+            .with_exit(Exit::Usage)
+            .with_hint("leave \"xt=\" out of the link to get what the feed names"));
+    }
     if follow && link.is_none() {
         let what = "--follow is about feeds, and this names one torrent, which never changes";
         return Err(Error::new(Kind::Local, what)
@@ -196,7 +203,9 @@ async fn get(
             seed: stays,
             share: !args.no_share,
             hidden_only: args.hidden_only,
+            select: super::selection(&args.only)?,
             overwrite: args.overwrite,
+            encryption: args.encryption.into(),
             routes: routes.clone(),
             dht: Some(args.dht.clone()),
         };
@@ -325,6 +334,7 @@ fn explain(error: &LookError, last_seen: Option<u64>, follow: bool) -> Error {
     let (kind, exit) = match error {
         LookError::Unopened => (Kind::Remote, Exit::BadTorrent),
         LookError::Unhidden => (Kind::Policy, Exit::Unreachable),
+        LookError::Twice => (Kind::Remote, Exit::Unreachable),
         LookError::Nothing | LookError::Older | LookError::Network(_) | LookError::Disk(_) => {
             (Kind::Network, Exit::Unreachable)
         }
@@ -349,6 +359,9 @@ fn explain(error: &LookError, last_seen: Option<u64>, follow: bool) -> Error {
             "ask the publisher for the feed's link again; a newer hushswarm may be needed"
                 .to_owned()
         }
+        LookError::Twice => {
+            "ask the publisher, who has to publish once more: that gets a higher number".to_owned()
+        }
         LookError::Unhidden => "ask the publisher whether that is meant; --public takes it from public peers, through circuits, and --hidden-only looks for it among hidden peers alone"
             .to_owned(),
         LookError::Network(Outcome::NoBootstrap) => {
@@ -371,6 +384,7 @@ fn folder(issue: &Issue) -> String {
 fn magnet(issue: Issue) -> Magnet {
     Magnet {
         hash: InfoHash(issue.infohash),
+        v2: None,
         name: Some(display_name(&issue.name)).filter(|name| !name.is_empty()),
         trackers: Vec::new(),
         peers: Vec::new(),
@@ -433,6 +447,10 @@ mod tests {
             let error = link_of(&torrent, follow, public).unwrap_err();
             assert_eq!(error.exit(), Exit::Usage);
         }
+        let both = format!("{torrent}&xs=urn:btpk:{}", "85".repeat(32));
+        assert!(link_of(&both, false, false).unwrap().is_none());
+        let error = link_of(&both, true, false).unwrap_err();
+        assert!(error.hint().unwrap().contains("xt="), "{error}");
     }
 
     #[test]

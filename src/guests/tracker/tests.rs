@@ -114,6 +114,7 @@ fn the_seeds_of_a_link_come_by_the_url_and_nothing_else_of_it_does() {
     let tracker = tracker();
     let magnet = Magnet {
         hash: InfoHash([b'h'; 20]),
+        v2: None,
         name: Some("name".to_owned()),
         trackers: vec!["http://t.example/announce".to_owned()],
         peers: vec![hushswarm_circuits::target::Target::parse("192.0.2.1", 6881).unwrap()],

@@ -1,5 +1,6 @@
 //! Reads a feed, and never goes back.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use hushswarm_circuits::rendezvous::feed::FeedPlace;
@@ -73,7 +74,12 @@ pub enum LookError {
     /// The publisher signed it, and the link does not open it.
     #[error("the publisher's newest is there, but this link does not open it")]
     Unopened,
-    /// It is older than what was seen before, or another one under its number. It is not taken: somebody shows what is over.
+    /// It has the number of what was seen before, and is another torrent: the publisher signed both, and which is newer nobody can tell.
+    #[error(
+        "two versions of this feed have one number, and the one that was seen first is kept: its publisher put back an old copy of the keys, or somebody else publishes with them"
+    )]
+    Twice,
+    /// It is older than what was seen before. It is not taken: somebody shows what is over.
     #[error("what stands in the DHT is older than what was seen before, and is not taken")]
     Older,
     /// It names no hidden seed, and the one before did ([`Unhidden::Refused`]).
@@ -94,6 +100,8 @@ pub enum LookError {
 struct Seen {
     number: u64,
     torrent: [u8; 32],
+    /// The number under which this torrent was seen first: for its readers a version stays one when its publisher counts on.
+    first: u64,
     /// When, seconds since 1970.
     at: u64,
     /// Whether it is had from hidden peers alone.
@@ -164,7 +172,7 @@ impl Follower {
         self.seen.map(|seen| seen.at)
     }
 
-    /// Looks for the newest: the one that was seen before, or a newer one.
+    /// Looks for the newest: the one that was seen before, or a newer one. Its number is that under which its torrent was seen first.
     ///
     /// # Errors
     /// There is none, or none that may be taken: look again later.
@@ -181,8 +189,8 @@ impl Follower {
         for place in &places {
             for _ in 0..ATTEMPTS {
                 match self.read(place.as_ref()).await {
-                    Ok(issue) => {
-                        self.note(&issue, now).await?;
+                    Ok(mut issue) => {
+                        issue.number = self.note(&issue, now).await?;
                         return Ok(issue);
                     }
                     // What was signed tells more than what is missing, and that more than who can't be asked.
@@ -219,8 +227,14 @@ impl Follower {
             None => plain(&item),
         };
         let issue = issue.ok_or(LookError::Unopened)?;
-        if !self.takes(&issue) {
-            return Err(LookError::Older);
+        if let Some(seen) = &self.seen {
+            match issue.number.cmp(&seen.number) {
+                Ordering::Less => return Err(LookError::Older),
+                Ordering::Equal if self.mark(&issue) != seen.torrent => {
+                    return Err(LookError::Twice);
+                }
+                Ordering::Equal | Ordering::Greater => {}
+            }
         }
         let falls = issue.contact.is_none() && self.was_hidden();
         if falls && self.unhidden == Unhidden::Refused {
@@ -238,18 +252,15 @@ impl Follower {
         mark(&material, &issue.infohash)
     }
 
-    fn takes(&self, issue: &Issue) -> bool {
-        self.seen.is_none_or(|seen| {
-            issue.number > seen.number
-                || (issue.number == seen.number && self.mark(issue) == seen.torrent)
-        })
-    }
-
-    /// Writes down that it was seen.
-    async fn note(&mut self, issue: &Issue, now: u64) -> Result<(), LookError> {
+    /// Writes down that it was seen; gives the number under which its torrent was first.
+    async fn note(&mut self, issue: &Issue, now: u64) -> Result<u64, LookError> {
+        let torrent = self.mark(issue);
+        let same = self.seen.filter(|seen| seen.torrent == torrent);
+        let first = same.map_or(issue.number, |seen| seen.first);
         let seen = Seen {
             number: issue.number,
-            torrent: self.mark(issue),
+            torrent,
+            first,
             at: now,
             hidden: issue.contact.is_some()
                 || (self.was_hidden() && self.unhidden != Unhidden::Taken),
@@ -257,11 +268,11 @@ impl Follower {
         self.seen = Some(seen);
         let (dir, file) = (Arc::clone(&self.dir), self.file.clone());
         let writing = tokio::task::spawn_blocking(move || dir.write(&file, text(&seen).as_bytes()));
-        match writing.await {
-            Ok(written) => Ok(written.map_err(Error::from)?),
-            // The runtime ends.
-            Err(_) => Ok(()),
+        // Else the runtime ends.
+        if let Ok(written) = writing.await {
+            written.map_err(Error::from)?;
         }
+        Ok(first)
     }
 }
 
@@ -270,9 +281,10 @@ fn rank(error: &LookError) -> u8 {
         LookError::Network(_) => 1,
         LookError::Nothing => 2,
         LookError::Older => 3,
-        LookError::Unhidden => 4,
-        LookError::Unopened => 5,
-        LookError::Disk(_) => 6,
+        LookError::Twice => 4,
+        LookError::Unhidden => 5,
+        LookError::Unopened => 6,
+        LookError::Disk(_) => 7,
     }
 }
 
@@ -293,6 +305,9 @@ fn text(seen: &Seen) -> String {
     line(&mut out, "torrent", &seen.torrent);
     line(&mut out, "at", &seen.at.to_be_bytes());
     line(&mut out, "hidden", &[u8::from(seen.hidden)]);
+    if seen.first != seen.number {
+        line(&mut out, "first", &seen.first.to_be_bytes());
+    }
     out
 }
 
@@ -301,9 +316,11 @@ fn parse(content: &[u8]) -> Option<Seen> {
     if lines.next()? != TITLE {
         return None;
     }
-    let seen = Seen {
-        number: u64::from_be_bytes(*value::<8>(lines.next()?, "number")?),
+    let number = u64::from_be_bytes(*value::<8>(lines.next()?, "number")?);
+    let mut seen = Seen {
+        number,
         torrent: *value::<32>(lines.next()?, "torrent")?,
+        first: number,
         at: u64::from_be_bytes(*value::<8>(lines.next()?, "at")?),
         hidden: match *value::<1>(lines.next()?, "hidden")? {
             [0] => false,
@@ -311,6 +328,9 @@ fn parse(content: &[u8]) -> Option<Seen> {
             [_] => return None,
         },
     };
+    if let Some(first) = lines.next() {
+        seen.first = u64::from_be_bytes(*value::<8>(first, "first")?);
+    }
     lines.next().is_none().then_some(seen)
 }
 

@@ -11,13 +11,14 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::super::notice::{
-    AGAIN, Clock, FIRST_WAIT, LEAST_BETWEEN, LONGEST_WAIT, NEW_PERIOD, SETTLE, end, pause, within,
+    AGAIN, Clock, FIRST_WAIT, LEAST_BETWEEN, LONGEST_WAIT, NEW_PERIOD, SETTLE, end, has_moved,
+    pause, within,
 };
-use super::{Publisher, name, sealed};
+use super::{Publisher, name as name_of, sealed};
 use crate::bencode;
 use crate::config::unix_now;
 use crate::dht::{Dht, Outcome};
-use crate::krpc::Item;
+use crate::krpc::{Item, ItemName};
 
 /// The first time it is written so many seconds after it is known how the seed is reached: readers wait, and the moment at which the program was started
 /// is not to be read off the DHT to the second.
@@ -36,6 +37,9 @@ pub enum Issued {
     NotYet,
     /// It stands in the DHT.
     Stands,
+    /// It stands there in the place of a newer one that this folder did not know of: it was put back from an old copy, or somebody else
+    /// publishes with the same keys.
+    StandsInstead,
     /// Nobody can read it, and writing it failed again and again; it goes on.
     Failing,
     /// Somebody else with the same keys put out a newer one: this one is not written any more.
@@ -85,6 +89,8 @@ pub(super) fn issue_at(
         clock,
         status,
         stood: None,
+        numbered: false,
+        behind: false,
     };
     let task = tokio::spawn(press.keep(contact)).abort_handle();
     Issuing { status: seen, task }
@@ -99,6 +105,10 @@ struct Press {
     status: watch::Sender<Issued>,
     /// When it was written last by this process.
     stood: Option<Instant>,
+    /// The number is one that this process has looked up or taken.
+    numbered: bool,
+    /// A newer one stood there that the file did not know of.
+    behind: bool,
 }
 
 /// Why it was not written.
@@ -107,15 +117,6 @@ enum Failed {
     Later,
     /// Never again.
     Overtaken,
-}
-
-/// Whether the seed stands somewhere, and nowhere that readers were told. Only then it is written early: else a relay could let its introduction point
-/// fall, see which item is written within a minute, and so learn which feed is whose.
-fn has_moved(told: &Contact, now: &Option<Contact>) -> bool {
-    now.as_ref().is_some_and(|now| {
-        let mut points = now.points().iter();
-        !points.any(|point| told.points().contains(point))
-    })
 }
 
 impl Press {
@@ -148,7 +149,11 @@ impl Press {
                 Ok(()) => {
                     told = now;
                     self.stood = Some(Instant::now());
-                    self.status.send_replace(Issued::Stands);
+                    self.status.send_replace(if self.behind {
+                        Issued::StandsInstead
+                    } else {
+                        Issued::Stands
+                    });
                     (wait, attempt) = (FIRST_WAIT, 0);
                     let time = (self.clock)();
                     let left = self.publisher.feed().period(time).left(time);
@@ -198,19 +203,47 @@ impl Press {
         }
     }
 
+    /// The item of this name; none, where nobody has it.
+    async fn read(&self, name: ItemName, attempt: u16) -> Result<Option<Item>, Failed> {
+        let finding = self.dht.get(name, attempt).map_err(|_| Failed::Later)?;
+        match end(finding).await {
+            (item, Some(Outcome::Items(_))) => Ok(item),
+            _ => Err(Failed::Later),
+        }
+    }
+
     async fn write(&mut self, contact: Option<Contact>, attempt: u16) -> Result<(), Failed> {
         let later = |_| Failed::Later;
         let now = (self.clock)();
         let feed = self.publisher.feed();
         let place = feed.place(&feed.period(now));
-        let name = name(&feed.public.0, &place).map_err(later)?;
-        let finding = self.dht.get(name, attempt).map_err(|_| Failed::Later)?;
-        let (old, Some(Outcome::Items(_))) = end(finding).await else {
-            return Err(Failed::Later);
-        };
+        let name = name_of(&feed.public.0, &place).map_err(later)?;
+        let old = self.read(name, attempt).await?;
+        let mut other = old.as_ref().and_then(|old| place.open(sealed(old)).ok());
+        if self.stood.is_none() {
+            // What was written before the names changed is still read.
+            for before in feed.around(now).iter().skip(1) {
+                let place = feed.place(before);
+                let name = name_of(&feed.public.0, &place).map_err(later)?;
+                let old = self.read(name, attempt).await?;
+                let older = old.as_ref().and_then(|old| place.open(sealed(old)).ok());
+                let newer = |older: &Issue| other.as_ref().is_none_or(|o| o.number < older.number);
+                other = older.filter(newer).or(other);
+            }
+        }
+        let first = !std::mem::replace(&mut self.numbered, true);
+        match &other {
+            // At each attempt until one succeeds: what an exit did not show at the first one another may show at the next.
+            Some(other) if self.stood.is_none() => {
+                let own = other.infohash == self.infohash;
+                self.behind |= !own && !self.publisher.knows(other);
+            }
+            // Nobody can say that the file is no old copy, whose number readers would refuse.
+            None if first => self.publisher.forget(),
+            Some(_) | None => {}
+        }
         let number = self.publisher.number(&self.infohash, now);
         number.ok_or(Failed::Later)?;
-        let other = old.as_ref().and_then(|old| place.open(sealed(old)).ok());
         if let Some(other) = other
             && self.publisher.meets(&other)
         {

@@ -35,6 +35,8 @@ pub struct Publisher {
     /// The highest sequence number that was ever signed.
     seq: i64,
     last: Option<Last>,
+    /// The last issue when the file was opened.
+    kept: Option<Last>,
     dir: Arc<StateDir>,
     file: String,
 }
@@ -61,6 +63,7 @@ impl Publisher {
             secret: Key32::generate(rng),
             seq: 0,
             last: None,
+            kept: None,
             dir,
             file,
         };
@@ -88,6 +91,21 @@ impl Publisher {
         };
         self.last = Some(Last { number, torrent });
         Some(number)
+    }
+
+    /// Whether this is the last issue, or one before it, as far as the file told when it was opened.
+    pub(super) fn knows(&self, issue: &Issue) -> bool {
+        let torrent = mark(self.secret.as_bytes(), &issue.infohash);
+        self.kept.is_some_and(|last| {
+            issue.number < last.number || (issue.number == last.number && torrent == last.torrent)
+        })
+    }
+
+    /// Takes a new number the next time, for whatever torrent.
+    pub(super) fn forget(&mut self) {
+        if let Some(last) = &mut self.last {
+            last.torrent = [0; 32];
+        }
     }
 
     /// Notes an issue that stands in the DHT, signed with this key. Says whether it is of another torrent than the last, and not an
@@ -182,6 +200,7 @@ fn parse(content: &[u8], dir: &Arc<StateDir>, file: &str) -> Option<Publisher> {
         secret: Key32::new(*secret),
         seq,
         last,
+        kept: last,
         dir: Arc::clone(dir),
         file: file.to_owned(),
     })

@@ -115,7 +115,8 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 async fn stands(issuing: &mut Issuing) {
-    let stands = issuing.status.wait_for(|status| *status == Issued::Stands);
+    let reads = [Issued::Stands, Issued::StandsInstead];
+    let stands = issuing.status.wait_for(|status| reads.contains(status));
     tokio::time::timeout(Duration::from_secs(600), stands)
         .await
         .unwrap()
@@ -370,6 +371,9 @@ async fn a_restart_or_an_old_backup_never_signs_a_number_again_or_goes_back() {
         }
         let (mut issuing, _contacts) = world.issues(world.publisher("publisher"), infohash);
         stands(&mut issuing).await;
+        // The user is told that readers had seen a newer one.
+        let instead = *issuing.status.borrow() == Issued::StandsInstead;
+        assert_eq!(instead, restore);
         let issue = follower.look().await.unwrap();
         assert_eq!(issue.infohash, infohash);
         numbers.push(issue.number);
@@ -382,6 +386,91 @@ async fn a_restart_or_an_old_backup_never_signs_a_number_again_or_goes_back() {
     assert!(seqs.is_sorted_by(|a, b| a < b), "{seqs:?}");
     assert_eq!(numbers[0], numbers[1], "nothing new was put out");
     assert!(numbers[1..].is_sorted_by(|a, b| a < b), "{numbers:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nodes_have_forgotten_is_put_out_under_a_number_that_readers_take_after_an_old_backup()
+{
+    let world = World::new();
+    let feed = world.publisher("publisher").feed();
+    let file = files(world.state("publisher").path()).remove(0);
+    let mut follower = world.follower("reader", &feed);
+    let mut seen = Vec::new();
+    let mut backup = Vec::new();
+    for (infohash, restore) in [(FIRST, false), (SECOND, false), (FIRST, true)] {
+        if restore {
+            std::fs::write(&file, &backup).unwrap();
+        }
+        let (mut issuing, _contacts) = world.issues(world.publisher("publisher"), infohash);
+        stands(&mut issuing).await;
+        let issue = follower.look().await.unwrap();
+        assert_eq!(issue.infohash, infohash);
+        seen.push(issue.number);
+        if backup.is_empty() {
+            backup = std::fs::read(&file).unwrap();
+        }
+        drop(issuing);
+        // Nobody can look up any more what was signed after the backup.
+        passes(3 * HOUR).await;
+    }
+    assert!(seen.is_sorted_by(|a, b| a < b), "{seen:?}");
+    // For who has it, it stays one version, though its publisher was away and counts on.
+    let (mut issuing, _contacts) = world.issues(world.publisher("publisher"), FIRST);
+    stands(&mut issuing).await;
+    let same = world.follower("reader", &feed).look().await.unwrap();
+    assert_eq!(same.number, seen[2]);
+    let other = world.follower("other", &feed).look().await.unwrap();
+    assert!(other.number > seen[2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_one_that_stands_under_yesterdays_name_is_found_too() {
+    let world = World::new();
+    let feed = world.publisher("publisher").feed();
+    let file = files(world.state("publisher").path()).remove(0);
+    let backup = std::fs::read(&file).unwrap();
+    let now = (world.clock)();
+    passes((feed.period(now).left(now) / 60).saturating_sub(20)).await;
+    let (mut first, _contacts) = world.issues(world.publisher("publisher"), FIRST);
+    stands(&mut first).await;
+    drop(first);
+    passes(30).await;
+    std::fs::write(&file, &backup).unwrap();
+    let (mut second, _contacts) = world.issues(world.publisher("publisher"), SECOND);
+    stands(&mut second).await;
+    assert_eq!(*second.status.borrow(), Issued::StandsInstead);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_to_be_seen_at_the_first_attempt_is_told_all_the_same() {
+    let world = World::new();
+    let feed = world.publisher("publisher").feed();
+    let file = files(world.state("publisher").path()).remove(0);
+    let backup = std::fs::read(&file).unwrap();
+    let (mut first, _contacts) = world.issues(world.publisher("publisher"), FIRST);
+    stands(&mut first).await;
+    far_from_a_change(&world, &feed, 30).await;
+    drop(first);
+    std::fs::write(&file, &backup).unwrap();
+    // Nobody who is asked has it, and nobody stores anything.
+    let hidden = {
+        let mut state = world.net.0.lock().unwrap();
+        state.full = true;
+        std::mem::take(&mut state.items)
+    };
+    let before = world.net.puts();
+    let (mut second, _contacts) = world.issues(world.publisher("publisher"), SECOND);
+    while world.net.puts() == before {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    {
+        let mut state = world.net.0.lock().unwrap();
+        state.full = false;
+        state.items = hidden;
+    }
+    stands(&mut second).await;
+    assert_eq!(*second.status.borrow(), Issued::StandsInstead);
 }
 
 #[tokio::test(start_paused = true)]
@@ -399,7 +488,7 @@ async fn who_is_overtaken_by_a_copy_of_its_keys_stops() {
     stands(&mut second).await;
     passes(3 * HOUR).await;
     assert_eq!(*first.status.borrow(), Issued::Overtaken);
-    assert_eq!(*second.status.borrow(), Issued::Stands);
+    assert_eq!(*second.status.borrow(), Issued::StandsInstead);
     let newest = world.follower("reader", &feed).look().await.unwrap();
     assert_eq!(newest.infohash, SECOND);
 }
@@ -559,12 +648,15 @@ async fn feeds_of_others_are_read_in_the_clear_and_never_go_back() {
     put(item(1, &ih(&FIRST)));
     assert!(matches!(follower.look().await, Err(LookError::Older)));
     put(item(2, &ih(&FIRST)));
-    assert!(
-        matches!(follower.look().await, Err(LookError::Older)),
-        "one number is one torrent's"
-    );
+    let look = follower.look().await;
+    assert!(matches!(look, Err(LookError::Twice)), "{look:?}");
+    // The same under a higher number is no other version.
+    put(item(3, &ih(&SECOND)));
+    assert_eq!(follower.look().await.unwrap().number, 2);
+    put(item(2, &ih(&SECOND)));
+    assert!(matches!(follower.look().await, Err(LookError::Older)));
     for junk in [&b"de"[..], b"d2:ih3:abce", b"d2:ihi7ee", b"le"] {
-        put(item(3, junk));
+        put(item(4, junk));
         assert!(matches!(follower.look().await, Err(LookError::Unopened)));
     }
 }

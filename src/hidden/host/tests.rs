@@ -33,11 +33,17 @@ struct State {
     /// Each time a key came to a relay.
     came: Vec<(Instant, u8, IntroductionId)>,
     asked: usize,
+    /// When somebody began to ask.
+    begun: Vec<Instant>,
+    /// When which seed began to take up a point.
+    taken_up: Vec<(usize, Instant)>,
 }
 
 /// Relays, known by the first byte of their identities.
 #[derive(Clone, Default)]
 struct Net {
+    /// Who asks, where there are several.
+    seed: usize,
     state: Arc<Mutex<State>>,
     now: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
@@ -88,7 +94,14 @@ impl Net {
     }
 
     async fn ask(&self, at: At, meet: Meet<'_>) -> Result<Met, RouteError> {
-        self.lock().asked += 1;
+        {
+            let mut state = self.lock();
+            state.asked += 1;
+            state.begun.push(Instant::now());
+            if matches!(meet, Meet::Introduction(_)) {
+                state.taken_up.push((self.seed, Instant::now()));
+            }
+        }
         tokio::time::sleep(TAKES).await;
         let no_circuit = || RouteError::NoCircuit("none".to_owned());
         let mut state = self.lock();
@@ -139,6 +152,7 @@ impl Net {
             stream: Box::new(near),
             relay: relay(n),
             digest: [0; 32],
+            work: None,
         })
     }
 }
@@ -332,6 +346,46 @@ async fn a_key_that_is_used_up_is_followed_by_another_at_the_same_relay() {
     assert_eq!((now.len(), now[0].relay), (1, old.relay));
     assert_ne!(now[0].introduction, old.introduction);
     assert_eq!(net.standing(), now.into_iter().collect());
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_seeds_that_start_or_come_back_at_one_moment_take_turns() {
+    const SEEDS: usize = 200;
+    let (net, starts) = (Net::new(40), Starts::default());
+    let hosts: Vec<_> = (0..SEEDS)
+        .map(|seed| {
+            let outside = Arc::new(Net {
+                seed,
+                ..net.clone()
+            });
+            let (swarm, options) = (SwarmKey::new(&SWARM).unwrap(), HostOptions::default());
+            Host::start_for(outside, ephemeral(), swarm, options, None, &starts)
+        })
+        .collect();
+    for _ in 0..2 {
+        passes(120).await;
+        for (host, _) in &hosts {
+            assert_eq!(host.status().standing, POINTS);
+        }
+        let begun = std::mem::take(&mut net.lock().begun);
+        assert!(begun.len() > SEEDS);
+        // A guard grants a client a hundred in a second.
+        let second = Duration::from_secs(1);
+        let busy = begun.windows(60).filter(|some| some[59] - some[0] < second);
+        assert_eq!(busy.count(), 0, "too many at once");
+        assert!(net.most.load(Ordering::Relaxed) <= 64);
+        // Nor do two points of one seed come at one moment because they waited for their turn.
+        let mut last = HashMap::new();
+        for (seed, at) in std::mem::take(&mut net.lock().taken_up) {
+            let before = last.insert(seed, at);
+            assert!(before.is_none_or(|before| at - before >= APART.start));
+        }
+        assert_eq!(last.len(), SEEDS);
+        net.offline(true);
+        passes(1).await;
+        net.offline(false);
+        net.lock().begun.clear();
+    }
 }
 
 #[tokio::test(start_paused = true)]

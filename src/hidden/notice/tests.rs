@@ -27,6 +27,8 @@ pub(in crate::hidden) struct State {
     circuits: BTreeMap<[u8; 20], BTreeSet<Isolation>>,
     puts: usize,
     pub(in crate::hidden) fails: bool,
+    /// Nothing more is stored.
+    pub(in crate::hidden) full: bool,
 }
 
 /// A DHT behind one exit.
@@ -61,7 +63,7 @@ impl Net {
                 let target = target(&item);
                 let old = state.items.get(&target).map(|(_, old)| seq(old));
                 let swaps = old.is_none() || cas.is_none_or(|cas| old == Some(cas));
-                if swaps && old.is_none_or(|old| old <= seq(&item)) {
+                if !state.full && swaps && old.is_none_or(|old| old <= seq(&item)) {
                     state.items.insert(target, (Instant::now(), item));
                     stored = 8;
                 }
@@ -135,11 +137,15 @@ fn clock() -> Clock {
 }
 
 fn contact(key: u8, point: u8) -> Contact {
-    let point = Point {
-        relay: RelayId([point; 32]),
-        introduction: IntroductionId([point; 32]),
-    };
-    Contact::new([key; 32], vec![point]).unwrap()
+    contact_at(key, &[point])
+}
+
+fn contact_at(key: u8, points: &[u8]) -> Contact {
+    let points = points.iter().map(|point| Point {
+        relay: RelayId([*point; 32]),
+        introduction: IntroductionId([*point; 32]),
+    });
+    Contact::new([key; 32], points.collect()).unwrap()
 }
 
 pub(in crate::hidden) async fn passes(minutes: u64) {
@@ -236,6 +242,41 @@ async fn a_change_is_told_after_a_while_and_many_changes_are_told_as_one() {
     }
     let puts = net.puts() - before;
     assert!((5..=13).contains(&puts), "{puts} in an hour of changes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_lets_one_introduction_point_fall_sees_nothing_written_while_another_stands() {
+    let (net, clock) = (Net::default(), clock());
+    let dht = net.dht();
+    let (contacts, _notice) = says(&dht, &clock, Some(contact_at(1, &[1, 2, 3])));
+    passes(3).await;
+    assert_eq!(net.puts(), 1);
+    // One after the other falls, and is replaced, or all of them for a moment.
+    for now in [
+        Some(contact_at(1, &[2, 3])),
+        Some(contact_at(1, &[2, 3, 4])),
+        None,
+        Some(contact_at(1, &[5, 3])),
+        Some(contact_at(1, &[5, 6, 3])),
+    ] {
+        passes(8).await;
+        contacts.send_replace(now);
+    }
+    passes(1).await;
+    assert_eq!(net.puts(), 1, "it is written for one point's sake");
+    // The regular one names those that stand.
+    passes(20).await;
+    assert_eq!(net.puts(), 2);
+    let now = all(&[contact_at(1, &[5, 6, 3])]);
+    assert_eq!(found(&dht, SWARM, &clock).await, now);
+    // Nowhere when it is to be written again: not the moment that it stands, or nodes would learn when that was.
+    contacts.send_replace(None);
+    passes(70).await;
+    contacts.send_replace(Some(contact_at(1, &[5, 6, 3])));
+    sleep(Duration::from_secs(SETTLE.start - 1)).await;
+    assert_eq!(net.puts(), 2);
+    passes(2).await;
+    assert_eq!(net.puts(), 3);
 }
 
 #[tokio::test(start_paused = true)]

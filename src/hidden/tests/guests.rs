@@ -89,3 +89,42 @@ async fn a_book_leads_to_a_closed_seed_with_its_key_alone() {
     let (visited, came) = tokio::join!(route.connect(&name, isolation), host.visitors.recv());
     assert!(visited.is_ok() && came.is_some());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_seed_is_reached_soon_though_most_of_its_points_are_gone() {
+    let told = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&told);
+    let relay = Relay::new(Ways {
+        // A quiet key's relay says that it handed on, whoever stands there.
+        hand_on: Box::new(move |message| {
+            let mut told = count.lock().unwrap();
+            *told += 1;
+            if *told < 3 { Vec::new() } else { vec![message] }
+        }),
+        ..Ways::default()
+    });
+    let mut host = host(&relay, &[11]);
+    let mut standings = Vec::new();
+    for _ in 0..3 {
+        standings.push(host.stand().await.0);
+    }
+    let points = standings.iter().map(|standing| Point {
+        relay: standing.relay(),
+        introduction: standing.introduction(),
+    });
+    let contact = Contact::new(host.secret.public(), points.collect()).unwrap();
+    let book = Arc::new(Book::default());
+    let name = book.learn([5; 20], contact.closed(true)).unwrap();
+    book.admit(&SeedKey(host.secret.public()), own(11));
+    let route = HiddenRoute::new(Arc::new(relay.clone()), book);
+    let isolation = Isolation::new("test", &[], 0);
+    let begun = Instant::now();
+    let (visited, came) = tokio::join!(route.connect(&name, isolation), host.visitors.recv());
+    assert!(visited.is_ok() && came.is_some());
+    assert_eq!(*told.lock().unwrap(), 3);
+    assert!(
+        begun.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        begun.elapsed()
+    );
+}

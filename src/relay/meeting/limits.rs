@@ -28,9 +28,13 @@ impl Rate {
 
     fn allows(&self, link: u64, listed: bool, circuit: u64) -> bool {
         // The own limits first: who is over them takes nothing of what is for all.
+        self.allows_one(link, listed, circuit) && self.all.check().is_ok()
+    }
+
+    /// Whether the circuit and the client are within theirs.
+    fn allows_one(&self, link: u64, listed: bool, circuit: u64) -> bool {
         self.by_circuit.check_key(&circuit).is_ok()
             && (listed || self.by_link.check_key(&link).is_ok())
-            && self.all.check().is_ok()
     }
 
     fn tidy(&self) {
@@ -51,11 +55,15 @@ struct Places {
 
 impl Places {
     fn new(all: NonZeroU32, circuit: NonZeroU32, link: NonZeroU32) -> Self {
+        Self::of([all, circuit, link].map(|most| most.get() as usize))
+    }
+
+    fn of(most: [usize; 3]) -> Self {
         Self {
             total: Arc::default(),
             by_circuit: Arc::default(),
             by_link: Arc::default(),
-            most: [all, circuit, link].map(|most| most.get() as usize),
+            most,
         }
     }
 
@@ -73,12 +81,24 @@ impl Places {
     }
 }
 
+/// Visitors who work at once, for everybody, a circuit and a client: each holds a message and a stream for 45 s at the most. An honest one
+/// has a circuit for each seed.
+const WORKING: [usize; 3] = [4096, 2, 64];
+/// The same, for one introduction point: who fills its places leaves the other points theirs.
+const WORKING_PER_POINT: usize = WORKING[0] / 8;
+
 /// Keeps [`MeetingLimits`].
 pub(super) struct Keeper {
     points: Places,
     rendezvous: Places,
+    working: Places,
+    working_by_point: Arc<Shares>,
     requests: Rate,
     introductions: Rate,
+    /// Introductions for quiet keys, whether or not anybody stands there: what is left for others does not tell it.
+    quiet: DefaultDirectRateLimiter,
+    /// Work that is checked. Apart from the introductions that are not worked for: who floods one key leaves room for who works for another.
+    checks: DefaultDirectRateLimiter,
     refused: AtomicUsize,
 }
 
@@ -95,6 +115,10 @@ impl Keeper {
                 limits.rendezvous_points_per_circuit,
                 limits.rendezvous_points_per_client,
             ),
+            working: Places::of(WORKING),
+            working_by_point: Arc::default(),
+            quiet: RateLimiter::direct(Quota::per_second(limits.introductions_per_second)),
+            checks: RateLimiter::direct(Quota::per_second(limits.introductions_per_second)),
             requests: Rate::new(
                 limits.requests_per_second,
                 limits.requests_per_second_per_circuit,
@@ -127,10 +151,40 @@ impl Keeper {
         self.note(allowed.then_some(())).is_some()
     }
 
-    /// Whether somebody may introduce itself.
+    /// Whether somebody may say whom it comes to.
     pub(super) fn introduction(&self, link: u64, listed: bool, circuit: u64) -> bool {
-        let allowed = self.introductions.allows(link, listed, circuit);
+        let allowed = self.introductions.allows_one(link, listed, circuit);
         self.note(allowed.then_some(())).is_some()
+    }
+
+    /// Whether an introduction that no work is asked for is handed on to who stands. Ask it once the key is known and within its own
+    /// rate: what is for nobody, or too much for one, takes nothing of what is for all. Those that work is asked for take nothing of it
+    /// either. Note it where it is refused.
+    pub(super) fn unasked(&self) -> bool {
+        self.introductions.all.check().is_ok()
+    }
+
+    /// The same for a quiet key. Ask it before anything else, whether or not anybody stands there.
+    pub(super) fn quiet(&self) -> bool {
+        self.quiet.check().is_ok()
+    }
+
+    /// Whether somebody may work for an introduction at the point with this number; the place is for as long as it does.
+    pub(super) fn working(
+        &self,
+        link: u64,
+        listed: bool,
+        circuit: u64,
+        point: u64,
+    ) -> Option<Place> {
+        let place = self.working.take(link, listed, circuit);
+        let (shares, owner) = (&self.working_by_point, Owner::Point(point));
+        self.note(place.and_then(|place| place.within(shares, owner, WORKING_PER_POINT)))
+    }
+
+    /// Whether work may be checked now. Ask it as [`Self::unasked`].
+    pub(super) fn check(&self) -> bool {
+        self.checks.check().is_ok()
     }
 
     fn note<T>(&self, allowed: Option<T>) -> Option<T> {
@@ -208,7 +262,7 @@ mod tests {
         let keeper = Keeper::new(limits());
         let count = |link, listed, circuits: std::ops::Range<u64>| {
             let each = circuits.flat_map(|circuit| [circuit; 5]);
-            each.filter(|circuit| keeper.introduction(link, listed, *circuit))
+            each.filter(|circuit| keeper.introduction(link, listed, *circuit) && keeper.unasked())
                 .count()
         };
         assert_eq!(count(1, false, 1..2), 3);
@@ -220,6 +274,29 @@ mod tests {
             (5..8).contains(&count(2, true, 20..60)),
             "twelve in total, or one or two more in time"
         );
+    }
+
+    #[test]
+    fn who_works_has_a_share_of_its_own() {
+        let keeper = Keeper::new(limits());
+        let unasked = (0..100).filter(|_| keeper.unasked()).count();
+        assert!((12..15).contains(&unasked), "{unasked}");
+        assert!(
+            keeper.introduction(1, true, 1),
+            "whom it comes to may be said still"
+        );
+        let checked = (0..100).filter(|_| keeper.check()).count();
+        assert!((12..15).contains(&checked), "{checked}");
+        let work = |circuit, point| keeper.working(1, true, circuit, point);
+        let working: Vec<_> = (0..9).filter_map(|_| work(1, 1)).collect();
+        assert_eq!(working.len(), 2, "of one circuit");
+        drop(working);
+        // Many circuits to one point leave room for those to another.
+        let working: Vec<_> = (0..4096).filter_map(|circuit| work(circuit, 1)).collect();
+        assert_eq!(working.len(), 512);
+        assert!(work(0, 1).is_none() && work(9999, 1).is_none() && work(9999, 2).is_some());
+        drop(working);
+        assert!(work(1, 1).is_some());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use hushswarm_circuits::rendezvous::{Cookie, IntroductionId, Status};
+use hushswarm_circuits::rendezvous::{Cookie, Handed, IntroductionId, Proof, Puzzle, Status};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::MeetingLimits;
@@ -25,8 +25,13 @@ use splice::Joiner;
 const REQUEST_LIMIT: Duration = Duration::from_secs(15);
 /// Who waits is joined within this time, or a new cookie is needed (PROTOCOL.md §8.2).
 pub(super) const COOKIE_LIFE: Duration = Duration::from_secs(60);
+/// A visitor who is asked for work does it within this time (PROTOCOL.md §8.8): a cookie waits no longer than [`COOKIE_LIFE`].
+const WORK_LIMIT: Duration = Duration::from_secs(45);
 /// Introductions that wait for a seed which does not read: 32 KiB. With more the relay says that they are too many.
 const MAX_WAITING: usize = 16;
+/// Work that is checked for one key, for each introduction that is handed on for it: some of it does not fit, and who sends such loses a
+/// circuit each time.
+const CHECKS: NonZeroU32 = NonZeroU32::new(4).unwrap();
 
 /// What a relay can tell of its meetings: counts, never keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,8 +50,62 @@ pub struct MeetingCounters {
 
 struct Point {
     number: u64,
-    messages: mpsc::Sender<Vec<u8>>,
+    messages: mpsc::Sender<Message>,
+    /// Messages that are handed on.
     rate: DefaultDirectRateLimiter,
+    /// Work that is checked.
+    checks: DefaultDirectRateLimiter,
+    /// What its holder asks of visitors.
+    puzzle: Puzzle,
+    /// Messages that were turned away since the last one that was handed on.
+    refused: u16,
+}
+
+impl Point {
+    /// One was turned away.
+    fn refuse(&mut self) -> Status {
+        self.refused = self.refused.saturating_add(1);
+        Status::Limit
+    }
+
+    /// Hands on what is within the rates.
+    fn hand_on(&mut self, message: Message) -> Status {
+        match self.messages.try_send(message) {
+            Ok(()) => {
+                self.refused = 0;
+                Status::Done
+            }
+            Err(mpsc::error::TrySendError::Full(_)) => self.refuse(),
+            Err(mpsc::error::TrySendError::Closed(_)) => Status::Unknown,
+        }
+    }
+}
+
+/// What is asked of a visitor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Asked {
+    puzzle: Puzzle,
+    /// Of the point that asks. Who holds the key may be another by the time that the work is done, or the same who has begun anew: then
+    /// nobody knows the puzzle.
+    point: u64,
+}
+
+/// A message on its way to the seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Message {
+    refused: u16,
+    proof: Proof,
+    bytes: Vec<u8>,
+}
+
+impl Message {
+    fn handed(&self) -> Handed<'_> {
+        Handed {
+            refused: self.refused,
+            proof: self.proof,
+            message: &self.bytes,
+        }
+    }
 }
 
 /// What a relay knows of who waits here.
@@ -93,13 +152,16 @@ impl Meetings {
     }
 
     /// Registers a key whose holder has asked for it. Who had registered it before hears no more.
-    fn register(self: &Arc<Self>, key: IntroductionId) -> (Registered, mpsc::Receiver<Vec<u8>>) {
+    fn register(self: &Arc<Self>, key: IntroductionId) -> (Registered, mpsc::Receiver<Message>) {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let (messages, receiver) = mpsc::channel(MAX_WAITING);
         let point = Point {
             number,
             messages,
             rate: RateLimiter::direct(Quota::per_second(self.per_key)),
+            checks: RateLimiter::direct(Quota::per_second(self.per_key.saturating_mul(CHECKS))),
+            puzzle: Puzzle::NONE,
+            refused: 0,
         };
         lock(&self.points).insert(key, point);
         let meetings = Arc::clone(self);
@@ -111,26 +173,75 @@ impl Meetings {
         (registered, receiver)
     }
 
-    /// Hands a message to whoever holds the key. For a quiet key it says that it did, whether or not it could.
-    fn introduce(&self, key: &IntroductionId, message: Vec<u8>) -> Status {
-        let status = self.hand_on(key, message);
-        if key.is_quiet() { Status::Done } else { status }
+    /// What is asked for before a message to this key is handed on. Of quiet keys it tells nothing: nothing is.
+    fn asks(&self, key: &IntroductionId) -> Option<Asked> {
+        let points = lock(&self.points);
+        let point = points.get(key)?;
+        let asked = Asked {
+            puzzle: point.puzzle,
+            point: point.number,
+        };
+        (asked.puzzle.effort() > 0 && !key.is_quiet()).then_some(asked)
     }
 
-    fn hand_on(&self, key: &IntroductionId, message: Vec<u8>) -> Status {
-        let points = lock(&self.points);
-        let Some(point) = points.get(key) else {
+    /// Hands a message that nothing was asked for to whoever holds the key. For a quiet key it says that it did, whether or not it could.
+    fn introduce(&self, key: &IntroductionId, bytes: Vec<u8>) -> Status {
+        if key.is_quiet() {
+            // Before it is known whether somebody stands there.
+            let allowed = self.keeper.quiet();
+            self.try_hand_on(key, None, Proof::NONE, bytes, |_| allowed);
+            return Status::Done;
+        }
+        self.try_hand_on(key, None, Proof::NONE, bytes, Keeper::unasked)
+    }
+
+    /// Whether what a visitor did may be checked now; if not, what it is told.
+    fn check(&self, key: &IntroductionId, asked: &Asked) -> Result<(), Status> {
+        let mut points = lock(&self.points);
+        let point = points.get_mut(key);
+        let point = point.filter(|point| point.number == asked.point);
+        let point = point.ok_or(Status::Unknown)?;
+        if point.checks.check().is_ok() && self.keeper.check() {
+            return Ok(());
+        }
+        self.keeper.note_refused();
+        Err(point.refuse())
+    }
+
+    /// Hands a message on with work that was checked, to who asked for it.
+    fn introduce_worked(
+        &self,
+        key: &IntroductionId,
+        asked: &Asked,
+        proof: Proof,
+        bytes: Vec<u8>,
+    ) -> Status {
+        self.try_hand_on(key, Some(asked.point), proof, bytes, |_| true)
+    }
+
+    /// Hands a message on to who holds the key, if that is the point with this number, its own rate allows it, and then the share of all.
+    fn try_hand_on(
+        &self,
+        key: &IntroductionId,
+        number: Option<u64>,
+        proof: Proof,
+        bytes: Vec<u8>,
+        share: impl FnOnce(&Keeper) -> bool,
+    ) -> Status {
+        let mut points = lock(&self.points);
+        let point = points.get_mut(key);
+        let Some(point) = point.filter(|point| number.is_none_or(|n| n == point.number)) else {
             return Status::Unknown;
         };
-        let in_rate = point.rate.check().is_ok();
-        let status = if !in_rate {
-            Status::Limit
+        let status = if point.rate.check().is_ok() && share(&self.keeper) {
+            let refused = point.refused;
+            point.hand_on(Message {
+                refused,
+                proof,
+                bytes,
+            })
         } else {
-            match point.messages.try_send(message) {
-                Ok(()) => Status::Done,
-                Err(mpsc::error::TrySendError::Full(_)) => Status::Limit,
-                Err(mpsc::error::TrySendError::Closed(_)) => Status::Unknown,
-            }
+            point.refuse()
         };
         drop(points);
         match status {
@@ -138,7 +249,7 @@ impl Meetings {
                 self.introduced.fetch_add(1, Ordering::Relaxed);
             }
             Status::Limit => self.keeper.note_refused(),
-            Status::Unknown | Status::Refused | Status::Expired => {}
+            Status::Unknown | Status::Refused | Status::Expired | Status::Work => {}
         }
         status
     }
@@ -169,6 +280,20 @@ struct Registered {
     meetings: Arc<Meetings>,
     key: IntroductionId,
     number: u64,
+}
+
+impl Registered {
+    /// Its holder asks for this from now on.
+    fn ask(&self, puzzle: Puzzle) {
+        let mut points = lock(&self.meetings.points);
+        // Another may have it by now.
+        let own = points.get_mut(&self.key);
+        if let Some(point) = own.filter(|point| point.number == self.number) {
+            point.puzzle = puzzle;
+            // Who was turned away before tells nothing of whether this helps.
+            point.refused = 0;
+        }
+    }
 }
 
 impl Drop for Registered {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use crate::torrent::metainfo::{Builder, MAX_FILES, Metainfo, MetainfoError};
+use crate::torrent::metainfo::{Builder, MAX_FILES, Metainfo, MetainfoError, Version};
 use crate::torrent::storage::{StorageError, hash_files};
 use crate::torrent::swarm::threads;
 
@@ -56,7 +56,20 @@ pub async fn create(
     trackers: Vec<Vec<String>>,
     hashed: Arc<AtomicU32>,
 ) -> Result<Created, CreateError> {
-    let work = move || create_blocking(&path, trackers, &hashed);
+    create_as(path, trackers, Version::V1, hashed).await
+}
+
+/// The same for these versions.
+///
+/// # Errors
+/// Tell the user.
+pub async fn create_as(
+    path: PathBuf,
+    trackers: Vec<Vec<String>>,
+    version: Version,
+    hashed: Arc<AtomicU32>,
+) -> Result<Created, CreateError> {
+    let work = move || create_blocking(&path, trackers, version, None, &hashed);
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         // It panicked, or the runtime ends.
@@ -66,9 +79,11 @@ pub async fn create(
     }
 }
 
-fn create_blocking(
+pub(super) fn create_blocking(
     path: &Path,
     trackers: Vec<Vec<String>>,
+    version: Version,
+    piece_len: Option<u32>,
     hashed: &AtomicU32,
 ) -> Result<Created, CreateError> {
     let io = |e: std::io::Error| CreateError::Storage(StorageError::from_io(&e));
@@ -86,15 +101,20 @@ fn create_blocking(
     } else {
         return Err(CreateError::NotAFile);
     }
-    let mut builder = Builder::new(name.clone(), files);
+    let mut builder = Builder::new(name, files).for_version(version);
     builder.trackers = trackers;
-    let on_disk: Vec<(Vec<String>, u64)> = builder
-        .files
-        .iter()
-        .map(|(below, len)| (std::iter::once(&name).chain(below).cloned().collect(), *len))
-        .collect();
-    let hashes = hash_files(&folder, &on_disk, builder.piece_len, threads(), hashed)?;
-    let (metainfo, file) = builder.finish(hashes)?;
+    if let Some(len) = piece_len {
+        builder.piece_len = len;
+    }
+    let hashes = hash_files(&folder, &builder, threads(), hashed)?;
+    // Of one file in a folder, version 2 alone says nothing of the folder.
+    let in_folder = matches!(&builder.files[..], [(below, _)] if below.len() == 1);
+    let folder = if version == Version::V2 && in_folder {
+        path
+    } else {
+        folder
+    };
+    let (metainfo, file) = builder.finish_with(hashes)?;
     Ok(Created {
         metainfo,
         file,
@@ -128,3 +148,6 @@ fn walk(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,15 +17,16 @@ use hushswarm_circuits::target::Target;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-pub use create::{CreateError, Created, create};
+pub use create::{CreateError, Created, create, create_as};
 pub use sorter::Sorter;
 
 use super::gossip::{OnionPeer, SeedBook};
 use super::magnet::Magnet;
 use super::metainfo::Metainfo;
+use super::select::Selection;
 use super::storage::{DEFAULT_BUDGET, StorageOptions};
 use super::swarm::{Command, Driver, Setup, Via, Visitor};
-pub use super::swarm::{Failure, Progress, State};
+pub use super::swarm::{Encryption, Failure, Progress, State};
 use super::tracker::TrackerClient;
 use crate::dht::PeerFinder;
 use crate::route::{BoxStream, Outside};
@@ -47,6 +48,8 @@ pub struct Options {
     pub write_budget: usize,
     /// Trackers and peers may be at private addresses: for test networks only (leaks L49).
     pub allow_private: bool,
+    /// Of streams to public peers.
+    pub encryption: Encryption,
     /// Tell hidden peers (onion services and hidden seeds) of hidden peers, and be told; never of a private torrent's. Connections
     /// with public peers see nothing of it. Off, unless it is turned on: a service that lets in only some must not be passed on.
     pub gossip: bool,
@@ -63,6 +66,7 @@ impl Options {
             lanes: DEFAULT_LANES,
             write_budget: DEFAULT_BUDGET,
             allow_private: false,
+            encryption: Encryption::default(),
             gossip: false,
             seeds: None,
         }
@@ -127,21 +131,30 @@ impl Engine {
 
     /// Starts a download. Call within a tokio runtime; a torrent and folder that are in use already wait.
     pub fn download(&self, job: Job) -> Handle {
-        let (hash, info, trackers, peers) = match job.source {
+        self.download_only(job, Selection::all())
+    }
+
+    /// The same for some of its files. Without a choice, that of a magnet link counts.
+    pub fn download_only(&self, job: Job, mut select: Selection) -> Handle {
+        let (hash, v2, info, trackers, peers) = match job.source {
             Source::Magnet(magnet) => {
                 let tiers = magnet.trackers.into_iter().map(|url| vec![url]).collect();
                 let mut peers = magnet.peers;
+                if let Some(ranges) = magnet.select.filter(|_| select.is_all()) {
+                    select = Selection::numbers(ranges);
+                }
                 for contact in magnet.seeds {
                     let book = self.options.seeds.as_ref();
                     let seed = book.and_then(|book| book.learn(magnet.hash, contact));
                     peers.extend(seed.filter(|seed| !peers.contains(seed)));
                 }
-                (magnet.hash, None, tiers, peers)
+                (magnet.hash, magnet.v2, None, tiers, peers)
             }
             Source::Metainfo(metainfo) => {
                 let hash = metainfo.info.hash;
                 (
                     hash,
+                    None,
                     Some(Arc::new(metainfo.info)),
                     metainfo.trackers,
                     Vec::new(),
@@ -150,6 +163,8 @@ impl Engine {
         };
         self.start(|own, own_seed| Setup {
             hash,
+            v2,
+            select,
             info,
             trackers,
             peers,
@@ -160,6 +175,7 @@ impl Engine {
             lanes: self.options.lanes,
             tracker: self.tracker.clone(),
             allow_private: self.options.allow_private,
+            encryption: self.options.encryption,
             outside: Arc::clone(&self.outside),
             gossip: self.options.gossip,
             finder: self.finder.clone(),
@@ -173,6 +189,8 @@ impl Engine {
     pub fn seed(&self, metainfo: Metainfo, folder: PathBuf) -> Handle {
         self.start(|own, own_seed| Setup {
             hash: metainfo.info.hash,
+            v2: None,
+            select: Selection::all(),
             info: Some(Arc::new(metainfo.info)),
             trackers: metainfo.trackers,
             peers: Vec::new(),
@@ -183,6 +201,7 @@ impl Engine {
             lanes: self.options.lanes,
             tracker: self.tracker.clone(),
             allow_private: self.options.allow_private,
+            encryption: self.options.encryption,
             outside: Arc::clone(&self.outside),
             gossip: self.options.gossip,
             finder: self.finder.clone(),

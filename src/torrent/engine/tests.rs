@@ -1,12 +1,15 @@
 #![allow(clippy::unwrap_used)]
+mod crowd;
+mod encryption;
 mod onions;
 mod pex;
 mod seeds;
 mod sought;
+mod versions;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hushswarm_circuits::target::Target;
@@ -91,7 +94,15 @@ impl Bench {
 
     /// An engine with its own state directory.
     fn engine(&self, name: &str) -> Engine {
-        let options = Options::new(self.path(&format!("state-{name}")));
+        self.engine_that(name, Encryption::Off)
+    }
+
+    /// The same, which encrypts so.
+    fn engine_that(&self, name: &str, encryption: Encryption) -> Engine {
+        let options = Options {
+            encryption,
+            ..Options::new(self.path(&format!("state-{name}")))
+        };
         Engine::new(Arc::new(View(Arc::clone(&self.world))), options)
     }
 
@@ -120,6 +131,7 @@ impl Bench {
     fn magnet_job(&self, name: &str) -> Job {
         let magnet = Magnet {
             hash: self.metainfo.info.hash,
+            v2: None,
             name: None,
             trackers: vec![TRACKER.into()],
             peers: Vec::new(),

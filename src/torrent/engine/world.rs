@@ -24,7 +24,10 @@ use crate::torrent::metainfo::Info;
 use crate::torrent::peer::{Event, Peer};
 use crate::torrent::picker::{Bits, Geometry};
 use crate::torrent::swarm::{Command, Visitor};
-use crate::torrent::wire::piece_header;
+use crate::torrent::v2::Answer;
+use crate::torrent::v2::merkle::{Hash, sha256};
+use crate::torrent::v2::request::HashRequest;
+use crate::torrent::wire::{BLOCK, piece_header};
 
 /// The tracker of the world.
 pub(super) const TRACKER: &str = "http://tracker.test/announce";
@@ -33,6 +36,8 @@ type Listener = Box<dyn Fn(BoxStream) + Send + Sync>;
 
 /// What was called: the peer (none for the tracker), and on which circuit.
 type Call = (Option<SocketAddr>, Isolation);
+
+type Takes = Box<dyn Fn(&str) -> Option<Duration> + Send + Sync>;
 
 #[derive(Default)]
 pub(super) struct World {
@@ -45,6 +50,8 @@ pub(super) struct World {
     pub(super) announces: Mutex<Vec<String>>,
     /// No circuit can be built.
     pub(super) down: AtomicBool,
+    /// The tracker takes so long over an announce with this head, and none refuses it.
+    pub(super) tracker_takes: Mutex<Option<Takes>>,
     /// Every second call loses its circuit.
     pub(super) flaky: AtomicBool,
 }
@@ -148,11 +155,17 @@ impl World {
                 };
                 head.push(byte);
             }
-            world
-                .announces
-                .lock()
-                .unwrap()
-                .push(String::from_utf8(head).unwrap());
+            let head = String::from_utf8(head).unwrap();
+            let takes = match &*world.tracker_takes.lock().unwrap() {
+                Some(takes) => takes(&head),
+                None => Some(Duration::ZERO),
+            };
+            world.announces.lock().unwrap().push(head);
+            let Some(takes) = takes else {
+                let _ = stream.write_all(b"HTTP/1.1 404 No\r\n\r\n").await;
+                return;
+            };
+            tokio::time::sleep(takes).await;
             let mut answer = b"HTTP/1.1 200 OK\r\n\r\nd8:intervali600e5:peers".to_vec();
             answer.extend_from_slice(format!("{}:", peers.len()).as_bytes());
             answer.extend_from_slice(&peers);
@@ -226,6 +239,10 @@ pub(super) struct Script {
     pub(super) lies_about_metadata: bool,
     /// Takes requests and never answers.
     pub(super) silent: bool,
+    /// Answers who asks for hashes of version 2.
+    pub(super) hashes: bool,
+    /// Blocks that it and others who share this will still give.
+    pub(super) rest: Option<Arc<AtomicU64>>,
     /// Waits before each batch of blocks.
     pub(super) delay: Duration,
     /// Bytes of a batch.
@@ -242,6 +259,8 @@ impl Script {
             lies_in: BTreeSet::new(),
             lies_about_metadata: false,
             silent: false,
+            hashes: false,
+            rest: None,
             delay: Duration::ZERO,
             batch: 256 << 10,
             given: Arc::default(),
@@ -259,16 +278,17 @@ impl Script {
         let size = self.info.bytes.len() as u32;
         let rng = StdRng::seed_from_u64(3);
         let mut peer = Peer::new(now(), self.info.hash, [5; 20], outgoing, rng);
-        peer.set_torrent(geometry, Bits::full(geometry.pieces), Some(size))
+        peer.set_torrent(geometry.clone(), Bits::full(geometry.pieces), Some(size))
             .unwrap();
         loop {
             let mut out = Vec::new();
             peer.transmit(now(), &mut out);
-            let blocks = if self.silent {
+            let mut blocks = if self.silent {
                 Vec::new()
             } else {
                 peer.take_uploads(self.batch)
             };
+            blocks.retain(|_| self.may_give());
             if !blocks.is_empty() {
                 tokio::time::sleep(self.delay).await;
             }
@@ -303,6 +323,11 @@ impl Script {
                         peer.set_choking(false);
                         continue;
                     }
+                    Ok(Some(Event::HashesWanted(request))) if self.hashes => {
+                        let hashes = self.hashes_for(&request);
+                        peer.give_hashes(request, hashes.as_deref()).unwrap();
+                        continue;
+                    }
                     Ok(Some(_)) => continue,
                     Ok(None) => break,
                     Err(_) => return,
@@ -313,6 +338,26 @@ impl Script {
                 }
                 peer.give_metadata(wanted, Some(&metadata));
             }
+        }
+    }
+
+    fn may_give(&self) -> bool {
+        let (one, order) = (|rest: u64| rest.checked_sub(1), Ordering::Relaxed);
+        let rest = self.rest.as_ref();
+        rest.is_none_or(|rest| rest.fetch_update(order, order, one).is_ok())
+    }
+
+    fn hashes_for(&self, request: &HashRequest) -> Option<Vec<Hash>> {
+        let v2 = self.info.v2.as_ref().unwrap();
+        match v2.answer(request) {
+            Answer::Hashes(hashes) => Some(hashes),
+            Answer::NeedsPiece(piece) => {
+                let start = (piece * self.info.piece_len) as usize;
+                let len = Geometry::of(&self.info).len_of(piece) as usize;
+                let blocks = self.content[start..start + len].chunks(BLOCK as usize);
+                v2.answer_with(request, blocks.map(sha256).collect())
+            }
+            Answer::Reject => None,
         }
     }
 }

@@ -191,9 +191,7 @@ fn counts_beyond_the_limits_are_refused() {
 }
 
 #[test]
-fn a_version_2_torrent_is_named_as_such() {
-    let v2 = info("9:file treede12:meta versioni2e4:name1:a12:piece lengthi16384e");
-    assert_eq!(v2, Err(MetainfoError::Version2Only));
+fn version_1_needs_its_hashes() {
     assert_eq!(info("4:name1:a"), Err(MetainfoError::Entry("pieces")));
 }
 
@@ -297,3 +295,5 @@ proptest! {
         prop_assert_eq!(read, files);
     }
 }
+
+mod versions;

@@ -3,6 +3,8 @@
 use crate::torrent::extension::ExtensionError;
 use crate::torrent::gossip::Onions;
 use crate::torrent::pex::PeerExchange;
+use crate::torrent::v2::merkle::Hash;
+use crate::torrent::v2::request::HashRequest;
 use crate::torrent::wire::{BlockRef, WireError};
 
 /// Why a connection was or is to be closed.
@@ -88,6 +90,8 @@ pub enum Event<'a> {
     Released(Vec<BlockRef>),
     /// The peer answers requests now.
     Unchoked,
+    /// The peer answers requests for more pieces though it chokes: [`super::Peer::askable`].
+    Allowed,
     /// The peer's extension handshake came: [`super::Peer::extensions`].
     Extensions,
     /// A piece of the metadata.
@@ -103,6 +107,12 @@ pub enum Event<'a> {
     Onions(Onions),
     /// The peer tells of public peers. Comes only where that was offered.
     Peers(PeerExchange),
+    /// The peer wants hashes: [`super::Peer::give_hashes`].
+    HashesWanted(HashRequest),
+    /// Hashes, asked for or not; nothing is proved yet.
+    Hashes(HashRequest, &'a [Hash]),
+    /// The peer does not give these.
+    HashesRefused(HashRequest),
     /// The peer does not give this piece of the metadata.
     MetadataRejected,
     /// The peer wants a piece of the metadata: [`super::Peer::give_metadata`].

@@ -1,4 +1,4 @@
-//! One connection of the peer wire (BEP 3, 9, 10), without I/O.
+//! One connection of the peer wire (BEP 3, 6, 9, 10, 52), without I/O.
 //!
 //! The driver reads into [`Peer::space`], says how much by [`Peer::filled`], then calls [`Peer::poll`] until it gives
 //! `None`; blocks are handed out as slices of the receive buffer. It asks for blocks while [`Peer::wants`] is not zero,
@@ -7,7 +7,10 @@
 
 mod event;
 mod extended;
+mod fast;
+mod hashes;
 mod pipeline;
+mod serving;
 #[cfg(test)]
 mod tests;
 
@@ -23,8 +26,9 @@ use super::infohash::InfoHash;
 use super::metainfo::MAX_PIECES;
 use super::pex::PeerExchange;
 use super::picker::{Bits, Geometry};
-use super::wire::{BlockRef, Decoder, HANDSHAKE_LEN, Handshake, MAX_BLOCK, MessageRef};
+use super::wire::{BlockRef, Decoder, HANDSHAKE_LEN, Handshake, MessageRef};
 pub use event::{CloseReason, Event};
+use fast::Fast;
 use pipeline::Pipeline;
 
 /// The handshake must be over by then: a circuit's round trip may take seconds.
@@ -38,9 +42,6 @@ const IDLE_TIME: Duration = Duration::from_secs(150);
 
 /// A keep-alive is sent after a silence within these bounds, drawn anew each time, so that it is no clock.
 const KEEP_ALIVE_MS: std::ops::Range<u64> = 100_000..120_000;
-
-/// Most requests of a peer that wait; those beyond are dropped. Twice what our handshake allows.
-const MAX_UPLOADS: usize = 500;
 
 /// Blocks that nobody asked for and that are forgiven, besides those that may have crossed a cancel.
 const FORGIVEN: u32 = 16;
@@ -79,6 +80,8 @@ enum Hello {
 enum Theirs {
     Early {
         bitfield: Option<Vec<u8>>,
+        /// It has every piece (BEP 6).
+        all: bool,
         haves: Vec<u32>,
     },
     Known(Bits),
@@ -92,7 +95,10 @@ pub struct Peer {
 }
 
 struct Core {
+    /// The name under which the connection goes.
     hash: InfoHash,
+    /// The torrent's name of version 2.
+    v2_name: Option<InfoHash>,
     id: [u8; 20],
     outgoing: bool,
     greeted: bool,
@@ -100,6 +106,10 @@ struct Core {
     geometry: Option<Geometry>,
     metadata_size: Option<u32>,
     metadata_left: u64,
+    /// Bytes of hashes that the peer may still fetch.
+    hashes_left: u64,
+    /// Requests for hashes refused since one was answered.
+    hashes_refused: u32,
     ours: Bits,
     theirs: Theirs,
     /// A message came, so a bitfield is too late.
@@ -114,6 +124,7 @@ struct Core {
     gossip: VecDeque<Instant>,
     /// When the last message about public peers came that was read.
     heard_pex: Option<Instant>,
+    fast: Fast,
     chokes_us: bool,
     interested_in_us: bool,
     we_choke: bool,
@@ -128,6 +139,8 @@ struct Core {
     idle_at: Instant,
     keep_alive_at: Instant,
     uploads: VecDeque<BlockRef>,
+    /// Requests refused since one was served.
+    refused: usize,
     out: Vec<u8>,
 }
 
@@ -144,6 +157,7 @@ impl Peer {
         let keep_alive_at = now + Duration::from_millis(rng.random_range(KEEP_ALIVE_MS));
         let mut core = Core {
             hash,
+            v2_name: None,
             id,
             outgoing,
             greeted: false,
@@ -151,9 +165,12 @@ impl Peer {
             geometry: None,
             metadata_size: None,
             metadata_left: 0,
+            hashes_left: 0,
+            hashes_refused: 0,
             ours: Bits::default(),
             theirs: Theirs::Early {
                 bitfield: None,
+                all: false,
                 haves: Vec::new(),
             },
             spoken: false,
@@ -163,6 +180,7 @@ impl Peer {
             exchange: Exchange::Nobody,
             gossip: VecDeque::new(),
             heard_pex: None,
+            fast: Fast::default(),
             chokes_us: true,
             interested_in_us: false,
             we_choke: true,
@@ -175,6 +193,7 @@ impl Peer {
             idle_at: now + IDLE_TIME,
             keep_alive_at,
             uploads: VecDeque::new(),
+            refused: 0,
             out: Vec::new(),
         };
         if outgoing {
@@ -299,7 +318,7 @@ impl Peer {
     pub fn poll_timeout(&self) -> Instant {
         let core = &self.core;
         let mut due = core.idle_at.min(core.keep_alive_at);
-        if let Some(at) = core.snub_at {
+        for at in [core.snub_at, core.fast.due()].into_iter().flatten() {
             due = due.min(at);
         }
         match self.hello {
@@ -308,7 +327,7 @@ impl Peer {
         }
     }
 
-    /// Does what time demands. Gives requests to release when the peer snubs us.
+    /// Does what time demands. Gives requests to release when the peer snubs us or dropped them.
     ///
     /// # Errors
     /// The peer took too long: close the connection.
@@ -338,6 +357,11 @@ impl Peer {
             Theirs::Known(bits) => Some(bits),
             Theirs::Early { .. } => None,
         }
+    }
+
+    /// The peer's pieces that may be asked for now: all, or while it chokes us those that it allows (BEP 6).
+    pub fn askable(&self) -> Option<&Bits> {
+        self.core.askable()
     }
 
     /// What the peer's extension handshake said.
@@ -408,16 +432,7 @@ impl Peer {
 
     /// Refuses or allows the peer's requests. Refusing drops those that wait.
     pub fn set_choking(&mut self, choke: bool) {
-        let core = &mut self.core;
-        if choke != core.we_choke && core.greeted {
-            core.we_choke = choke;
-            if choke {
-                core.uploads.clear();
-                MessageRef::Choke.encode(&mut core.out);
-            } else {
-                MessageRef::Unchoke.encode(&mut core.out);
-            }
-        }
+        self.core.set_choking(choke);
     }
 
     /// Tells the peer of a piece that we newly have.
@@ -440,16 +455,7 @@ impl Peer {
 
     /// Takes requests to serve, up to about `bytes`, at least one.
     pub fn take_uploads(&mut self, bytes: u32) -> Vec<BlockRef> {
-        let mut blocks = Vec::new();
-        let mut sum = 0_u32;
-        while sum < bytes {
-            let Some(block) = self.core.uploads.pop_front() else {
-                break;
-            };
-            sum = sum.saturating_add(block.len);
-            blocks.push(block);
-        }
-        blocks
+        self.core.take_uploads(bytes)
     }
 
     /// Asks for a piece of the metadata, where the peer gives it.
@@ -464,28 +470,20 @@ impl Peer {
 }
 
 impl Core {
-    fn greet(&mut self) {
-        self.out
-            .extend_from_slice(&Handshake::new(self.hash, self.id).encode());
-    }
-
     fn sent(&mut self, now: Instant) {
         self.keep_alive_at = now + Duration::from_millis(self.rng.random_range(KEEP_ALIVE_MS));
     }
 
     /// The peer's handshake came: answers with ours, what we have, and the extension handshake.
     fn welcome(&mut self, theirs: &Handshake) -> Result<(), CloseReason> {
-        if theirs.hash != self.hash {
-            return Err(CloseReason::OtherTorrent);
-        }
+        self.settle_name(theirs)?;
         if !self.outgoing {
             self.greet();
         }
         self.greeted = true;
         self.extended = theirs.supports_extensions();
-        if !self.ours.is_empty() {
-            MessageRef::Bitfield(&self.ours.to_bytes()).encode(&mut self.out);
-        }
+        self.fast.on = theirs.supports_fast();
+        self.send_ours();
         if self.extended {
             let payload = extension::handshake(self.metadata_size, self.exchange);
             MessageRef::Extended {
@@ -506,6 +504,8 @@ impl Core {
         if self.geometry.is_some() {
             return Ok(());
         }
+        let pieces = geometry.pieces;
+        self.hashes_left = hashes::share_of(&geometry);
         self.geometry = Some(geometry);
         self.metadata_size = metadata_size;
         self.metadata_left = u64::from(metadata_size.unwrap_or(0)).saturating_mul(METADATA_TIMES);
@@ -519,20 +519,28 @@ impl Core {
             }
         }
         self.ours = ours;
-        let mut bits = Bits::new(geometry.pieces);
-        if let Theirs::Early { bitfield, haves } = &self.theirs {
+        let mut bits = Bits::new(pieces);
+        if let Theirs::Early {
+            bitfield,
+            all,
+            haves,
+        } = &self.theirs
+        {
+            if *all {
+                bits = Bits::full(pieces);
+            }
             if let Some(bytes) = bitfield {
-                bits =
-                    Bits::from_bytes(geometry.pieces, bytes).ok_or(CloseReason::Bad("bitfield"))?;
+                bits = Bits::from_bytes(pieces, bytes).ok_or(CloseReason::Bad("bitfield"))?;
             }
             for &piece in haves {
-                if piece >= geometry.pieces {
+                if piece >= pieces {
                     return Err(CloseReason::Bad("piece number"));
                 }
                 bits.set(piece);
             }
         }
         self.theirs = Theirs::Known(bits);
+        self.refresh_allowed();
         self.check_complete()
     }
 
@@ -576,6 +584,10 @@ impl Core {
             MessageRef::KeepAlive | MessageRef::Port(_) | MessageRef::Unknown(_) => {}
             MessageRef::Choke => {
                 self.chokes_us = true;
+                if self.fast.on {
+                    self.choked(now);
+                    return Ok(Event::Nothing);
+                }
                 self.snub_at = None;
                 let released: Vec<BlockRef> = self.asked.drain(..).map(|a| a.block).collect();
                 self.pardon(released.len());
@@ -583,6 +595,7 @@ impl Core {
             }
             MessageRef::Unchoke => {
                 self.chokes_us = false;
+                self.fast.rest_until = None;
                 return Ok(Event::Unchoked);
             }
             MessageRef::Interested => self.interested_in_us = true,
@@ -601,8 +614,19 @@ impl Core {
                 let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
                 return self.handle_block(now, BlockRef { index, begin, len }, data);
             }
-            MessageRef::Cancel(block) => self.uploads.retain(|&waiting| waiting != block),
+            MessageRef::Cancel(block) => self.handle_cancel(block),
+            MessageRef::HaveAll => return self.handle_have_all(first),
+            MessageRef::HaveNone => return self.handle_have_none(first),
+            MessageRef::Suggest(piece) => return self.handle_suggestion(piece),
+            MessageRef::AllowedFast(piece) => return self.handle_allowed(piece),
+            MessageRef::Reject(block) => return self.handle_reject(now, block),
             MessageRef::Extended { id, payload } => return self.handle_extended(now, id, payload),
+            MessageRef::HashRequest(request) => return Ok(Event::HashesWanted(request)),
+            // The decoder takes whole hashes alone.
+            MessageRef::Hashes(request, hashes) => {
+                return Ok(Event::Hashes(request, hashes.as_chunks().0));
+            }
+            MessageRef::HashReject(request) => return Ok(Event::HashesRefused(request)),
         }
         Ok(Event::Nothing)
     }
@@ -613,6 +637,7 @@ impl Core {
                 if !bits.set(piece) {
                     return Ok(Event::Nothing);
                 }
+                self.refresh_allowed();
                 self.check_complete()?;
                 Ok(Event::Have(piece))
             }
@@ -631,6 +656,7 @@ impl Core {
             Theirs::Early { bitfield, .. } => *bitfield = Some(bytes.to_vec()),
             Theirs::Known(bits) => {
                 *bits = Bits::from_bytes(bits.len(), bytes).ok_or(CloseReason::Bad("bitfield"))?;
+                self.refresh_allowed();
                 self.check_complete()?;
                 return Ok(Event::Pieces);
             }
@@ -648,24 +674,6 @@ impl Core {
         Ok(())
     }
 
-    fn handle_request(&mut self, block: BlockRef) -> Result<(), CloseReason> {
-        let Some(geometry) = self.geometry else {
-            return Err(CloseReason::Bad("request"));
-        };
-        let possible = block.len > 0
-            && block.len <= MAX_BLOCK
-            && geometry.contains(block)
-            && self.ours.get(block.index);
-        if !possible {
-            return Err(CloseReason::Bad("request"));
-        }
-        // A request that crossed our choke is dropped, as is one too many.
-        if !self.we_choke && self.uploads.len() < MAX_UPLOADS {
-            self.uploads.push_back(block);
-        }
-        Ok(())
-    }
-
     fn handle_block<'a>(
         &mut self,
         now: Instant,
@@ -680,6 +688,7 @@ impl Core {
         if let Some(asked) = self.asked.remove(at) {
             self.pipeline.answered(now, asked.sent, block.len);
         }
+        self.fast.answered();
         self.snubbed = false;
         self.snub_at = (!self.asked.is_empty()).then_some(now + SNUB_TIME);
         Ok(Event::Block(block, data))
@@ -695,6 +704,7 @@ impl Core {
         } else if self.keep_alive_at <= now {
             self.keep_alive_at = now + HANDSHAKE_TIME;
         }
+        let dropped = self.handle_fast_timeout(now);
         if self.snub_at.is_some_and(|at| at <= now) {
             if self.snubbed {
                 return Err(CloseReason::TimedOut("snubbed"));
@@ -707,19 +717,19 @@ impl Core {
                 MessageRef::Cancel(block).encode(&mut self.out);
             }
             self.pardon(released.len());
-            return Ok(released);
+            return Ok(dropped.into_iter().chain(released).collect());
         }
-        Ok(Vec::new())
+        Ok(dropped)
     }
 
     fn wants(&self) -> usize {
-        if self.chokes_us || !self.we_are_interested || self.geometry.is_none() {
+        if self.askable().is_none() || !self.we_are_interested || self.fast.rest_until.is_some() {
             return 0;
         }
         if self.snubbed {
             return usize::from(self.asked.is_empty());
         }
-        let window = self.pipeline.window();
+        let window = self.allowed_window(self.pipeline.window());
         let room = window.saturating_sub(self.asked.len());
         // Asked for in batches, so that the picker is not locked for each block.
         if room >= (window / 4).max(1) { room } else { 0 }

@@ -1,6 +1,9 @@
 #![allow(clippy::unwrap_used)]
+mod fast;
+
 use super::*;
-use crate::torrent::wire::{BLOCK, Message};
+use crate::torrent::v2::request::HashRequest;
+use crate::torrent::wire::{self, BLOCK, EXTENSION_BIT, Message};
 use proptest::prelude::*;
 use rand::SeedableRng;
 
@@ -9,10 +12,33 @@ const GEOMETRY: Geometry = Geometry {
     piece_len: 4 * BLOCK,
     total: 10 * 4 * BLOCK as u64 - 5,
     pieces: 10,
+    short: None,
 };
 
 fn peer(now: Instant, outgoing: bool) -> Peer {
     Peer::new(now, HASH, [1; 20], outgoing, StdRng::seed_from_u64(1))
+}
+
+/// The other side's handshake, with these bits in the last of the reserved bytes.
+fn greet(now: Instant, peer: &mut Peer, reserved: u8) {
+    let handshake = Handshake {
+        hash: HASH,
+        peer_id: [2; 20],
+        reserved: [0, 0, 0, 0, 0, EXTENSION_BIT, 0, reserved],
+    };
+    peer.feed(now, &handshake.encode());
+    drain(now, peer).unwrap();
+}
+
+/// A leech whose peer has everything and does not know the fast extension.
+fn plain(now: Instant) -> Peer {
+    let mut leech = peer(now, true);
+    leech
+        .set_torrent(GEOMETRY, Bits::new(10), Some(100))
+        .unwrap();
+    greet(now, &mut leech, 0);
+    say(now, &mut leech, Message::Bitfield(vec![0xff, 0xc0])).unwrap();
+    leech
 }
 
 /// A connected pair: one that has everything and one that has nothing.
@@ -91,7 +117,7 @@ fn a_block_is_asked_for_and_given() {
 #[test]
 fn a_choke_releases_requests_and_late_blocks_are_forgiven() {
     let now = Instant::now();
-    let (_, mut leech) = pair(now);
+    let mut leech = plain(now);
     leech.set_interested(true);
     say(now, &mut leech, Message::Unchoke).unwrap();
     let blocks: Vec<BlockRef> = (0..4).map(|n| GEOMETRY.block(0, n)).collect();
@@ -211,7 +237,7 @@ fn impossible_messages_close_the_connection() {
         say(now, &mut seed, Message::Interested).unwrap();
         assert_eq!(say(now, &mut seed, message), Err(CloseReason::Bad(reason)));
     }
-    let (_, mut leech) = pair(now);
+    let mut leech = plain(now);
     let not_had = Message::Request(block(0, 0, 1));
     assert_eq!(
         say(now, &mut leech, not_had),
@@ -224,7 +250,7 @@ fn requests_beyond_the_queue_are_dropped_and_a_cancel_is_honoured() {
     let now = Instant::now();
     let (mut seed, _) = pair(now);
     seed.set_choking(false);
-    for number in 0..MAX_UPLOADS as u32 + 10 {
+    for number in 0..serving::MAX_UPLOADS as u32 + 10 {
         let block = BlockRef {
             index: 0,
             begin: number,
@@ -239,7 +265,7 @@ fn requests_beyond_the_queue_are_dropped_and_a_cancel_is_honoured() {
     };
     say(now, &mut seed, Message::Cancel(first)).unwrap();
     let served = seed.take_uploads(u32::MAX);
-    assert_eq!(served.len(), MAX_UPLOADS - 1);
+    assert_eq!(served.len(), serving::MAX_UPLOADS - 1);
     assert!(!served.contains(&first));
 }
 
@@ -355,7 +381,13 @@ fn messages() -> impl Strategy<Value = Message> {
         (0_u32..12).prop_map(Message::Have),
         prop::collection::vec(any::<u8>(), 1..4).prop_map(Message::Bitfield),
         block.clone().prop_map(Message::Request),
-        block.prop_map(Message::Cancel),
+        block.clone().prop_map(Message::Cancel),
+        Just(Message::HaveAll),
+        Just(Message::HaveNone),
+        (0_u32..12).prop_map(Message::Suggest),
+        (0_u32..12).prop_map(Message::AllowedFast),
+        block.prop_map(Message::Reject),
+        (0_u32..10, 0_u32..4).prop_map(|(index, n)| Message::Reject(GEOMETRY.block(index, n))),
         (0_u32..12, 0_u32..5, 1_usize..20).prop_map(|(index, n, len)| Message::Piece {
             index,
             begin: n * BLOCK,
@@ -406,4 +438,101 @@ proptest! {
             }
         }
     }
+}
+
+/// Two ends of a torrent with these names of version 2, where the caller names it by `said`: what each calls it afterwards.
+fn names(said: u8, v2: [Option<u8>; 2]) -> Result<[InfoHash; 2], CloseReason> {
+    let now = Instant::now();
+    let hash = InfoHash([said; 20]);
+    let mut caller = Peer::new(now, hash, [1; 20], true, StdRng::seed_from_u64(1));
+    let mut called = peer(now, false);
+    for (end, name) in [&mut caller, &mut called].into_iter().zip(v2) {
+        if let Some(name) = name {
+            end.also_named(InfoHash([name; 20]));
+        }
+    }
+    assert_eq!(caller.name(), None);
+    for _ in 0..2 {
+        let mut bytes = Vec::new();
+        caller.transmit(now, &mut bytes);
+        called.feed(now, &bytes);
+        drain(now, &mut called)?;
+        bytes.clear();
+        called.transmit(now, &mut bytes);
+        caller.feed(now, &bytes);
+        drain(now, &mut caller)?;
+    }
+    Ok([caller.name().unwrap(), called.name().unwrap()])
+}
+
+#[test]
+fn two_who_can_go_on_under_the_second_name_of_a_hybrid_torrent() {
+    let [first, second] = [InfoHash([7; 20]), InfoHash([8; 20])];
+    let hybrid = Some(8);
+    assert_eq!(names(7, [hybrid, hybrid]), Ok([second; 2]));
+    assert_eq!(names(8, [hybrid, hybrid]), Ok([second; 2]));
+    // Who knows one name only is spoken to by that.
+    assert_eq!(names(7, [None, hybrid]), Ok([first; 2]));
+    assert_eq!(names(7, [hybrid, None]), Ok([first; 2]));
+    assert_eq!(names(8, [None, hybrid]), Ok([second; 2]));
+    assert_eq!(names(8, [None, None]), Err(CloseReason::OtherTorrent));
+    assert_eq!(names(9, [hybrid, hybrid]), Err(CloseReason::OtherTorrent));
+    // Of version 2 alone, there is one name.
+    assert_eq!(names(7, [Some(7), Some(7)]), Ok([first; 2]));
+}
+
+#[test]
+fn hashes_are_given_or_refused() {
+    let now = Instant::now();
+    let (mut seed, mut leech) = pair(now);
+    let request = HashRequest {
+        root: [1; 32],
+        base: 0,
+        index: 0,
+        count: 2,
+        proofs: 0,
+    };
+    leech.ask_hashes(request);
+    let wanted = format!("HashesWanted({request:?})");
+    assert_eq!(carry(now, &mut leech, &mut seed), [wanted]);
+    seed.give_hashes(request, Some(&[[3; 32], [4; 32]]))
+        .unwrap();
+    let given = format!("{:?}", Event::Hashes(request, &[[3; 32], [4; 32]]));
+    assert_eq!(carry(now, &mut seed, &mut leech), [given]);
+    seed.give_hashes(request, None).unwrap();
+    let refused = format!("HashesRefused({request:?})");
+    assert_eq!(carry(now, &mut seed, &mut leech), [refused]);
+    // Who asks for more than there is, and again, is refused.
+    let mut given = 0;
+    for _ in 0..100 {
+        seed.give_hashes(request, Some(&[[3; 32]; 1000])).unwrap();
+        given += carry(now, &mut seed, &mut leech)
+            .iter()
+            .filter(|event| event.starts_with("Hashes("))
+            .count();
+    }
+    assert_eq!(given, 2, "64 KiB");
+    // What is left of that, by what the answer will take and what it costs besides.
+    let left = (64 << 10) - 64 - 2 * 32_000;
+    let wants = |count| HashRequest { count, ..request };
+    assert_eq!(wants(4).answer_len(), 4 * 32);
+    assert!(seed.may_have_hashes(&wants(left / 32)));
+    assert!(!seed.may_have_hashes(&wants(left / 32 + 1)));
+    assert!(!seed.charge_hashes(u64::from(left) + 1));
+    assert!(seed.charge_hashes(u64::from(left) - 64));
+    assert!(seed.may_have_hashes(&request));
+    assert!(!seed.may_have_hashes(&wants(3)));
+    // An answer lets it ask on; else who is refused and refused is a flood.
+    seed.give_hashes(request, Some(&[[3; 32]; 2])).unwrap();
+    let mut refused = 0;
+    let reason = loop {
+        match seed.give_hashes(request, None) {
+            Ok(()) => refused += 1,
+            Err(reason) => break reason,
+        }
+    };
+    assert_eq!(
+        (refused, reason),
+        (12_000, CloseReason::Floods("hash requests"))
+    );
 }

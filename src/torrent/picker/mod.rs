@@ -2,6 +2,7 @@
 //! Pure: no clock, no streams. It also knows who gave which block, so that liars can be named.
 
 mod bits;
+mod short;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
 pub use bits::Bits;
+pub use short::Short;
 
 use super::metainfo::Info;
 use super::wire::{BLOCK, BlockRef};
@@ -43,11 +45,11 @@ const UNLISTED: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerKey(pub u32);
 
-/// A short digest of a block, to compare two versions of it.
+/// A short digest of a block, to compare two versions of it: the first bytes of its SHA-256.
 pub type BlockDigest = [u8; 16];
 
 /// How a torrent's bytes are cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// Bytes of every piece but the last.
     pub piece_len: u32,
@@ -55,6 +57,8 @@ pub struct Geometry {
     pub total: u64,
     /// Number of pieces.
     pub pieces: u32,
+    /// Pieces that end in padding (BEP 47, 52), which is not asked for.
+    pub short: Option<Short>,
 }
 
 impl Geometry {
@@ -64,11 +68,18 @@ impl Geometry {
             piece_len: info.piece_len,
             total: info.total,
             pieces: info.piece_count(),
+            short: info.short.clone(),
         }
     }
 
-    /// Bytes of a piece; 0 beyond the last.
+    /// Bytes of a piece without padding at its end; 0 beyond the last.
     pub fn len_of(&self, piece: u32) -> u32 {
+        let short = self.short.as_ref().and_then(|short| short.len_of(piece));
+        short.unwrap_or_else(|| self.full_len_of(piece))
+    }
+
+    /// The same with that padding: what peers of version 1 may ask for, and what its hashes are of.
+    pub fn full_len_of(&self, piece: u32) -> u32 {
         let start = u64::from(piece) * u64::from(self.piece_len);
         // At most piece_len, so it fits.
         self.total
@@ -103,13 +114,13 @@ impl Geometry {
             .then_some(number)
     }
 
-    /// Tells whether a request lies within its piece.
+    /// Tells whether a request lies within its piece and the padding at its end.
     pub fn contains(&self, block: BlockRef) -> bool {
         block.index < self.pieces
             && block
                 .begin
                 .checked_add(block.len)
-                .is_some_and(|end| end <= self.len_of(block.index))
+                .is_some_and(|end| end <= self.full_len_of(block.index))
     }
 }
 
@@ -215,8 +226,8 @@ impl Picker {
     }
 
     /// How the torrent is cut.
-    pub fn geometry(&self) -> Geometry {
-        self.geometry
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
     }
 
     /// The verified pieces.
@@ -442,6 +453,20 @@ impl Picker {
         None
     }
 
+    /// Names who lied in the attempts at a piece that failed, where the digests of its right blocks are known before it came. From then
+    /// on anybody may give it again.
+    pub fn blame(&mut self, piece: u32, right: &[BlockDigest]) -> Vec<PeerKey> {
+        let mut liars = BTreeSet::new();
+        for attempt in self.failed.remove(&piece).unwrap_or_default() {
+            let blocks = attempt.digests.iter().zip(right).zip(&attempt.by);
+            liars.extend(blocks.filter(|((was, is), _)| was != is).map(|(_, by)| *by));
+        }
+        if let Some(partial) = self.partial.get_mut(&piece) {
+            partial.only = None;
+        }
+        liars.into_iter().collect()
+    }
+
     /// Forgets the blocks of a piece that could not be written; nobody is to blame.
     pub fn lost(&mut self, piece: u32) {
         if self.partial.remove(&piece).is_some() {
@@ -473,7 +498,7 @@ impl Picker {
     }
 
     fn take_free(&mut self, piece: u32, peer: PeerKey, goal: usize, out: &mut Vec<BlockRef>) {
-        let geometry = self.geometry;
+        let geometry = &self.geometry;
         let Some(partial) = self.partial.get_mut(&piece) else {
             return;
         };

@@ -12,6 +12,7 @@ fn geometry(pieces: u32, blocks: u32) -> Geometry {
         piece_len,
         total: u64::from(pieces) * u64::from(piece_len) - 100,
         pieces,
+        short: None,
     }
 }
 
@@ -283,7 +284,7 @@ proptest! {
     ) {
         let pieces = 6;
         let geometry = geometry(pieces, 3);
-        let mut picker = Picker::new(geometry, had(pieces, 1), seed);
+        let mut picker = Picker::new(geometry.clone(), had(pieces, 1), seed);
         // The last peer has everything, so that an end exists.
         let mut haves = vec![Bits::full(pieces); 4];
         for (have, set) in haves.iter_mut().zip(&sets) {
@@ -357,4 +358,27 @@ proptest! {
         prop_assert!(picker.is_done(), "{:?}", picker);
         prop_assert_eq!(picker.had_bytes(), geometry.total);
     }
+}
+
+#[test]
+fn the_liar_of_a_failed_piece_is_named_as_soon_as_its_blocks_are_known() {
+    let (mut picker, all) = (picker(1, 2), Bits::full(1));
+    let [a, b] = [PeerKey(1), PeerKey(2)];
+    for peer in [a, b] {
+        picker.add_peer(&all);
+        let mut out = Vec::new();
+        picker.pick(peer, &all, 0, 1, &mut out);
+        assert!(matches!(
+            picker.received(peer, out[0]),
+            Received::Taken { .. }
+        ));
+    }
+    assert_eq!(picker.failed(0, vec![[1; 16], [2; 16]]), None);
+    assert_eq!(picker.blame(0, &[[1; 16], [3; 16]]), [b]);
+    assert_eq!(picker.blame(0, &[[1; 16], [3; 16]]), []);
+    // Both may give it again.
+    let mut out = Vec::new();
+    picker.pick(a, &all, 0, 1, &mut out);
+    picker.pick(b, &all, 0, 1, &mut out);
+    assert_eq!(out.len(), 2);
 }

@@ -11,8 +11,10 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{StorageError, lock};
-use crate::torrent::metainfo::Info;
-use crate::torrent::picker::Geometry;
+use crate::torrent::infohash::InfoHashV2;
+use crate::torrent::metainfo::{Builder, FileEntry, Info};
+use crate::torrent::picker::{Geometry, Short};
+use crate::torrent::v2::HashedFiles;
 
 /// Most files of a torrent that are open at once: well below the usual 1,024 of a process.
 const MAX_OPEN: usize = 64;
@@ -31,7 +33,13 @@ struct Entry {
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(crate) geometry: Geometry,
+    /// Of version 1.
     pub(crate) hashes: Vec<[u8; 20]>,
+    /// Whether pieces have hashes of version 1.
+    pub(crate) has_v1: bool,
+    pub(crate) v2: Option<Arc<HashedFiles>>,
+    /// The hashes are still to be found.
+    pub(crate) unhashed: bool,
     entries: Vec<Entry>,
 }
 
@@ -72,39 +80,66 @@ impl Layout {
                 .checked_add(file.len)
                 .ok_or(StorageError::UnsafePath)?;
         }
-        if start != geometry.total || info.pieces.len() != geometry.pieces as usize {
+        let counts = [0, geometry.pieces as usize];
+        if start != geometry.total || !counts.contains(&info.pieces.len()) {
             return Err(StorageError::UnsafePath);
         }
         Ok(Self {
             geometry,
             hashes: info.pieces.clone(),
+            has_v1: !info.pieces.is_empty(),
+            v2: info.v2.clone(),
+            unhashed: false,
             entries,
         })
     }
 
-    /// Lays out files to be hashed, before their torrent exists.
-    pub(crate) fn unhashed(files: &[(Vec<String>, u64)], piece_len: u32) -> Self {
-        let mut total = 0;
-        let mut entries = Vec::with_capacity(files.len());
-        for (path, len) in files {
-            entries.push(Entry {
-                path: path.clone(),
-                start: total,
-                len: *len,
-                pad: false,
-            });
-            total += len;
+    /// Lays out the files of a torrent that is being made, under its name.
+    pub(crate) fn unhashed(builder: &Builder) -> Self {
+        let mut layout = Vec::with_capacity(builder.files.len());
+        let version = builder.version;
+        let mut v2 = HashedFiles::new(InfoHashV2([0; 32]), builder.piece_len);
+        let (mut total, mut entries) = (0_u64, Vec::with_capacity(builder.files.len()));
+        for (number, (below, len)) in builder.files.iter().enumerate() {
+            let path: Vec<String> = std::iter::once(&builder.name)
+                .chain(below)
+                .cloned()
+                .collect();
+            if *len > 0 {
+                let first = total / u64::from(builder.piece_len.max(1));
+                v2.push([0; 32], u32::try_from(first).unwrap_or(u32::MAX), *len);
+            }
+            let parts = [(*len, false), (builder.padding_after(number), true)];
+            for (len, pad) in parts.into_iter().filter(|(len, pad)| !pad || *len > 0) {
+                let path = path.clone();
+                layout.push(FileEntry {
+                    path: path.clone(),
+                    len,
+                    pad,
+                });
+                entries.push(Entry {
+                    path,
+                    start: total,
+                    len,
+                    pad,
+                });
+                total = total.saturating_add(len);
+            }
         }
         // The parser of torrents bounds the number of pieces.
-        let pieces = total.div_ceil(u64::from(piece_len.max(1)));
+        let pieces = total.div_ceil(u64::from(builder.piece_len.max(1)));
         let pieces = u32::try_from(pieces).unwrap_or(u32::MAX);
         Self {
             geometry: Geometry {
-                piece_len,
+                piece_len: builder.piece_len,
                 total,
                 pieces,
+                short: Short::of(&layout, builder.piece_len),
             },
             hashes: Vec::new(),
+            has_v1: version.has_v1(),
+            v2: version.has_v2().then(|| Arc::new(v2)),
+            unhashed: true,
             entries,
         }
     }
@@ -211,6 +246,20 @@ impl Files {
             Ok(())
         } else {
             Err(StorageError::Missing)
+        }
+    }
+
+    /// The file that holds all of these bytes, and where in it they begin; `None` where there are several, or padding.
+    pub(super) fn one_file(
+        &self,
+        at: u64,
+        len: u64,
+    ) -> Result<Option<(Arc<File>, u64)>, StorageError> {
+        match self.layout.spans(at, len).next() {
+            Some((index, offset, held)) if held == len && !self.is_pad(index) => {
+                Ok(Some((self.get(index, false)?, offset)))
+            }
+            Some(_) | None => Ok(None),
         }
     }
 

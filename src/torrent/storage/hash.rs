@@ -4,35 +4,37 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use sha1::{Digest, Sha1};
-
+use super::digest::PieceHasher;
 use super::files::{Files, Layout};
 use super::{StorageError, lock};
+use crate::torrent::metainfo::{Builder, MAX_PIECES, PieceHashes};
 use crate::torrent::picker::Bits;
 
 /// Bytes read at once.
 const CHUNK: usize = 1 << 20;
 
-/// Hashes files that are to become a torrent: paths below `root`, in the torrent's order, with their lengths. Blocks;
-/// `progress` counts pieces.
+/// Hashes files that are to become a torrent: they lie below `root` under its name. Blocks; `progress` counts pieces.
 ///
 /// # Errors
 /// A file is missing, shorter than said, or behind a link: tell the user.
 pub fn hash_files(
     root: &Path,
-    files: &[(Vec<String>, u64)],
-    piece_len: u32,
+    torrent: &Builder,
     threads: usize,
     progress: &AtomicU32,
-) -> Result<Vec<[u8; 20]>, StorageError> {
-    let files = Files::new(root, Layout::unhashed(files, piece_len), false)?;
-    let pieces = files.layout.geometry.pieces;
-    let hashes = Mutex::new(vec![[0; 20]; pieces as usize]);
+) -> Result<PieceHashes, StorageError> {
+    let files = Files::new(root, Layout::unhashed(torrent), false)?;
+    let pieces = files.layout.geometry.pieces as usize;
+    if pieces > MAX_PIECES {
+        return Err(StorageError::TooLarge);
+    }
+    let hashes = Mutex::new(vec![([0; 20], [0; 32]); pieces]);
     let failure = Mutex::new(None);
-    each(0..pieces, threads, |piece, scratch| {
+    each(0..pieces as u32, threads, |piece, scratch| {
         if lock(&failure).is_none() {
             match hash(&files, piece, scratch) {
-                Ok(found) => {
+                Ok(hasher) => {
+                    let found = files.layout.hash_of(piece, hasher);
                     if let Some(slot) = lock(&hashes).get_mut(piece as usize) {
                         *slot = found;
                     }
@@ -42,18 +44,24 @@ pub fn hash_files(
             progress.fetch_add(1, Ordering::Relaxed);
         }
     });
-    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => Ok(hashes.into_inner().unwrap_or_else(PoisonError::into_inner)),
+    if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
     }
+    let hashes = hashes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (v1, v2): (Vec<_>, Vec<_>) = hashes.into_iter().unzip();
+    let version = torrent.version;
+    Ok(PieceHashes {
+        v1: if version.has_v1() { v1 } else { Vec::new() },
+        v2: if version.has_v2() { v2 } else { Vec::new() },
+    })
 }
 
 /// Gives those of `pieces` that are right.
 pub(super) fn check(files: &Files, pieces: &Bits, threads: usize, progress: &AtomicU32) -> Bits {
     let right = Mutex::new(Bits::new(files.layout.geometry.pieces));
     each(pieces.ones(), threads, |piece, scratch| {
-        let expected = files.layout.hashes.get(piece as usize);
-        if hash(files, piece, scratch).ok().as_ref() == expected && expected.is_some() {
+        let hasher = hash(files, piece, scratch).ok();
+        if hasher.is_some_and(|hasher| files.layout.is_right(piece, hasher)) {
             lock(&right).set(piece);
         }
         progress.fetch_add(1, Ordering::Relaxed);
@@ -83,18 +91,18 @@ fn each(
     });
 }
 
-fn hash(files: &Files, piece: u32, scratch: &mut Vec<u8>) -> Result<[u8; 20], StorageError> {
+fn hash(files: &Files, piece: u32, scratch: &mut Vec<u8>) -> Result<PieceHasher, StorageError> {
     let layout = &files.layout;
     let len = layout.geometry.len_of(piece) as usize;
     scratch.resize(len.min(CHUNK), 0);
-    let mut sha = Sha1::new();
+    let mut hasher = layout.hasher(piece);
     let mut done = 0;
     while done < len {
         let part = (len - done).min(CHUNK);
         let room = scratch.get_mut(..part).ok_or(StorageError::Missing)?;
         files.read_at(layout.start_of(piece) + done as u64, room)?;
-        sha.update(room);
+        hasher.update(room);
         done += part;
     }
-    Ok(sha.finalize().into())
+    Ok(hasher)
 }

@@ -4,9 +4,11 @@
 //! which writes them and hashes them while they are warm. When the last block of a piece is in, the worker compares the
 //! hash and sends a [`Report`]. Memory is bounded by a budget: [`Storage::ready`] makes readers wait.
 
+mod digest;
 mod error;
 mod files;
 mod hash;
+mod read;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -149,7 +151,7 @@ impl Storage {
         lock: Option<File>,
     ) -> Result<Arc<Self>, StorageError> {
         let layout = Layout::new(info)?;
-        let geometry = layout.geometry;
+        let geometry = layout.geometry.clone();
         let files = Files::new(&options.root, layout, options.write)?;
         let shard = || Shard {
             state: Mutex::new(ShardState {
@@ -182,8 +184,8 @@ impl Storage {
     }
 
     /// How the torrent is cut.
-    pub fn geometry(&self) -> Geometry {
-        self.files.layout.geometry
+    pub fn geometry(&self) -> &Geometry {
+        &self.files.layout.geometry
     }
 
     /// Takes in a block that the picker accepted. Copies it; never blocks on the disk. Call within a tokio runtime.

@@ -96,6 +96,35 @@ async fn blocks_in_any_order_become_the_files() {
         )
         .unwrap();
     assert_eq!(read, content[PIECE as usize + 30_000..][..16_000]);
+    // In one file and across several, one behind another and not, into what held something else.
+    let block = |index, begin, len| BlockRef { index, begin, len };
+    let asked = [
+        block(0, 0, 16_384),
+        block(0, 16_384, 16_384),
+        block(0, 60_000, 5_536),
+        block(1, 0, 40_000),
+        block(1, 40_000, 1),
+        block(0, 7, 1),
+        block(2, 0, 5),
+    ];
+    for before in [0, 13, 2] {
+        let mut out = vec![9; 90_000];
+        storage.read_blocks(&asked, before, &mut out).unwrap();
+        let mut rest = &out[..];
+        for block in asked {
+            let start = (block.index * PIECE + block.begin) as usize;
+            let (part, more) = rest.split_at(before + block.len as usize);
+            assert_eq!(part[before..], content[start..][..block.len as usize]);
+            rest = more;
+        }
+        assert!(rest.is_empty());
+    }
+    let beyond = [block(0, 0, 1), block(2, 0, PIECE)];
+    assert!(storage.read_blocks(&beyond, 13, &mut read).is_err());
+    // A file that was cut: nothing is served in its place.
+    std::fs::write(dir.path().join("top/03/f"), b"short").unwrap();
+    let cut = [block(2, 0, 100), block(2, 100, 100)];
+    assert!(storage.read_blocks(&cut, 13, &mut read).is_err());
 }
 
 #[tokio::test]
@@ -260,13 +289,16 @@ fn files_are_hashed_as_their_torrent_says() {
         std::fs::create_dir_all(&path).unwrap();
         std::fs::write(path.join("f"), &content[at..at + len as usize]).unwrap();
         at += len as usize;
-        files.push((vec!["top".into(), format!("{n:02}"), "f".into()], len));
+        files.push((vec![format!("{n:02}"), "f".into()], len));
     }
     let progress = AtomicU32::new(0);
-    let hashes = hash_files(dir.path(), &files, PIECE, 2, &progress).unwrap();
-    assert_eq!(hashes, info.pieces);
+    let mut builder = Builder::new("top".into(), files);
+    builder.piece_len = PIECE;
+    let hashes = hash_files(dir.path(), &builder, 2, &progress).unwrap();
+    assert_eq!(hashes.v1, info.pieces);
+    assert_eq!(hashes.v2, [[0; 32]; 0]);
     assert_eq!(progress.load(Ordering::Relaxed), 2);
-    files[0].1 += 1;
-    let short = hash_files(dir.path(), &files, PIECE, 2, &progress);
+    builder.files[0].1 += 1;
+    let short = hash_files(dir.path(), &builder, 2, &progress);
     assert_eq!(short, Err(StorageError::Missing));
 }

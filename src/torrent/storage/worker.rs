@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sha1::{Digest, Sha1};
-
+use super::digest::PieceHasher;
 use super::{
     BLOCK, Report, SEGMENT, SEGMENT_BLOCKS, Segment, Storage, StorageError, Suspects, full_mask,
     lock,
 };
 use crate::torrent::picker::BlockDigest;
+use crate::torrent::v2::merkle::sha256;
 
 /// Work for a shard, done in order, so that a check comes after all writes of its piece.
 pub(super) enum Job {
@@ -26,7 +26,7 @@ pub(super) enum Job {
 
 /// A piece that is hashed while its segments come in.
 struct Hashing {
-    sha: Sha1,
+    sha: PieceHasher,
     /// The next segment to hash.
     next: u32,
     /// Written segments that wait for earlier ones, as far as the budget allows.
@@ -80,13 +80,13 @@ impl Storage {
         }
         let blocks = self.geometry().blocks_of(piece);
         let hashing = worker.hashing.entry(piece).or_insert_with(|| Hashing {
-            sha: Sha1::new(),
+            sha: self.files.layout.hasher(piece),
             next: 0,
             kept: BTreeMap::new(),
         });
         if at < hashing.next {
             // What was hashed is not what is on disk now: start over, from the disk.
-            hashing.sha = Sha1::new();
+            hashing.sha = self.files.layout.hasher(piece);
             hashing.next = 0;
         }
         if let Some(old) = hashing.kept.remove(&at) {
@@ -113,7 +113,7 @@ impl Storage {
         let hashing = worker.hashing.remove(&piece);
         let (mut sha, next, mut kept) = match hashing {
             Some(h) => (h.sha, h.next, h.kept),
-            None => (Sha1::new(), 0, BTreeMap::new()),
+            None => (self.files.layout.hasher(piece), 0, BTreeMap::new()),
         };
         let segments = self.geometry().blocks_of(piece).div_ceil(SEGMENT_BLOCKS);
         let mut result = Ok(());
@@ -133,7 +133,7 @@ impl Storage {
         if let Err(error) = result {
             return self.lose(worker, piece, error);
         }
-        let right = self.files.layout.hashes.get(piece as usize) == Some(&sha.finalize().into());
+        let right = self.files.layout.is_right(piece, sha);
         let report = if right {
             if let Some(slot) = self.shards.get((piece % super::SHARDS) as usize) {
                 lock(&slot.state).done.set(piece);
@@ -234,10 +234,10 @@ impl Storage {
             if self.read(block, &mut worker.scratch).is_err() {
                 return Vec::new();
             }
-            let mut digest = BlockDigest::default();
-            let hash = blake3::hash(&worker.scratch);
-            digest.copy_from_slice(hash.as_bytes().first_chunk::<16>().unwrap_or(&[0; 16]));
-            digests.push(digest);
+            // Of version 2, the same stands in the tree.
+            let hash = sha256(&worker.scratch);
+            let digest: Option<&BlockDigest> = hash.first_chunk();
+            digests.push(digest.copied().unwrap_or_default());
         }
         digests
     }

@@ -37,6 +37,8 @@ const MAX_CIRCUITS_LOST: u32 = 3;
 /// What an announce brought.
 #[derive(Debug)]
 pub(super) struct Answer {
+    /// By which name they were asked for.
+    pub(super) hash: InfoHash,
     pub(super) peers: Vec<SocketAddr>,
     pub(super) onions: Vec<OnionPeer>,
     /// For the user, without names.
@@ -53,11 +55,28 @@ pub(super) struct Counters {
     pub(super) left: u64,
 }
 
+impl Counters {
+    /// What is told by one of the names. What is missing goes with both: whoever misses nothing is told of nobody who has everything.
+    fn told(self, second: bool) -> Self {
+        let left = self.left;
+        if second {
+            return Self {
+                left,
+                ..Self::default()
+            };
+        }
+        self
+    }
+}
+
 /// Announces a torrent.
 pub(super) struct Announcer {
     pub(super) outside: Arc<dyn Outside>,
     pub(super) client: TrackerClient,
     pub(super) hash: InfoHash,
+    /// It is the second name of a torrent whose first is announced too: what was given and taken is reported by that alone, and so is
+    /// where our onion service is.
+    pub(super) second: bool,
     pub(super) tiers: TierList,
     pub(super) counters: watch::Receiver<Counters>,
     pub(super) answers: mpsc::Sender<Answer>,
@@ -78,7 +97,7 @@ impl Announcer {
             };
             tokio::select! {
                 () = tokio::time::sleep_until(at.into()) => {}
-                Ok(()) = self.own.changed() => {
+                Ok(()) = self.own.changed(), if !self.second => {
                     self.tiers.hurry(Instant::now().into_std());
                     continue;
                 }
@@ -95,7 +114,8 @@ impl Announcer {
                 uploaded,
                 downloaded,
                 left,
-            } = *self.counters.borrow();
+            } = self.counters.borrow().told(self.second);
+            let own = self.own.borrow_and_update().first().copied();
             let request = AnnounceRequest {
                 hash: self.hash,
                 peer_id,
@@ -106,7 +126,7 @@ impl Announcer {
                 key,
                 numwant: NUMWANT,
                 port: NO_PORT,
-                onion: self.own.borrow_and_update().first().copied(),
+                onion: own.filter(|_| !self.second),
             };
             let owner = [&self.hash.0, url.as_bytes()].concat();
             let isolation = Isolation::new("tracker", &owner, 0);
@@ -126,6 +146,7 @@ impl Announcer {
                     self.tiers.succeeded(&url, now, answer.interval);
                     let status = format!("{} peers", answer.peers.len() + answer.onions.len());
                     Answer {
+                        hash: self.hash,
                         peers: answer.peers,
                         onions: answer.onions,
                         status,
@@ -145,6 +166,7 @@ impl Announcer {
                         None
                     };
                     let answer = Answer {
+                        hash: self.hash,
                         peers: Vec::new(),
                         onions: Vec::new(),
                         status: error.to_string(),
@@ -169,6 +191,76 @@ impl Announcer {
             if self.answers.send(answer).await.is_err() {
                 return;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use hushswarm_circuits::target::Target;
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use crate::route::{BoxFuture, BoxStream, Datagrams};
+
+    /// Trackers that say nothing, and what was said to them.
+    struct Trackers(mpsc::Sender<String>);
+
+    impl Outside for Trackers {
+        fn connect<'a>(
+            &'a self,
+            _: &'a Target,
+            _: Isolation,
+        ) -> BoxFuture<'a, Result<BoxStream, RouteError>> {
+            let (near, mut far) = tokio::io::duplex(16 << 10);
+            let heads = self.0.clone();
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(far.read_u8().await.unwrap());
+                }
+                heads.send(String::from_utf8(head).unwrap()).await.unwrap();
+            });
+            Box::pin(async { Ok(Box::new(near) as BoxStream) })
+        }
+
+        fn datagrams(&self, _: Isolation) -> BoxFuture<'_, Result<Box<dyn Datagrams>, RouteError>> {
+            Box::pin(async { Err(RouteError::Refused) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_name_reports_nothing_twice_and_no_onion_service() {
+        let host = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion";
+        let url = format!("http://{host}/announce");
+        for second in [false, true] {
+            let (sender, mut heads) = mpsc::channel(4);
+            let counters = Counters {
+                uploaded: 64 << 20,
+                downloaded: 128 << 20,
+                left: 192 << 20,
+            };
+            let (answers, _listens) = mpsc::channel(4);
+            let announcer = Announcer {
+                outside: Arc::new(Trackers(sender)),
+                client: TrackerClient::new(false),
+                hash: InfoHash([1; 20]),
+                second,
+                tiers: TierList::new(&[vec![url.clone()]], false, &mut StdRng::seed_from_u64(1)),
+                counters: watch::channel(counters).1,
+                answers,
+                own: watch::channel(vec![OnionPeer::parse(host, 5).unwrap()]).1,
+            };
+            let running = tokio::spawn(announcer.run());
+            let head = heads.recv().await.unwrap();
+            let has = |part: &str| head.contains(part);
+            assert!(has(&format!("left={}", 192 << 20)), "{head}");
+            assert_eq!(has(&format!("uploaded={}", 64 << 20)), !second);
+            assert_eq!(has(&format!("downloaded={}", 128 << 20)), !second);
+            assert_eq!(has("uploaded=0") && has("downloaded=0"), second);
+            assert_eq!(has("ip="), !second, "{head}");
+            running.abort();
         }
     }
 }

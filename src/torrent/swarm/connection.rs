@@ -14,16 +14,19 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::hashes::{self, Hashing, answer_hashes, hashed, hashes_came};
 use super::metadata::Outcome;
 use super::{Order, Seat, Shared, Torrent};
 use crate::route::BoxStream;
 use crate::torrent::extension::{Exchange, MAX_METADATA, random_peer_id};
 use crate::torrent::gossip::Onions;
+use crate::torrent::infohash::InfoHash;
 use crate::torrent::peer::{CloseReason, Event, Peer};
 use crate::torrent::pex::PeerExchange;
-use crate::torrent::picker::{PeerKey, Received};
+use crate::torrent::picker::{Bits, PeerKey, Received};
 use crate::torrent::storage::{StorageError, lock};
-use crate::torrent::wire::{BlockRef, piece_header};
+use crate::torrent::v2::HashedFiles;
+use crate::torrent::wire::{BlockRef, PIECE_HEADER_LEN, piece_header};
 
 /// Deadlines are looked at, and idle requests tried again, this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -50,6 +53,10 @@ pub(super) enum News {
     Interested(PeerKey),
     /// The metadata came, with the right hash.
     Metadata(Vec<u8>),
+    /// The hashes of all pieces are known.
+    Layers(Box<HashedFiles>),
+    /// These peers lied.
+    Liars(Vec<PeerKey>),
     /// This peer lied.
     Liar(PeerKey),
     /// The peer's extension handshake came, on a connection on which we offer to tell of others; whether the peer does too.
@@ -64,16 +71,18 @@ type Upload = JoinHandle<(Vec<u8>, u64, Result<(), StorageError>)>;
 
 /// One connection at work.
 pub(super) struct Connection {
-    shared: Arc<Shared>,
-    key: PeerKey,
+    pub(super) shared: Arc<Shared>,
+    pub(super) key: PeerKey,
     seat: Arc<Seat>,
-    peer: Peer,
+    pub(super) peer: Peer,
+    /// Hashes that the peer waits for.
+    pub(super) hashing: Hashing,
     /// Of whom we offer to tell.
     exchange: Exchange,
     /// Since when neither side needs anything, where we offer that.
     complete_since: Option<Instant>,
     news: mpsc::Sender<News>,
-    torrent: Option<Torrent>,
+    pub(super) torrent: Option<Torrent>,
     /// The picker counts the peer's pieces.
     counted: bool,
     /// The picker had nothing for the peer; asked again at the next tick.
@@ -87,10 +96,14 @@ pub(super) struct Connection {
     out: Vec<u8>,
     written: usize,
     last_write: Instant,
+    /// `out` holds blocks, and `aside` the memory of messages meanwhile.
+    giving: bool,
+    aside: Vec<u8>,
     /// Blocks that were read and wait for `out`.
     ready: Vec<u8>,
     /// Their payload, bytes.
     ready_bytes: u64,
+    /// Memory for blocks, with what it held before.
     spare: Vec<u8>,
     picked: Vec<BlockRef>,
 }
@@ -102,10 +115,12 @@ enum Io {
 }
 
 impl Connection {
+    /// `by` is the name to call the torrent by, where it is not the usual one; `v2` is its name of version 2, where it is known.
     pub(super) fn new(
         shared: Arc<Shared>,
         key: PeerKey,
         outgoing: bool,
+        (by, v2): (Option<InfoHash>, Option<InfoHash>),
         news: mpsc::Sender<News>,
     ) -> Self {
         let seat = Arc::new(Seat::default());
@@ -115,12 +130,17 @@ impl Connection {
         let mut rng = StdRng::from_rng(&mut rand::rng());
         let id = random_peer_id(&mut rng);
         let now = Instant::now();
-        let peer = Peer::new(now.into_std(), shared.hash, id, outgoing, rng);
+        let name = by.unwrap_or(shared.hash);
+        let mut peer = Peer::new(now.into_std(), name, id, outgoing, rng);
+        if let Some(name) = v2 {
+            peer.also_named(name);
+        }
         Self {
             shared,
             key,
             seat,
             peer,
+            hashing: Hashing::default(),
             exchange: Exchange::Nobody,
             complete_since: None,
             news,
@@ -133,6 +153,8 @@ impl Connection {
             out: Vec::new(),
             written: 0,
             last_write: now,
+            giving: false,
+            aside: Vec::new(),
             ready: Vec::new(),
             ready_bytes: 0,
             spare: Vec::new(),
@@ -166,12 +188,15 @@ impl Connection {
     ) -> Result<std::convert::Infallible, CloseReason> {
         let seat = Arc::clone(&self.seat);
         let mut upload: Option<Upload> = None;
+        let mut hashing: Option<hashes::Job> = None;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.obey()?;
             self.ask();
             self.ask_metadata();
+            self.ask_layers();
+            self.hash_next(&mut hashing)?;
             self.read_uploads(&mut upload);
             self.load_output(&mut upload);
             let storage = self
@@ -197,6 +222,12 @@ impl Connection {
                     self.uploaded(done)?;
                 }
                 () = ready(storage.as_ref()), if !may_read => {}
+                done = hashed(&mut hashing), if hashing.is_some() => {
+                    hashing = None;
+                    if let Some((request, hashes)) = done {
+                        self.peer.give_hashes(request, hashes.as_deref())?;
+                    }
+                }
                 _ = tick.tick() => self.tick()?,
             }
         }
@@ -294,7 +325,7 @@ impl Connection {
                         picker.release(self.key, blocks);
                     }
                 }
-                Event::Unchoked => self.dry = false,
+                Event::Unchoked | Event::Allowed => self.dry = false,
                 Event::Extensions => {
                     self.dry = false;
                     if self.exchange != Exchange::Nobody {
@@ -315,6 +346,24 @@ impl Connection {
                         Some(Outcome::Done(bytes)) => news = Some(News::Metadata(bytes)),
                         Some(Outcome::Liar(key)) => news = Some(News::Liar(key)),
                         Some(Outcome::More) | None => {}
+                    }
+                }
+                Event::HashesWanted(request) => {
+                    let torrent = self.torrent.as_ref();
+                    answer_hashes(&mut self.hashing, &mut self.peer, torrent, request)?;
+                }
+                Event::Hashes(request, hashes) => {
+                    news = hashes_came(
+                        &self.shared,
+                        self.torrent.as_ref(),
+                        self.key,
+                        &request,
+                        hashes,
+                    );
+                }
+                Event::HashesRefused(request) => {
+                    if let Some(layers) = &mut lock(&self.shared.work).layers {
+                        layers.refused(now, self.key, &request);
                     }
                 }
                 Event::MetadataRejected => {
@@ -342,6 +391,8 @@ impl Connection {
         if gained {
             self.count();
         }
+        let has = self.peer.pieces().map_or(0, Bits::count);
+        self.seat.pieces.store(has, Ordering::Relaxed);
         let interested = self.peer.is_interested();
         self.seat.interested.store(interested, Ordering::Relaxed);
         self.seat
@@ -404,7 +455,7 @@ impl Connection {
             .map(|picker| picker.had().clone());
         if let Some(had) = had {
             self.peer
-                .set_torrent(torrent.storage.geometry(), had, size)?;
+                .set_torrent(torrent.storage.geometry().clone(), had, size)?;
             self.count();
         }
         Ok(())
@@ -420,7 +471,7 @@ impl Connection {
         {
             let work = &mut *lock(&self.shared.work);
             if let (Some(picker), Some(have), false) =
-                (&mut work.picker, self.peer.pieces(), work.paused)
+                (&mut work.picker, self.peer.askable(), work.paused)
             {
                 let busy = self.peer.outstanding();
                 picker.pick(self.key, have, busy, want, &mut self.picked);
@@ -459,18 +510,22 @@ impl Connection {
         let blocks = self.peer.take_uploads(UPLOAD_BATCH);
         let mut out = std::mem::take(&mut self.spare);
         *upload = Some(tokio::task::spawn_blocking(move || {
-            out.clear();
+            let result = storage.read_blocks(&blocks, PIECE_HEADER_LEN, &mut out);
+            let mut rest = &mut out[..];
             let mut bytes = 0;
             for block in blocks {
-                let start = out.len();
-                out.extend_from_slice(&piece_header(block.index, block.begin, block.len));
-                if let Err(error) = storage.read(block, &mut out) {
-                    out.truncate(start);
-                    return (out, bytes, Err(error));
+                let header = piece_header(block.index, block.begin, block.len);
+                let len = PIECE_HEADER_LEN + block.len as usize;
+                let Some((part, more)) = rest.split_at_mut_checked(len) else {
+                    break;
+                };
+                rest = more;
+                if let Some(front) = part.first_chunk_mut() {
+                    *front = header;
                 }
                 bytes += u64::from(block.len);
             }
-            (out, bytes, Ok(()))
+            (out, bytes, result)
         }));
     }
 
@@ -496,15 +551,18 @@ impl Connection {
         if self.written < self.out.len() {
             return;
         }
-        if self.out.capacity() > self.spare.capacity() {
-            std::mem::swap(&mut self.out, &mut self.spare);
+        if self.giving {
+            self.giving = false;
+            std::mem::swap(&mut self.out, &mut self.aside);
+            // Two are enough: one is sent while the other is read into.
+            self.spare = std::mem::take(&mut self.aside);
         }
         self.out.clear();
         self.written = 0;
         self.peer.transmit(now(), &mut self.out);
         if self.out.is_empty() && !self.ready.is_empty() {
-            std::mem::swap(&mut self.out, &mut self.ready);
-            self.ready.clear();
+            self.giving = true;
+            self.aside = std::mem::replace(&mut self.out, std::mem::take(&mut self.ready));
             self.seat
                 .uploaded
                 .fetch_add(self.ready_bytes, Ordering::Relaxed);
@@ -520,6 +578,8 @@ impl Connection {
 
     fn tick(&mut self) -> Result<(), CloseReason> {
         self.dry = false;
+        self.hashing.due = true;
+        self.ask_blocks();
         if self.peer.both_complete() {
             let since = *self.complete_since.get_or_insert_with(Instant::now);
             let lingers = if self.peer.gossips() {
@@ -567,6 +627,9 @@ impl Drop for Connection {
         }
         if let Some(fetch) = &mut work.fetch {
             fetch.gone(self.key);
+        }
+        if let Some(layers) = &mut work.layers {
+            layers.gone(self.key);
         }
     }
 }

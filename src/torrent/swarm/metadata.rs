@@ -6,10 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use sha1::{Digest, Sha1};
-
 use crate::torrent::extension::{MAX_METADATA, metadata_piece_count, metadata_piece_len};
-use crate::torrent::infohash::InfoHash;
+use crate::torrent::infohash::{InfoHash, InfoHashV2};
+use crate::torrent::metainfo::is_named;
 use crate::torrent::picker::PeerKey;
 
 /// A piece that did not come by then is asked of somebody else.
@@ -55,14 +54,16 @@ pub(super) enum Outcome {
 #[derive(Debug)]
 pub(super) struct Fetch {
     hash: InfoHash,
+    v2: Option<InfoHashV2>,
     alone: bool,
     attempts: BTreeMap<Group, Attempt>,
 }
 
 impl Fetch {
-    pub(super) fn new(hash: InfoHash) -> Self {
+    pub(super) fn new(hash: InfoHash, v2: Option<InfoHashV2>) -> Self {
         Self {
             hash,
+            v2,
             alone: false,
             attempts: BTreeMap::new(),
         }
@@ -140,12 +141,12 @@ impl Fetch {
             .unwrap_or_default();
         let given: Vec<(PeerKey, Vec<u8>)> =
             given.into_iter().filter_map(|slot| slot.data).collect();
-        let mut sha = Sha1::new();
-        given.iter().for_each(|(_, data)| sha.update(data));
-        if InfoHash(sha.finalize().into()) == self.hash {
-            return Outcome::Done(given.into_iter().flat_map(|(_, data)| data).collect());
+        let alone = given.iter().all(|(who, _)| *who == peer);
+        let bytes: Vec<u8> = given.into_iter().flat_map(|(_, data)| data).collect();
+        if is_named(&bytes, self.hash, self.v2) {
+            return Outcome::Done(bytes);
         }
-        if given.iter().all(|(who, _)| *who == peer) {
+        if alone {
             return Outcome::Liar(peer);
         }
         self.alone = true;
@@ -189,6 +190,7 @@ mod tests {
     use super::*;
     use crate::torrent::extension::METADATA_PIECE;
     use proptest::prelude::*;
+    use sha1::{Digest, Sha1};
 
     const A: PeerKey = PeerKey(1);
     const B: PeerKey = PeerKey(2);
@@ -207,7 +209,7 @@ mod tests {
     fn two_peers_share_the_work() {
         let (bytes, hash) = metadata();
         let size = bytes.len() as u32;
-        let (mut fetch, now) = (Fetch::new(hash), Instant::now());
+        let (mut fetch, now) = (Fetch::new(hash, None), Instant::now());
         let asked = [A, B, A].map(|peer| (peer, fetch.next(now, peer, size).unwrap()));
         assert_eq!(asked.map(|(_, piece)| piece), [0, 1, 2]);
         assert_eq!(fetch.next(now, B, size), None);
@@ -219,7 +221,7 @@ mod tests {
     fn when_peers_together_gave_wrong_metadata_each_is_asked_alone_and_the_liar_shows() {
         let (bytes, hash) = metadata();
         let size = bytes.len() as u32;
-        let (mut fetch, now) = (Fetch::new(hash), Instant::now());
+        let (mut fetch, now) = (Fetch::new(hash, None), Instant::now());
         let lie = vec![9; METADATA_PIECE];
         let asked = [A, B, A].map(|peer| (peer, fetch.next(now, peer, size).unwrap()));
         for (peer, piece) in asked {
@@ -250,7 +252,7 @@ mod tests {
     #[test]
     fn a_wrong_length_does_not_stop_those_who_know_better() {
         let (bytes, hash) = metadata();
-        let (mut fetch, now) = (Fetch::new(hash), Instant::now());
+        let (mut fetch, now) = (Fetch::new(hash, None), Instant::now());
         assert_eq!(fetch.next(now, B, 5), Some(0));
         assert_eq!(fetch.received(B, 0, 5, b"wrong"), Outcome::Liar(B));
         assert_eq!(fetch.next(now, A, bytes.len() as u32), Some(0));
@@ -261,7 +263,7 @@ mod tests {
     fn a_silent_peers_piece_is_asked_of_another() {
         let (bytes, hash) = metadata();
         let size = bytes.len() as u32;
-        let (mut fetch, now) = (Fetch::new(hash), Instant::now());
+        let (mut fetch, now) = (Fetch::new(hash, None), Instant::now());
         for piece in 0..3 {
             assert_eq!(fetch.next(now, A, size), Some(piece));
         }
@@ -273,7 +275,7 @@ mod tests {
 
     #[test]
     fn many_claimed_lengths_cost_little() {
-        let (mut fetch, now) = (Fetch::new(metadata().1), Instant::now());
+        let (mut fetch, now) = (Fetch::new(metadata().1, None), Instant::now());
         let started = (1..100).filter(|&n| fetch.next(now, PeerKey(n), n * 1000).is_some());
         assert_eq!(started.count(), MAX_ATTEMPTS);
         (1..=MAX_ATTEMPTS as u32).for_each(|n| fetch.gone(PeerKey(n)));
@@ -285,7 +287,7 @@ mod tests {
         fn any_answers_end_well(answers in prop::collection::vec((0_u32..3, 0_u32..5, 0_usize..3), 0..60)) {
             let (bytes, hash) = metadata();
             let size = bytes.len() as u32;
-            let (mut fetch, now) = (Fetch::new(hash), Instant::now());
+            let (mut fetch, now) = (Fetch::new(hash, None), Instant::now());
             for (peer, piece, kind) in answers {
                 let peer = PeerKey(peer);
                 let _ = fetch.next(now, peer, size);

@@ -7,9 +7,12 @@
 mod announce;
 mod choker;
 mod connection;
+mod doubts;
 mod driver;
 mod gossip;
+mod hashes;
 mod metadata;
+mod open;
 mod pex;
 mod prepare;
 mod progress;
@@ -17,12 +20,13 @@ mod seek;
 mod table;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 pub(crate) use driver::{Command, Driver, Setup, Via, Visitor};
+pub use open::Encryption;
 pub(crate) use prepare::threads;
 pub use progress::{Failure, Progress, State};
 
@@ -33,7 +37,9 @@ use super::peer::CloseReason;
 use super::pex::PeerExchange;
 use super::picker::{PeerKey, Picker};
 use super::storage::{Storage, lock};
+use super::v2::fetch::LayerFetch;
 use super::wire::BlockRef;
+use doubts::Doubts;
 use metadata::Fetch;
 
 /// Most orders that wait for a connection: a peer that can't take its HAVE messages is closed.
@@ -44,6 +50,8 @@ pub(super) struct Shared {
     hash: InfoHash,
     torrent: OnceLock<Torrent>,
     work: Mutex<Work>,
+    /// Held by who reads a piece to answer a request for hashes.
+    hashing: Arc<Semaphore>,
     downloaded: AtomicU64,
     uploaded: AtomicU64,
 }
@@ -60,6 +68,10 @@ struct Torrent {
 struct Work {
     picker: Option<Picker>,
     fetch: Option<Fetch>,
+    /// Of a torrent of version 2 whose link brought no hashes of pieces.
+    layers: Option<LayerFetch>,
+    /// Pieces of version 2 that failed.
+    doubts: Doubts,
     seats: BTreeMap<PeerKey, Arc<Seat>>,
     /// Nothing is asked for: the disk takes nothing.
     paused: bool,
@@ -76,6 +88,8 @@ struct Seat {
     ready: AtomicBool,
     interested: AtomicBool,
     snubbing: AtomicBool,
+    /// Pieces that it has.
+    pieces: AtomicU32,
 }
 
 /// What a connection is told.
@@ -124,6 +138,7 @@ impl Shared {
             hash,
             torrent: OnceLock::new(),
             work: Mutex::default(),
+            hashing: Arc::new(Semaphore::new(hashes::READ_AT_ONCE)),
             downloaded: AtomicU64::new(0),
             uploaded: AtomicU64::new(0),
         })

@@ -58,6 +58,7 @@ impl Job {
                 info: Arc::clone(&self.info.bytes),
                 had: had.clone(),
                 marks: storage.marks()?,
+                layers: self.info.layers(),
             };
             self.store.save(&record)?;
         }

@@ -41,6 +41,9 @@ pub enum Failure {
     /// Its metadata is not usable.
     #[error("the torrent can't be used: {0}")]
     Metainfo(MetainfoError),
+    /// No file is among those chosen.
+    #[error("no file of the torrent is among those that were chosen")]
+    Selection,
 }
 
 /// A snapshot of a torrent's progress.
@@ -48,9 +51,9 @@ pub enum Failure {
 pub struct Progress {
     /// What it is doing.
     pub state: State,
-    /// Bytes of the torrent; 0 while unknown.
+    /// Bytes to download, of the files that were chosen; 0 while unknown.
     pub total: u64,
-    /// Bytes that are verified.
+    /// Bytes of them that are verified.
     pub done: u64,
     /// Pieces of the torrent.
     pub pieces: u32,

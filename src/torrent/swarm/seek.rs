@@ -38,6 +38,8 @@ pub(super) struct Need {
 
 /// What looking brought.
 pub(super) struct Sighting {
+    /// By which name they were looked for.
+    pub(super) hash: InfoHash,
     pub(super) peers: Vec<SocketAddr>,
     /// For the user, without names; `None` where it says nothing new.
     pub(super) status: Option<String>,
@@ -109,7 +111,13 @@ impl Seeker {
                 Some(Found::Begun) => self.say("looking".to_owned()).await?,
                 Some(Found::Peers(peers)) => {
                     let status = None;
-                    self.sightings.send(Sighting { peers, status }).await.ok()?;
+                    let hash = self.hash;
+                    let sighting = Sighting {
+                        hash,
+                        peers,
+                        status,
+                    };
+                    self.sightings.send(sighting).await.ok()?;
                 }
                 // Nobody asked for one.
                 Some(Found::Item(_)) => {}
@@ -125,6 +133,7 @@ impl Seeker {
 
     async fn say(&self, status: String) -> Option<()> {
         let sighting = Sighting {
+            hash: self.hash,
             peers: Vec::new(),
             status: Some(status),
         };

@@ -8,7 +8,15 @@ const REF: BlockRef = BlockRef {
     len: 0x4000,
 };
 
-/// Each message and its bytes, by hand from BEP 3 and BEP 10.
+const HASHES: HashRequest = HashRequest {
+    root: [b'R'; 32],
+    base: 2,
+    index: 512,
+    count: 1,
+    proofs: 3,
+};
+
+/// Each message and its bytes, by hand from BEP 3, 6, 10 and 52.
 fn golden() -> Vec<(Message, &'static [u8])> {
     vec![
         (Message::KeepAlive, b"\0\0\0\0"),
@@ -38,12 +46,33 @@ fn golden() -> Vec<(Message, &'static [u8])> {
             b"\0\0\0\x0d\x08\0\0\0\x01\0\0\x40\0\0\0\x40\0",
         ),
         (Message::Port(6881), b"\0\0\0\x03\x09\x1a\xe1"),
+        (Message::Suggest(0x0102), b"\0\0\0\x05\x0d\0\0\x01\x02"),
+        (Message::HaveAll, b"\0\0\0\x01\x0e"),
+        (Message::HaveNone, b"\0\0\0\x01\x0f"),
+        (
+            Message::Reject(REF),
+            b"\0\0\0\x0d\x10\0\0\0\x01\0\0\x40\0\0\0\x40\0",
+        ),
+        (Message::AllowedFast(0x0102), b"\0\0\0\x05\x11\0\0\x01\x02"),
         (
             Message::Extended {
                 id: 3,
                 payload: b"de".to_vec(),
             },
             b"\0\0\0\x04\x14\x03de",
+        ),
+        (
+            Message::HashRequest(HASHES),
+            b"\0\0\0\x31\x15RRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRR\0\0\0\x02\0\0\x02\0\0\0\0\x01\0\0\0\x03",
+        ),
+        (
+            Message::Hashes(HASHES, vec![b'h'; 32]),
+            b"\0\0\0\x51\x16RRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRR\0\0\0\x02\0\0\x02\0\0\0\0\x01\0\0\0\x03\
+hhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhh",
+        ),
+        (
+            Message::HashReject(HASHES),
+            b"\0\0\0\x31\x17RRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRR\0\0\0\x02\0\0\x02\0\0\0\0\x01\0\0\0\x03",
         ),
     ]
 }
@@ -70,12 +99,12 @@ fn messages_have_the_bytes_of_the_specification() {
 }
 
 #[test]
-fn messages_of_extensions_we_did_not_offer_are_passed_over() {
+fn messages_of_extensions_that_nobody_knows_are_passed_over() {
     let mut decoder = Decoder::new();
-    // Have-all (BEP 6), then a number that nobody uses, then one we know.
-    decoder.feed(b"\0\0\0\x01\x0e\0\0\0\x04\xc8abc\0\0\0\x01\x01");
+    // A number of the fast extension that it left out, then one that nobody uses, then one we know.
+    decoder.feed(b"\0\0\0\x01\x0c\0\0\0\x04\xc8abc\0\0\0\x01\x01");
     let expected = vec![
-        Message::Unknown(14),
+        Message::Unknown(12),
         Message::Unknown(200),
         Message::Unchoke,
     ];
@@ -94,8 +123,18 @@ fn lengths_that_no_message_has_are_refused_at_the_header() {
         (9, 7),
         (MAX_BLOCK + 10, 7),
         (14, 8),
+        (4, 13),
+        (2, 14),
+        (2, 15),
+        (12, 16),
+        (6, 17),
         (1, 20),
         (MAX_EXTENDED + 3, 20),
+        (48, 21),
+        (48, 22),
+        (50, 22),
+        (MAX_ANSWER as u32 + 33, 22),
+        (81, 23),
         (MAX_UNKNOWN + 2, 99),
         (u32::MAX, 7),
         (u32::MAX, 255),
@@ -135,8 +174,39 @@ fn the_longest_messages_pass_and_their_buffer_is_given_back() {
         message.encode(&mut bytes);
         decoder.feed(&bytes);
         assert_eq!(decoder.next(), Ok(Some(message)));
-        assert!(decoder.space().len() <= BUFFER);
+        assert!(decoder.space().len() <= LARGE_BUFFER);
     }
+}
+
+#[test]
+fn a_rush_gets_a_larger_buffer_and_gives_it_back_when_it_is_over() {
+    let mut decoder = Decoder::new();
+    let mut block = piece_header(1, 2, BLOCK).to_vec();
+    block.extend_from_slice(&[7; BLOCK as usize]);
+    let mut stream = block.iter().copied().cycle();
+    let mut largest = 0;
+    for _ in 0..10 {
+        let space = decoder.space();
+        let len = space.len();
+        largest = largest.max(len);
+        space
+            .iter_mut()
+            .for_each(|byte| *byte = stream.next().unwrap());
+        decoder.filled(len);
+        assert!(all(&mut decoder).is_ok());
+    }
+    assert!((LARGE_BUFFER - block.len()..=LARGE_BUFFER).contains(&largest));
+    // What is left of a block, and then little.
+    let rest = stream
+        .take(block.len() - decoder.buffered())
+        .collect::<Vec<_>>();
+    decoder.feed(&rest);
+    assert_eq!(all(&mut decoder).map(|said| said.len()), Ok(1));
+    for _ in 0..=QUIET_READS {
+        decoder.feed(&[0; 4]);
+        assert_eq!(all(&mut decoder), Ok(vec![Message::KeepAlive]));
+    }
+    assert_eq!(decoder.space().len(), BUFFER);
 }
 
 #[test]
@@ -148,7 +218,7 @@ fn a_header_alone_costs_no_memory() {
     assert!(decoder.space().len() <= BUFFER);
     decoder.feed(&vec![0; 100_000]);
     assert_eq!(decoder.next(), Ok(None));
-    assert!(decoder.buf.len() <= 2 * 100_006 + MIN_SPACE);
+    assert!(decoder.buf.len() <= LARGE_BUFFER);
 }
 
 #[test]
@@ -174,14 +244,15 @@ fn blocks_are_lent_from_the_buffer() {
 fn handshakes_have_the_bytes_of_the_specification() {
     let ours = Handshake::new(InfoHash([0xaa; 20]), [0xbb; 20]);
     let mut bytes =
-        *b"\x13BitTorrent protocol\0\0\0\0\0\x10\0\0________________________________________";
+        *b"\x13BitTorrent protocol\0\0\0\0\0\x10\0\x04________________________________________";
     bytes[28..48].fill(0xaa);
     bytes[48..].fill(0xbb);
     assert_eq!(ours.encode(), bytes);
     let read = Handshake::decode(&bytes).unwrap();
-    assert!(read == ours && read.supports_extensions());
-    bytes[25] = 0xef;
-    assert!(!Handshake::decode(&bytes).unwrap().supports_extensions());
+    assert!(read == ours && read.supports_extensions() && read.supports_fast());
+    (bytes[25], bytes[27]) = (0xef, 0xfb);
+    let read = Handshake::decode(&bytes).unwrap();
+    assert!(!read.supports_extensions() && !read.supports_fast());
     bytes[19] = b'L';
     assert_eq!(Handshake::decode(&bytes), Err(WireError::NotBitTorrent));
 }
@@ -243,12 +314,17 @@ fn messages() -> impl Strategy<Value = Message> {
             Message::Unchoke,
             Message::Interested,
             Message::NotInterested,
+            Message::HaveAll,
+            Message::HaveNone,
         ]),
         any::<u32>().prop_map(Message::Have),
+        any::<u32>().prop_map(Message::Suggest),
+        any::<u32>().prop_map(Message::AllowedFast),
         any::<u16>().prop_map(Message::Port),
         bytes(300).prop_map(Message::Bitfield),
         block.clone().prop_map(Message::Request),
-        block.prop_map(Message::Cancel),
+        block.clone().prop_map(Message::Cancel),
+        block.prop_map(Message::Reject),
         (any::<u32>(), any::<u32>(), 1..40_000_usize, any::<u8>()).prop_map(
             |(index, begin, len, fill)| Message::Piece {
                 index,

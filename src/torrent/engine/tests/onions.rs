@@ -28,6 +28,7 @@ impl Bench {
     fn onion_engine(&self, name: &str) -> Engine {
         let options = Options {
             gossip: true,
+            encryption: Encryption::Off,
             ..Options::new(self.path(&format!("state-{name}")))
         };
         Engine::new(Arc::new(View(Arc::clone(&self.world))), options)
@@ -53,6 +54,7 @@ impl Bench {
     fn onion_job(&self, name: &str, peers: &[OnionPeer]) -> Job {
         let magnet = Magnet {
             hash: self.metainfo.info.hash,
+            v2: None,
             name: None,
             trackers: Vec::new(),
             peers: peers.iter().map(|peer| peer.to_target().unwrap()).collect(),

@@ -27,6 +27,7 @@ impl Bench {
     fn pex_job(&self, peers: &[&str]) -> Job {
         let magnet = Magnet {
             hash: self.metainfo.info.hash,
+            v2: None,
             name: None,
             trackers: Vec::new(),
             peers: peers
@@ -188,6 +189,7 @@ async fn hidden_and_public_peers_are_never_told_of_each_other() {
         let name = format!("state-{gossip}");
         let options = Options {
             gossip,
+            encryption: Encryption::Off,
             ..Options::new(bench.path(&name))
         };
         let engine = Engine::new(Arc::new(View(Arc::clone(&bench.world))), options);

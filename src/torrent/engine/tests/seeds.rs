@@ -192,6 +192,7 @@ impl Hush {
     fn get(&self, name: &str, seeds: &[Contact]) -> (Handle, Arc<Book>) {
         let magnet = Magnet {
             hash: self.bench.metainfo.info.hash,
+            v2: None,
             name: None,
             trackers: Vec::new(),
             peers: Vec::new(),

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::dht::{Counters, Finding, Found, Full, Outcome, PeerFinder};
+use crate::torrent::metainfo::{Info, Version};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -66,6 +67,7 @@ impl Bench {
     fn bare_job(&self, name: &str) -> Job {
         let magnet = Magnet {
             hash: self.metainfo.info.hash,
+            v2: None,
             name: None,
             trackers: Vec::new(),
             peers: Vec::new(),
@@ -150,6 +152,50 @@ async fn a_private_torrent_is_never_looked_up() {
     assert_eq!(known.asked(), 0);
     assert_eq!(seed.progress().borrow().dht, None);
     assert_eq!(bench.world.calls_to("8.8.8.8:1"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_private_hybrid_torrent_is_told_to_its_tracker_alone_and_by_one_name() {
+    for private in [true, false] {
+        let mut bench = versions::bench(Version::Hybrid).await;
+        let info = &bench.metainfo.info;
+        if private {
+            let entries = &info.bytes[..info.bytes.len() - 1];
+            let bytes = [entries, b"7:privatei1ee"].concat();
+            let mut changed = Info::parse(&bytes).unwrap();
+            changed.learn_layers(&info.layers()).unwrap();
+            bench.metainfo.info = changed;
+        }
+        assert_eq!(bench.metainfo.info.private, private);
+        let (first, v2) = (bench.metainfo.info.hash, bench.v2());
+        // The tracker refuses the second name at once, and thinks about the first.
+        let takes = move |head: &str| {
+            let known = versions::announced(head) == first.0;
+            known.then_some(Duration::from_secs(10))
+        };
+        *bench.world.tracker_takes.lock().unwrap() = Some(Box::new(takes));
+        // One that gives the metadata of private torrents too, and one of ours.
+        bench.world.script("11.0.0.1:7000", bench.honest());
+        let _seed = bench.seed("11.0.0.2:7000");
+        let known = Known::new(&[]);
+        let job = Job {
+            seed_after: true,
+            ..bench.magnet("a", Some(first), Some(v2))
+        };
+        let handle = bench.finding_engine("a", &known).download(job);
+        until(&handle, |progress| progress.state == State::Seeding).await;
+        tokio::time::sleep(60 * MINUTE).await;
+        let second = |name: &[u8]| {
+            assert!(name == first.0 || name == v2.truncated().0);
+            name != first.0
+        };
+        let told = bench.world.announces.lock().unwrap();
+        let told = told.iter().any(|head| second(&versions::announced(head)));
+        let asked = known.asked.lock().unwrap();
+        let sought = asked.iter().any(|(name, _)| second(name));
+        assert_eq!((told, sought), (!private, !private));
+        assert_eq!(asked.is_empty(), private);
+    }
 }
 
 /// Who gives the metadata and then stalls, so that others would be called.

@@ -46,7 +46,7 @@ impl Driver {
         }
         let work = lock(&self.shared.work);
         let left = match (&self.info, &work.picker) {
-            (Some(info), Some(picker)) => info.total.saturating_sub(picker.had_bytes()),
+            (Some(info), Some(picker)) => info.content().saturating_sub(picker.had_bytes()),
             (Some(_) | None, None) | (None, Some(_)) => 1,
         };
         drop(work);
@@ -66,26 +66,27 @@ impl Driver {
                 .map(|(key, seat)| (*key, Arc::clone(seat)))
                 .collect()
         };
+        let pieces = self.info.as_ref().map_or(0, |info| info.piece_count());
         let mut candidates = Vec::new();
         for (key, seat) in &seats {
-            let counter = if complete {
-                &seat.uploaded
-            } else {
-                &seat.downloaded
-            };
-            let total = counter.load(Ordering::Relaxed);
-            let before = self.merits.insert(*key, total).unwrap_or(0);
+            let given = seat.downloaded.load(Ordering::Relaxed);
+            let taken = seat.uploaded.load(Ordering::Relaxed);
+            let before = self.merits.insert(*key, (given, taken)).unwrap_or((0, 0));
+            let has = u64::from(seat.pieces.load(Ordering::Relaxed)) * 1000;
             candidates.push(Candidate {
                 key: *key,
-                eligible: seat.ready.load(Ordering::Relaxed)
-                    && seat.interested.load(Ordering::Relaxed)
-                    && !seat.snubbing.load(Ordering::Relaxed),
-                merit: total.saturating_sub(before),
+                interested: seat.ready.load(Ordering::Relaxed)
+                    && seat.interested.load(Ordering::Relaxed),
+                snubbing: seat.snubbing.load(Ordering::Relaxed),
+                given: given.saturating_sub(before.0),
+                taken: taken.saturating_sub(before.1),
+                // At most a thousand, as no peer has more than all.
+                has: (has / u64::from(pieces.max(1))) as u32,
             });
         }
         let chosen: BTreeSet<PeerKey> = self
             .choker
-            .round(&candidates, &mut self.rng)
+            .round(complete, &candidates, &mut self.rng)
             .into_iter()
             .collect();
         for (key, seat) in &seats {
@@ -121,13 +122,18 @@ impl Driver {
             .picker
             .as_ref()
             .map(|picker| picker.had().clone())?;
-        let info = Arc::clone(&self.info.as_ref()?.bytes);
+        let torrent = Arc::clone(self.info.as_ref()?);
         let store = Arc::clone(&self.store);
         Some(move || {
             // Only what survives a power cut may be claimed.
             storage.sync()?;
             let marks = storage.marks()?;
-            store.save(&Record { info, had, marks })
+            store.save(&Record {
+                info: Arc::clone(&torrent.bytes),
+                had,
+                marks,
+                layers: torrent.layers(),
+            })
         })
     }
 
@@ -177,7 +183,10 @@ impl Driver {
         };
         let known = self.table.len();
         self.tell_need(connected, known);
-        let total = self.info.as_ref().map_or(0, |info| info.total);
+        let total = self.info.as_ref().map_or(0, |info| info.content());
+        let total = self.chosen.map_or(total, |chosen| chosen.total);
+        let surplus = self.chosen.map_or(0, |chosen| chosen.surplus);
+        let done = done.saturating_sub(surplus);
         let left = total.saturating_sub(done);
         let (down_rate, up_rate) = self.rates;
         let eta = (state == State::Downloading && down_rate > 0)

@@ -6,6 +6,7 @@ mod onions;
 mod pex;
 mod seeds;
 mod seeking;
+mod versions;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -25,11 +26,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use self::early::Early;
 use self::seeds::Rumours;
-use super::announce::{Announcer, Answer, Counters};
-use super::choker::Choker;
+use super::announce::{Answer, Counters};
+use super::choker::{Choker, SLOTS};
 use super::connection::{Connection, News};
 use super::gossip::{Gossip, Origin};
-use super::metadata::Fetch;
+use super::open::{Encryption, accepted, open};
 use super::pex::Pex;
 use super::progress::{Failure, Progress, Rate, State};
 use super::seek::{Need, Sighting};
@@ -37,16 +38,17 @@ use super::table::{Call, Ended, PeerTable, Way};
 use super::{Order, Shared, Torrent, prepare};
 use crate::dht::PeerFinder;
 use crate::route::special::Place;
-use crate::route::{BoxStream, Outside, RouteError};
+use crate::route::{BoxStream, Outside};
 use crate::torrent::extension::Exchange;
 use crate::torrent::gossip::{Concealed, OnionPeer, SeedBook};
-use crate::torrent::infohash::{InfoHash, PeerName};
+use crate::torrent::infohash::{InfoHash, InfoHashV2, PeerName};
 use crate::torrent::metainfo::Info;
 use crate::torrent::peer::CloseReason;
 use crate::torrent::picker::{Bits, Geometry, PeerKey, Picker};
 use crate::torrent::resume::{Record, Store};
+use crate::torrent::select::Selection;
 use crate::torrent::storage::{Report, Storage, StorageError, StorageOptions, lock};
-use crate::torrent::tracker::{TierList, TrackerClient};
+use crate::torrent::tracker::TrackerClient;
 
 /// Most connections and calls that we open ourselves.
 const MAX_CONNECTED: usize = 40;
@@ -57,11 +59,8 @@ const MAX_CONNECTIONS: usize = 60;
 /// Streams that came while files were being checked and wait, at most.
 const MAX_WAITING: usize = 16;
 
-/// A call that takes longer is given up: building a circuit and reaching a peer through it takes seconds.
-const CONNECT_TIME: Duration = Duration::from_secs(60);
-
-/// Places that the choker fills.
-const MAX_UNCHOKED: usize = 9;
+/// Places that the choker fills, with that of the lucky one.
+const MAX_UNCHOKED: usize = SLOTS + 1;
 
 /// After the disk refused, and after files could not be opened, tries again.
 const RETRY: Duration = Duration::from_secs(30);
@@ -111,6 +110,10 @@ pub(crate) enum Command {
 /// What a swarm starts with.
 pub(crate) struct Setup {
     pub(crate) hash: InfoHash,
+    /// The hash of version 2 in full, where a link named it.
+    pub(crate) v2: Option<InfoHashV2>,
+    /// The files that are wanted.
+    pub(crate) select: Selection,
     pub(crate) info: Option<Arc<Info>>,
     pub(crate) trackers: Vec<Vec<String>>,
     pub(crate) peers: Vec<Target>,
@@ -121,6 +124,8 @@ pub(crate) struct Setup {
     pub(crate) lanes: u16,
     pub(crate) tracker: TrackerClient,
     pub(crate) allow_private: bool,
+    /// Of streams to public peers.
+    pub(crate) encryption: Encryption,
     pub(crate) outside: Arc<dyn Outside>,
     /// Tell hidden peers of hidden peers.
     pub(crate) gossip: bool,
@@ -173,20 +178,25 @@ pub(crate) struct Driver {
     early_peers: Early,
     choker: Choker,
     unchoked: BTreeSet<PeerKey>,
-    /// Counters of the last round, by peer.
-    merits: BTreeMap<PeerKey, u64>,
+    /// Counters of the last round, by peer: what it gave and what it took.
+    merits: BTreeMap<PeerKey, (u64, u64)>,
     news: mpsc::Receiver<News>,
     news_sender: mpsc::Sender<News>,
     reports: mpsc::Receiver<Report>,
     report_sender: mpsc::Sender<Report>,
     answers: mpsc::Receiver<Answer>,
+    answer_sender: mpsc::Sender<Answer>,
     counters: watch::Sender<Counters>,
+    /// One, and one more for the second name of a hybrid torrent.
     announcer: JoinSet<()>,
+    announces_second: bool,
+    /// Peers that were found by that name alone.
+    second_peers: BTreeSet<SocketAddr>,
     sightings: mpsc::Receiver<Sighting>,
     sighting_sender: mpsc::Sender<Sighting>,
     /// How the swarm stands, for the seeker.
     need: watch::Sender<Need>,
-    /// Answers of trackers, good or bad.
+    /// Answers of trackers to the first name, good or bad.
     answered: usize,
     /// One that looks in the DHT, or none.
     seeker: JoinSet<()>,
@@ -204,6 +214,8 @@ pub(crate) struct Driver {
     rates: (u64, u64),
     tracker_status: Option<String>,
     dht_status: Option<String>,
+    /// What the choice of files makes of the progress, where there is one.
+    chosen: Option<versions::Chosen>,
     rng: StdRng,
 }
 
@@ -224,13 +236,13 @@ enum Woken {
 impl Driver {
     /// Starts a swarm. Call within a tokio runtime.
     pub(crate) fn new(setup: Setup, progress: watch::Sender<Progress>) -> Self {
-        let mut rng = StdRng::from_rng(&mut rand::rng());
+        let rng = StdRng::from_rng(&mut rand::rng());
         let (news_sender, news) = mpsc::channel(256);
         let (report_sender, reports) = mpsc::channel(256);
         let (answer_sender, answers) = mpsc::channel(4);
         let (sighting_sender, sightings) = mpsc::channel(4);
         // Until the size is known, something is missing.
-        let (counters, counters_seen) = watch::channel(Counters {
+        let (counters, _) = watch::channel(Counters {
             left: 1,
             ..Counters::default()
         });
@@ -254,20 +266,7 @@ impl Driver {
                 table.add(now, way_to(target));
             }
         }
-        let mut announcer = JoinSet::new();
-        announcer.spawn(
-            Announcer {
-                outside: Arc::clone(&setup.outside),
-                client: setup.tracker.clone(),
-                hash: setup.hash,
-                tiers: TierList::new(&setup.trackers, setup.allow_private, &mut rng),
-                counters: counters_seen,
-                answers: answer_sender,
-                own: setup.own.clone(),
-            }
-            .run(),
-        );
-        Self {
+        let mut driver = Self {
             shared: Shared::new(setup.hash),
             info: setup.info.clone(),
             store,
@@ -291,8 +290,11 @@ impl Driver {
             reports,
             report_sender,
             answers,
+            answer_sender,
             counters,
-            announcer,
+            announcer: JoinSet::new(),
+            announces_second: false,
+            second_peers: BTreeSet::new(),
             sightings,
             sighting_sender,
             need: watch::channel(Need::default()).0,
@@ -311,9 +313,12 @@ impl Driver {
             rates: (0, 0),
             tracker_status: None,
             dht_status: None,
+            chosen: None,
             rng,
             setup,
-        }
+        };
+        driver.announce(driver.setup.hash);
+        driver
     }
 
     /// Runs to the end.
@@ -376,29 +381,27 @@ impl Driver {
     fn started(&mut self, record: Option<Record>) {
         if self.info.is_none() {
             let known = record.and_then(|record| {
-                let info = Info::parse(&record.info).ok()?;
-                (info.hash == self.setup.hash).then(|| Arc::new(info))
+                let mut info = Info::parse(&record.info).ok()?;
+                if !record.layers.is_empty() {
+                    info.learn_layers(&record.layers).ok()?;
+                }
+                let named = info.is_named(self.setup.hash, self.setup.v2);
+                named.then(|| Arc::new(info))
             });
             self.info = known;
         }
         self.seek();
-        if self.info.is_some() {
-            self.check();
-        } else {
-            lock(&self.shared.work).fetch = Some(Fetch::new(self.setup.hash));
-            self.phase = Phase::Metadata;
-            self.accept_waiting();
-        }
+        self.proceed();
     }
 
     /// Takes in those who came while it was not yet known what is there.
-    fn accept_waiting(&mut self) {
+    pub(super) fn accept_waiting(&mut self) {
         for visitor in std::mem::take(&mut self.waiting) {
             self.accept(visitor);
         }
     }
 
-    fn check(&mut self) {
+    pub(super) fn check(&mut self) {
         let Some(info) = self.info.clone() else {
             return;
         };
@@ -420,7 +423,11 @@ impl Driver {
         };
         match prepared {
             Some(Ok((storage, had))) => {
-                let picker = Picker::new(Geometry::of(&info), had, self.rng.random());
+                let Some(wanted) = self.setup.select.pieces(&info) else {
+                    return self.fail(Failure::Selection);
+                };
+                let mut picker = Picker::new(Geometry::of(&info), had, self.rng.random());
+                self.chosen = versions::choose(&mut picker, &wanted);
                 let torrent = Torrent {
                     info,
                     storage: Arc::clone(&storage),
@@ -493,6 +500,7 @@ impl Driver {
                 continue;
             }
             let exchange = self.exchange(concealed, !call.first);
+            let names = self.names_for(call.target.socket_addr());
             if let Some(addr) = call.target.socket_addr() {
                 self.pex.calls(call.key, addr);
             }
@@ -504,16 +512,19 @@ impl Driver {
             let shared = Arc::clone(&self.shared);
             let news = self.news_sender.clone();
             self.calling.insert(key);
+            let torrent = names.0.unwrap_or(self.setup.hash);
+            let encryption = if concealed {
+                Encryption::Off
+            } else {
+                self.setup.encryption
+            };
             self.calls.spawn(async move {
-                let call = outside.connect(&target, isolation);
-                let stream = match tokio::time::timeout(CONNECT_TIME, call).await {
-                    Ok(Ok(stream)) => stream,
-                    Ok(Err(RouteError::CircuitLost)) => return (key, Ended::CircuitLost, None),
-                    Ok(Err(RouteError::NoCircuit(_))) => return (key, Ended::NoNetwork, None),
-                    Ok(Err(RouteError::Forbidden(_))) => return (key, Ended::Useless, None),
-                    Ok(Err(_)) | Err(_) => return (key, Ended::Unreached, None),
+                let stream = match open(&*outside, &target, isolation, torrent, encryption).await {
+                    Ok(stream) => stream,
+                    Err(ended) => return (key, ended, None),
                 };
-                let connection = Connection::new(shared, key, true, news).offer(exchange);
+                let connection = Connection::new(shared, key, true, names, news);
+                let connection = connection.offer(exchange);
                 let reason = connection.run(stream).await;
                 (key, how_ended(reason), Some(reason))
             });
@@ -531,7 +542,7 @@ impl Driver {
             }
             Phase::Over => return,
         }
-        if self.calls.len() >= MAX_CONNECTIONS {
+        if self.calls.len() >= MAX_CONNECTIONS && !self.make_room() {
             return;
         }
         let key = self.table.add_incoming();
@@ -545,12 +556,34 @@ impl Driver {
             self.origins.insert(key, origin);
         }
         let (shared, news) = (Arc::clone(&self.shared), self.news_sender.clone());
-        let mut connection = Connection::new(shared, key, false, news).offer(exchange);
-        connection.feed(&visitor.said);
+        let names = self.names_for(None);
+        let torrents = [Some(self.setup.hash), names.1].into_iter().flatten();
         self.calls.spawn(async move {
-            let reason = connection.run(visitor.stream).await;
+            let heard = match visitor.via {
+                Via::Address => accepted(visitor.stream, torrents).await,
+                Via::Onion | Via::Hidden => Some((visitor.stream, visitor.said)),
+            };
+            let Some((stream, said)) = heard else {
+                return (key, Ended::Closed, None);
+            };
+            let connection = Connection::new(shared, key, false, names, news);
+            let mut connection = connection.offer(exchange);
+            connection.feed(&said);
+            let reason = connection.run(stream).await;
             (key, how_ended(reason), Some(reason))
         });
+    }
+
+    /// Ends the connection of a visitor on which nothing has moved for a while, so that many who only hold the door don't keep
+    /// others out. Those whom we called have places of their own.
+    fn make_room(&mut self) -> bool {
+        let visitor = |key| !self.calling.contains(&key);
+        let Some(key) = self.choker.stillest(visitor) else {
+            return false;
+        };
+        self.choker.forget(key);
+        self.shared.order(key, Order::Close(CloseReason::ByUs));
+        true
     }
 
     fn connection_ended(
@@ -566,6 +599,7 @@ impl Driver {
         self.calling.remove(&key);
         self.unchoked.remove(&key);
         self.merits.remove(&key);
+        self.choker.forget(key);
         self.no_network = how == Ended::NoNetwork;
         if reason == Some(CloseReason::Lied) {
             self.table.ban(key);
@@ -588,10 +622,13 @@ impl Driver {
                     let seat = lock(&self.shared.work).seats.get(&key).cloned();
                     if let Some(seat) = seat {
                         self.unchoked.insert(key);
+                        self.choker.admit(key);
                         seat.order(Order::Choke(false));
                     }
                 }
             }
+            News::Layers(files) => self.layers_came(*files),
+            News::Liars(liars) => liars.into_iter().for_each(|key| self.ban(key)),
             News::Liar(key) => self.ban(key),
             News::Extensions(key, Exchange::Public, true) => {
                 self.pex.opened(Instant::now().into_std(), key);
@@ -605,11 +642,10 @@ impl Driver {
                     return;
                 }
                 match Info::parse(&bytes) {
-                    Ok(info) if info.hash == self.setup.hash => {
+                    Ok(info) if info.is_named(self.setup.hash, self.setup.v2) => {
                         self.info = Some(Arc::new(info));
                         self.seek();
-                        lock(&self.shared.work).fetch = None;
-                        self.check();
+                        self.proceed();
                     }
                     // The fetch compared the hash.
                     Ok(_) => {}
@@ -641,6 +677,7 @@ impl Driver {
         match report {
             Report::Passed { piece, digests } => {
                 self.unrecorded = true;
+                work.doubts.passed(piece);
                 let liars = picker.passed(piece, &digests);
                 for seat in work.seats.values() {
                     seat.order(Order::Have(piece));
@@ -648,7 +685,13 @@ impl Driver {
                 liars
             }
             Report::Failed { piece, digests } => {
-                picker.failed(piece, digests).into_iter().collect()
+                let liar = picker.failed(piece, digests);
+                let v2 = self.info.as_ref().and_then(|info| info.v2.as_ref());
+                let request = v2.and_then(|v2| v2.blocks_of(piece));
+                if let Some(request) = request.filter(|_| liar.is_none()) {
+                    work.doubts.add(piece, request);
+                }
+                liar.into_iter().collect()
             }
             Report::Lost { piece, error } => {
                 picker.lost(piece);
@@ -667,7 +710,10 @@ impl Driver {
     fn take_answer(&mut self, answer: Answer) {
         self.tracker_status = Some(answer.status);
         self.no_network = answer.no_network;
-        self.answered += usize::from(!answer.no_network);
+        // Those to the second name say nothing of the trackers that were not asked by the first yet.
+        let first = answer.hash == self.setup.hash;
+        self.answered += usize::from(first && !answer.no_network);
+        self.note_names(answer.hash, &answer.peers);
         let now = Instant::now().into_std();
         for peer in answer.peers {
             self.table.add(now, Way::Named(PeerName::Public(peer)));

@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use tokio::time::Instant;
 
 use super::Driver;
-use crate::torrent::infohash::PeerName;
+use crate::torrent::infohash::{InfoHash, PeerName};
 use crate::torrent::peer::CloseReason;
 use crate::torrent::swarm::Order;
 use crate::torrent::swarm::seek::{Need, Seeker, Sighting};
@@ -25,14 +25,20 @@ impl Driver {
         if self.info.is_some() {
             self.sought = Vec::new();
         }
-        let finder = self.setup.finder.clone();
-        let Some(finder) = finder.filter(|_| self.seeker.is_empty()) else {
+        let names = [Some(self.setup.hash), self.name_to_seek()];
+        for hash in names.into_iter().flatten().skip(self.seeker.len()) {
+            self.seek_by(hash);
+        }
+    }
+
+    fn seek_by(&mut self, hash: InfoHash) {
+        let Some(finder) = self.setup.finder.clone() else {
             return;
         };
         let others = !self.setup.trackers.is_empty() || !self.setup.peers.is_empty();
         let seeker = Seeker {
             finder,
-            hash: self.setup.hash,
+            hash,
             later: others && self.info.is_none(),
             need: self.need.subscribe(),
             sightings: self.sighting_sender.clone(),
@@ -72,6 +78,7 @@ impl Driver {
         if sighting.status.is_some() {
             self.dht_status = sighting.status;
         }
+        self.note_names(sighting.hash, &sighting.peers);
         let now = Instant::now().into_std();
         for peer in sighting.peers {
             // Anybody may have put them there.
