@@ -95,7 +95,8 @@ impl Place {
     /// Begins a download to a folder that is new.
     fn get(&self, magnet: &str, state: &str, output: &str) -> Process {
         fs::create_dir(self.path(output)).unwrap();
-        let mut command = self.command(&["get", magnet, "--json"], state);
+        let words = ["get", magnet, "--json", "--log", "debug"];
+        let mut command = self.command(&words, state);
         command.arg("--tor").arg(&self.tor);
         command.arg("--output").arg(self.path(output));
         Process::spawn("get", command)

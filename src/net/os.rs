@@ -44,7 +44,8 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(15);
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(120);
 /// How often it is asked again before it counts as gone: a crashed target costs an exit a place for four minutes, not for ever.
 const KEEPALIVE_EVERY: (Duration, u32) = (Duration::from_secs(30), 4);
-/// Bytes that the kernel takes before it has sent them. More only adds delay: a frame in the kernel can't be overtaken.
+/// Bytes that the kernel takes before it has sent them. More only adds delay, since a frame in the kernel can't be overtaken; and at an
+/// exit it would take megabytes for each target that stops reading, whose windows would grow by it.
 const NOTSENT_LOWAT: u32 = 128 * 1024;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -187,7 +188,7 @@ impl ExitPermit {
     /// As the system says: refused, unreachable, timed out.
     pub async fn connect(&self, addr: SocketAddr) -> io::Result<ExitStream> {
         let stream = connect(addr, self.source, EXIT_TIMEOUT).await?;
-        stream.set_nodelay(true)?;
+        tune(&stream)?;
         let (every, times) = KEEPALIVE_EVERY;
         let keepalive = TcpKeepalive::new()
             .with_time(KEEPALIVE_AFTER)

@@ -22,8 +22,8 @@ use crate::net::os::ExitDatagrams;
 const IDLE: Duration = Duration::from_secs(300);
 /// The longest UDP payload.
 const MAX_DATAGRAM: usize = 65_535;
-/// Bytes of datagrams that are queued in one go: half of what the queue holds before it drops the oldest.
-const BATCH_BYTES: usize = DATAGRAM_QUEUE / 2;
+/// Bytes of datagrams that are queued in one go: little of what the queue holds.
+const BATCH_BYTES: usize = DATAGRAM_QUEUE / 8;
 
 /// Carries a datagram flow until the origin ends it or it falls idle.
 pub(super) async fn run(

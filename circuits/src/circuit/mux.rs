@@ -30,8 +30,9 @@ pub const MAX_STREAMS: usize = 256;
 pub const SEND_QUEUE: usize = 64 * 1024;
 /// Frames of a stream that wait to be sent, so that many short payloads do not hold many times [`SEND_QUEUE`].
 pub const SEND_FRAMES: usize = 32;
-/// Bytes of datagrams that wait in either direction of a flow; beyond it the oldest are dropped.
-pub const DATAGRAM_QUEUE: usize = 64 * 1024;
+/// Bytes of datagrams that wait in either direction of a flow; what comes beyond it is dropped. As much as a stream's first window: a
+/// tenth of a second at 2.5 MB/s, which is the delay by which uTP sees that it is too fast (BEP 29).
+pub const DATAGRAM_QUEUE: usize = 256 * 1024;
 /// Datagrams that wait in either direction of a flow.
 pub const DATAGRAM_RECORDS: usize = 512;
 /// Answers that wait for streams which are gone: an honest origin can't cause more than one per stream it may open,
@@ -587,7 +588,7 @@ impl Mux {
         }
     }
 
-    /// Queues a datagram; a full queue drops its oldest.
+    /// Queues a datagram; a full queue drops it.
     ///
     /// # Errors
     /// As [`MuxError`] says; the datagram is dropped.

@@ -21,6 +21,9 @@ const MAX_BANNED: usize = 4096;
 const FIRST_WAIT: Duration = Duration::from_secs(15);
 const LONGEST_WAIT: Duration = Duration::from_secs(30 * 60);
 
+/// The same for a host that the user's link names and that can't be reached: often it is the only one, and somebody waits for it.
+const LONGEST_WAIT_NAMED: Duration = Duration::from_secs(2 * 60);
+
 /// Wait before the same peer is tried through another circuit.
 const CIRCUIT_WAIT: Duration = Duration::from_secs(1);
 
@@ -100,6 +103,8 @@ struct Known {
     circuits_lost: u32,
     /// Only somebody told of it, and it never answered.
     hearsay: Option<Teller>,
+    /// A host that nobody but the user's link told of.
+    named: bool,
 }
 
 /// Who told of a peer that never answered: another peer, by its connection; or else a tracker.
@@ -197,6 +202,7 @@ impl PeerTable {
         let key = self.by_way.get(&way);
         if let Some(known) = key.and_then(|key| self.known.get_mut(key)) {
             known.hearsay = Some(teller);
+            known.named = false;
         }
         true
     }
@@ -343,7 +349,12 @@ impl PeerTable {
             Ended::Useless | Ended::Fault => LONGEST_WAIT,
             Ended::Unreached | Ended::CircuitLost | Ended::Closed => {
                 known.failures = known.failures.saturating_add(1);
-                (FIRST_WAIT * 2_u32.pow(known.failures.min(8) - 1)).min(LONGEST_WAIT)
+                let longest = if known.named && how != Ended::Closed {
+                    LONGEST_WAIT_NAMED
+                } else {
+                    LONGEST_WAIT
+                };
+                (FIRST_WAIT * 2_u32.pow(known.failures.min(8) - 1)).min(longest)
             }
         };
         if known.hearsay.is_some() {
@@ -409,6 +420,7 @@ impl PeerTable {
             // The remainder fits a u16, as the number of lanes does.
             Way::Named(_) | Way::Host(_) | Way::Incoming => (key.0 % u32::from(self.lanes)) as u16,
         };
+        let named = matches!(way, Way::Host(_));
         self.known.insert(
             key,
             Known {
@@ -419,6 +431,7 @@ impl PeerTable {
                 answered: None,
                 circuits_lost: 0,
                 hearsay: None,
+                named,
             },
         );
         key
@@ -748,6 +761,33 @@ mod tests {
         now += STEADY;
         table.ended(now, call.key, Ended::Closed, &mut rng);
         assert!(table.next(now + 2 * FIRST_WAIT).is_some());
+    }
+
+    #[test]
+    fn the_host_of_a_link_is_called_every_few_minutes_for_as_long_as_it_takes_and_one_of_hearsay_is_not()
+     {
+        let calls_of = |add: fn(&mut PeerTable, Instant, Target)| {
+            let (mut table, mut rng, mut now) =
+                (PeerTable::new(4), StdRng::seed_from_u64(1), Instant::now());
+            add(&mut table, now, Target::parse("seed.onion", 6881).unwrap());
+            let mut calls = 0;
+            for _ in 0..2 * 3600 {
+                now += Duration::from_secs(1);
+                if let Some(call) = table.next(now) {
+                    calls += 1;
+                    table.ended(now, call.key, Ended::Unreached, &mut rng);
+                }
+            }
+            calls
+        };
+        let linked = calls_of(|table, now, seed| {
+            table.add(now, Way::Host(seed));
+        });
+        let told = calls_of(|table, now, seed| {
+            table.add_hearsay(now, seed, None);
+        });
+        assert!((40..=80).contains(&linked), "{linked}");
+        assert!(told <= 4, "{told}");
     }
 
     #[test]

@@ -39,7 +39,8 @@ pub(super) enum Sending {
     Finished,
 }
 
-/// A datagram queue that drops its oldest when full. `T`: what a datagram is.
+/// A datagram queue that takes no more when full: what a sender repeats stands at the head of its next burst, and must not be what is
+/// dropped again. `T`: what a datagram is.
 #[derive(Debug)]
 pub(super) struct DatagramQueue<T> {
     queue: VecDeque<(T, usize)>,
@@ -55,10 +56,9 @@ impl<T> DatagramQueue<T> {
     }
 
     fn push(&mut self, item: T, bytes: usize) {
-        self.queue.push_back((item, bytes));
-        self.bytes += bytes;
-        while self.bytes > DATAGRAM_QUEUE || self.queue.len() > DATAGRAM_RECORDS {
-            self.pop();
+        if self.bytes + bytes <= DATAGRAM_QUEUE && self.queue.len() < DATAGRAM_RECORDS {
+            self.queue.push_back((item, bytes));
+            self.bytes += bytes;
         }
     }
 
