@@ -227,13 +227,13 @@ fn unwanted_pieces_are_not_picked_until_wanted() {
     let mut picker = picker(2, 1);
     let full = Bits::full(2);
     picker.add_peer(&full);
-    picker.set_wanted(0, false);
+    assert_eq!(picker.set_priority(0, Priority::Skip), []);
     let blocks = pick(&mut picker, A, &full, 9);
     assert!(blocks.iter().all(|b| b.index == 1) && blocks.len() == 1);
     give(&mut picker, A, &blocks);
     picker.passed(1, &[]);
     assert!(picker.is_done() && !picker.is_interesting(&full));
-    picker.set_wanted(0, true);
+    assert_eq!(picker.set_priority(0, Priority::Normal), []);
     assert!(picker.is_interesting(&full) && !picker.is_done());
 }
 
@@ -352,8 +352,7 @@ proptest! {
                     }
                 }
             }
-            let listed: usize = picker.buckets.iter().map(Vec::len).sum();
-            prop_assert_eq!(listed, picker.pickable.count() as usize);
+            prop_assert!(picker.listing.is_consistent());
         }
         prop_assert!(picker.is_done(), "{:?}", picker);
         prop_assert_eq!(picker.had_bytes(), geometry.total);

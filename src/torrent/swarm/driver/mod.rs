@@ -7,6 +7,7 @@ mod peers;
 mod pex;
 mod seeds;
 mod seeking;
+mod steer;
 mod versions;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -26,6 +27,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use self::early::Early;
 use self::seeds::Rumours;
+use self::steer::{Contacts, Steered};
 use super::announce::{Answer, Counters};
 use super::choker::{Choker, SLOTS};
 use super::connection::News;
@@ -33,8 +35,10 @@ use super::gossip::{Gossip, Origin};
 use super::open::Encryption;
 use super::pex::Pex;
 use super::progress::{Failure, Progress, Rate, State};
+use super::reader::{Reader, ReaderError};
 use super::seek::{Need, Sighting};
 use super::table::{Ended, PeerTable, Way};
+use super::view::{View, Wishes};
 use super::{Order, Shared, Torrent, prepare};
 use crate::dht::PeerFinder;
 use crate::route::special::Place;
@@ -43,6 +47,7 @@ use crate::torrent::extension::Exchange;
 use crate::torrent::gossip::{Concealed, OnionPeer, SeedBook};
 use crate::torrent::infohash::{InfoHash, InfoHashV2, PeerName};
 use crate::torrent::metainfo::Info;
+use crate::torrent::pace::Pace;
 use crate::torrent::peer::CloseReason;
 use crate::torrent::picker::{Bits, Geometry, PeerKey, Picker};
 use crate::torrent::resume::{Record, Store};
@@ -94,6 +99,10 @@ pub(crate) enum Command {
     Told(Target),
     /// Try again now, after the disk refused.
     Retry,
+    /// What does it look like?
+    View(oneshot::Sender<View>),
+    /// Read the file of this number.
+    Read(usize, oneshot::Sender<Result<Reader, ReaderError>>),
     /// Write everything, record, end.
     Stop(oneshot::Sender<()>),
 }
@@ -126,6 +135,10 @@ pub(crate) struct Setup {
     pub(crate) own: watch::Receiver<Vec<OnionPeer>>,
     /// How our own hidden seed is reached, while it is.
     pub(crate) own_seed: watch::Receiver<Option<Contact>>,
+    /// What the user wishes while it runs.
+    pub(crate) wishes: watch::Receiver<Wishes>,
+    /// How fast blocks may go.
+    pub(crate) pace: Pace,
     /// Who knows where hidden seeds are introduced.
     pub(crate) seeds: Option<Arc<dyn SeedBook>>,
 }
@@ -171,6 +184,11 @@ pub(crate) struct Driver {
     unchoked: BTreeSet<PeerKey>,
     /// Counters of the last round, by peer: what it gave and what it took.
     merits: BTreeMap<PeerKey, (u64, u64)>,
+    /// Calls and connections, those that came too.
+    contacted: Contacts,
+    steered: Steered,
+    /// Counts how often trackers and the DHT are to be asked again.
+    again: watch::Sender<u32>,
     news: mpsc::Receiver<News>,
     news_sender: mpsc::Sender<News>,
     reports: mpsc::Receiver<Report>,
@@ -205,8 +223,6 @@ pub(crate) struct Driver {
     rates: (u64, u64),
     tracker_status: Option<String>,
     dht_status: Option<String>,
-    /// What the choice of files makes of the progress, where there is one.
-    chosen: Option<versions::Chosen>,
     rng: StdRng,
 }
 
@@ -221,6 +237,7 @@ enum Woken {
     Record(Option<Record>),
     Prepared(Option<Prepared>),
     Recorded(Option<Result<(), StorageError>>),
+    Wishes,
     Tick,
 }
 
@@ -258,7 +275,7 @@ impl Driver {
             }
         }
         let mut driver = Self {
-            shared: Shared::new(setup.hash),
+            shared: Shared::new(setup.hash, setup.pace.clone()),
             info: setup.info.clone(),
             store,
             phase,
@@ -276,6 +293,9 @@ impl Driver {
             choker: Choker::default(),
             unchoked: BTreeSet::new(),
             merits: BTreeMap::new(),
+            contacted: Contacts::new(),
+            steered: Steered::default(),
+            again: watch::channel(0).0,
             news,
             news_sender,
             reports,
@@ -304,7 +324,6 @@ impl Driver {
             rates: (0, 0),
             tracker_status: None,
             dht_status: None,
-            chosen: None,
             rng,
             setup,
         };
@@ -328,6 +347,7 @@ impl Driver {
                 Some(sighting) = self.sightings.recv() => Woken::Sighting(sighting),
                 woken = next_step(&mut self.phase) => woken,
                 done = finish(&mut self.recording) => Woken::Recorded(done),
+                Ok(()) = self.setup.wishes.changed() => Woken::Wishes,
                 _ = tick.tick() => Woken::Tick,
             };
             match woken {
@@ -339,6 +359,10 @@ impl Driver {
                 }
                 Woken::Command(Some(Command::Told(_))) => {}
                 Woken::Command(Some(Command::Retry)) => self.retry(),
+                Woken::Command(Some(Command::View(answer))) => {
+                    let _ = answer.send(self.view());
+                }
+                Woken::Command(Some(Command::Read(file, answer))) => self.read_file(file, answer),
                 Woken::Command(Some(Command::Stop(done))) => {
                     self.end(State::Stopped).await;
                     let _ = done.send(());
@@ -352,7 +376,11 @@ impl Driver {
                 Woken::Record(record) => self.started(record),
                 Woken::Prepared(prepared) => self.prepared(prepared),
                 Woken::Recorded(result) => self.recorded(result),
+                Woken::Wishes => self.take_wishes(),
                 Woken::Tick => self.tick(),
+            }
+            if self.steered.verify {
+                self.verify().await;
             }
             if self.is_complete() && !self.setup.seed_after {
                 self.end(State::Done).await;
@@ -392,6 +420,7 @@ impl Driver {
         self.checked.store(0, Ordering::Relaxed);
         let job = prepare::Job {
             info,
+            verify: std::mem::take(&mut self.steered.verify),
             options: self.setup.storage.clone(),
             overwrite: self.setup.overwrite,
             store: Arc::clone(&self.store),
@@ -407,11 +436,10 @@ impl Driver {
         };
         match prepared {
             Some(Ok((storage, had))) => {
-                let Some(wanted) = self.setup.select.pieces(&info) else {
+                if self.choose_files(&info).is_none() {
                     return self.fail(Failure::Selection);
-                };
-                let mut picker = Picker::new(Geometry::of(&info), had, self.rng.random());
-                self.chosen = versions::choose(&mut picker, &wanted);
+                }
+                let picker = Picker::new(Geometry::of(&info), had, self.rng.random());
                 let torrent = Torrent {
                     info,
                     storage: Arc::clone(&storage),
@@ -420,8 +448,8 @@ impl Driver {
                 work.picker = Some(picker);
                 work.fetch = None;
                 drop(work);
-                // Set once: a retry comes only before the first success.
-                let _ = self.shared.torrent.set(torrent);
+                *lock(&self.shared.torrent) = Some(torrent);
+                self.steer();
                 self.paused = None;
                 self.phase = Phase::Active { storage };
                 self.shared.broadcast(&Order::Torrent);
@@ -487,7 +515,6 @@ impl Driver {
             }
             News::Layers(files) => self.layers_came(*files),
             News::Liars(liars) => liars.into_iter().for_each(|key| self.ban(key)),
-            News::Liar(key) => self.ban(key),
             News::Extensions(key, Exchange::Public, true) => {
                 self.pex.opened(Instant::now().into_std(), key);
             }
@@ -537,6 +564,7 @@ impl Driver {
                 self.unrecorded = true;
                 work.doubts.passed(piece);
                 let liars = picker.passed(piece, &digests);
+                self.shared.news.notify_waiters();
                 for seat in work.seats.values() {
                     seat.order(Order::Have(piece));
                 }
@@ -586,34 +614,39 @@ impl Driver {
         self.calls.shutdown().await;
         self.announcer.shutdown().await;
         self.seeker.shutdown().await;
+        if let Phase::Active { storage } = std::mem::replace(&mut self.phase, Phase::Over) {
+            self.settle_down(storage).await;
+        }
+        self.set_state(state);
+    }
+
+    /// Waits until what has come is written, and records it.
+    async fn settle_down(&mut self, storage: Arc<Storage>) {
         if let Some(recording) = self.recording.take() {
             let _ = recording.await;
         }
-        if let Phase::Active { storage } = std::mem::replace(&mut self.phase, Phase::Over) {
-            loop {
-                tokio::select! {
-                    Some(report) = self.reports.recv() => self.take_report(report),
-                    () = storage.idle() => break,
-                }
-            }
-            while let Ok(report) = self.reports.try_recv() {
-                self.take_report(report);
-            }
-            if self.setup.storage.write
-                && let Some(save) = self.saver(storage)
-            {
-                let result = tokio::task::spawn_blocking(save).await.ok();
-                self.recorded(result);
+        loop {
+            tokio::select! {
+                Some(report) = self.reports.recv() => self.take_report(report),
+                () = storage.idle() => break,
             }
         }
-        self.set_state(state);
+        while let Ok(report) = self.reports.try_recv() {
+            self.take_report(report);
+        }
+        if self.setup.storage.write
+            && let Some(save) = self.saver(storage)
+        {
+            let result = tokio::task::spawn_blocking(save).await.ok();
+            self.recorded(result);
+        }
     }
 }
 
 /// What waits to be written is dropped, so that a torrent started anew does not meet a late write.
 impl Drop for Driver {
     fn drop(&mut self) {
-        if let Some(torrent) = self.shared.torrent.get() {
+        if let Some(torrent) = self.shared.torrent() {
             torrent.storage.close();
         }
     }

@@ -7,6 +7,7 @@ use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::target::Target;
 use tokio::time::Instant;
 
+use super::steer::Contacted;
 use super::{Driver, Phase, Via, Visitor};
 use crate::route::special::Place;
 use crate::torrent::infohash::PeerName;
@@ -15,8 +16,9 @@ use crate::torrent::picker::PeerKey;
 use crate::torrent::swarm::Order;
 use crate::torrent::swarm::connection::Connection;
 use crate::torrent::swarm::gossip::Origin;
-use crate::torrent::swarm::open::{Encryption, accepted, open};
+use crate::torrent::swarm::open::{accepted, open};
 use crate::torrent::swarm::table::{Call, Ended, Way};
+use crate::torrent::swarm::view::PeerKind;
 
 /// Most connections and calls that we open ourselves.
 const MAX_CONNECTED: usize = 40;
@@ -56,20 +58,23 @@ impl Driver {
             let shared = Arc::clone(&self.shared);
             let news = self.news_sender.clone();
             self.calling.insert(key);
-            let torrent = names.0.unwrap_or(self.setup.hash);
-            let encryption = if concealed {
-                Encryption::Off
-            } else {
-                self.setup.encryption
+            let kind = match (concealed, Place::is_onion(&target)) {
+                (_, true) => PeerKind::Onion,
+                (true, false) => PeerKind::Hidden,
+                (false, false) => PeerKind::Public,
             };
+            let contacted = Contacted::called(kind, target.socket_addr());
+            self.contacted.insert(key, contacted);
+            let torrent = names.call.unwrap_or(self.setup.hash);
+            let encryption = self.setup.encryption;
             self.calls.spawn(async move {
-                let stream = match open(&*outside, &target, isolation, torrent, encryption).await {
-                    Ok(stream) => stream,
+                let opened = match open(&*outside, &target, isolation, torrent, encryption).await {
+                    Ok(opened) => opened,
                     Err(ended) => return (key, ended, None),
                 };
                 let connection = Connection::new(shared, key, true, names, news);
-                let connection = connection.offer(exchange);
-                let reason = connection.run(stream).await;
+                let connection = connection.offer(exchange).encrypted(opened.encrypted);
+                let reason = connection.run(opened.stream).await;
                 (key, how_ended(reason), Some(reason))
             });
         }
@@ -90,6 +95,7 @@ impl Driver {
             return;
         }
         let key = self.table.add_incoming();
+        self.contacted.insert(key, Contacted::came(visitor.via));
         let origin = match visitor.via {
             Via::Address => None,
             Via::Onion => Some(Origin::ToOnion),
@@ -101,7 +107,7 @@ impl Driver {
         }
         let (shared, news) = (Arc::clone(&self.shared), self.news_sender.clone());
         let names = self.names_for(None);
-        let torrents = [Some(self.setup.hash), names.1].into_iter().flatten();
+        let torrents = [Some(self.setup.hash), names.v2].into_iter().flatten();
         self.calls.spawn(async move {
             let heard = match visitor.via {
                 Via::Address => accepted(visitor.stream, torrents).await,
@@ -111,7 +117,9 @@ impl Driver {
                 return (key, Ended::Closed, None);
             };
             let connection = Connection::new(shared, key, false, names, news);
-            let mut connection = connection.offer(exchange);
+            // What speaks encrypted said nothing that could be read.
+            let encrypted = visitor.via != Via::Address || said.is_empty();
+            let mut connection = connection.offer(exchange).encrypted(encrypted);
             connection.feed(&said);
             let reason = connection.run(stream).await;
             (key, how_ended(reason), Some(reason))
@@ -141,6 +149,7 @@ impl Driver {
         };
         tracing::debug!(peer = key.0, ?how, reason = ?reason, "connection ended");
         self.calling.remove(&key);
+        self.contacted.remove(&key);
         self.unchoked.remove(&key);
         self.merits.remove(&key);
         self.choker.forget(key);
