@@ -94,7 +94,8 @@ impl Meter {
 
 /// How long this takes.
 fn time_of(bytes: u64, rate: u64) -> Duration {
-    Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64).min(FAR)
+    let seconds = bytes as f64 / rate.max(1) as f64;
+    Duration::from_secs_f64(seconds.min(FAR.as_secs_f64()))
 }
 
 /// Limits that are shared, and what of them is used.

@@ -300,8 +300,8 @@ impl Picker {
         out: &mut Vec<BlockRef>,
     ) {
         let goal = out.len() + count;
-        self.pick_raised(peer, have, goal, out);
         self.pick_urgent(peer, have, goal, out);
+        self.pick_raised(peer, have, goal, out);
         self.pick_begun(peer, have, goal, out);
         while out.len() < goal {
             let Some(piece) = self.choose(have) else {

@@ -27,6 +27,13 @@ pub(super) struct Raised {
     urgent: BTreeSet<u32>,
 }
 
+#[cfg(test)]
+impl Raised {
+    pub(super) fn ranges(&self) -> &[(u32, Range<u32>)] {
+        &self.ranges
+    }
+}
+
 impl Picker {
     /// How much a piece is wanted.
     pub fn priority(&self, piece: u32) -> Priority {

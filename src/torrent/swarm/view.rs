@@ -43,8 +43,8 @@ pub struct View {
     pub seed_after: bool,
 }
 
-/// A file of a torrent.
-#[derive(Clone, Debug)]
+/// A file of a torrent. `Debug` hides its path.
+#[derive(Clone)]
 pub struct FileView {
     /// Its path, with the torrent's name in front.
     pub path: Vec<String>,
@@ -54,6 +54,16 @@ pub struct FileView {
     pub done: u64,
     /// How much it is wanted.
     pub priority: Priority,
+}
+
+impl std::fmt::Debug for FileView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileView")
+            .field("len", &self.len)
+            .field("done", &self.done)
+            .field("priority", &self.priority)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A tracker of a torrent.
