@@ -19,7 +19,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use control::{
-    Budget, FileView, Limits, PeerKind, PeerView, Priority, Reader, ReaderError, TrackerView, View,
+    Budget, Control, FileView, Limits, PeerKind, PeerView, Priority, Reader, ReaderError,
+    TrackerView, View,
 };
 pub use create::{CreateError, Created, create, create_as};
 pub use sorter::Sorter;
