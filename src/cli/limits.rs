@@ -7,7 +7,7 @@ const KIB: u64 = 1 << 10;
 
 /// Limits on blocks, both ways.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
-pub struct LimitArgs {
+pub(super) struct LimitArgs {
     /// Take at most so much, in KiB a second
     #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u64).range(1..))]
     limit_down: Option<u64>,

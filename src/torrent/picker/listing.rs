@@ -42,13 +42,13 @@ pub(super) struct Listing {
 }
 
 /// How a piece is chosen.
-pub(super) enum Order {
+pub(super) enum Choice {
     /// At random: we have nothing yet.
     Random,
     /// The rarest.
     Rarest,
     /// The first, where it lies in front of this one; else the rarest.
-    InOrder(u32),
+    First(u32),
 }
 
 impl Listing {
@@ -137,7 +137,7 @@ impl Listing {
     pub(super) fn choose(
         &self,
         have: &Bits,
-        order: &Order,
+        order: &Choice,
         availability: &[u16],
         rng: &mut StdRng,
     ) -> Option<u32> {
@@ -167,11 +167,11 @@ impl Level {
     fn choose(
         &self,
         have: &Bits,
-        order: &Order,
+        order: &Choice,
         availability: &[u16],
         rng: &mut StdRng,
     ) -> Option<u32> {
-        if let Order::InOrder(end) = order {
+        if let Choice::First(end) = order {
             let first = self.pieces.common(have, 0).next()?;
             if first < *end {
                 return Some(first);
@@ -179,7 +179,7 @@ impl Level {
         }
         let from = rng.random_range(0..self.pieces.len().max(1));
         let candidates = self.pieces.common(have, from);
-        if matches!(order, Order::Random) {
+        if matches!(order, Choice::Random) {
             return candidates
                 .take(CANDIDATES)
                 .nth(rng.random_range(0..4))

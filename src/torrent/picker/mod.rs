@@ -16,7 +16,7 @@ use rand::{RngExt, SeedableRng};
 
 pub use bits::Bits;
 pub use listing::Priority;
-use listing::{Listing, Order};
+use listing::{Choice, Listing};
 pub use short::Short;
 pub use steer::MAX_READERS;
 use steer::Raised;
@@ -549,11 +549,11 @@ impl Picker {
     /// A new piece, of those that are wanted most: random at first, then the rarest that the peer has, or the next in order.
     fn choose(&mut self, have: &Bits) -> Option<u32> {
         let order = if self.sequential {
-            Order::InOrder(self.order_end())
+            Choice::First(self.order_end())
         } else if self.had.count() < RANDOM_PIECES {
-            Order::Random
+            Choice::Random
         } else {
-            Order::Rarest
+            Choice::Rarest
         };
         self.listing
             .choose(have, &order, &self.availability, &mut self.rng)

@@ -687,10 +687,10 @@ impl Drop for Connection {
         let mut work = lock(&self.shared.work);
         let work = &mut *work;
         work.seats.remove(&self.key);
-        if let Some(picker) = &mut work.picker {
-            if let Some(have) = self.peer.pieces().filter(|_| self.counted) {
-                picker.remove_peer(have);
-            }
+        if let (Some(picker), Some(have), true) =
+            (&mut work.picker, self.peer.pieces(), self.counted)
+        {
+            picker.remove_peer(have);
         }
         if let Some(fetch) = &mut work.fetch {
             fetch.gone(self.key);
