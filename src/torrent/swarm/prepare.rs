@@ -42,10 +42,8 @@ impl Job {
             .load()
             .filter(|record| record.info == self.info.bytes && record.had.len() == pieces);
         let ours = record.is_some();
-        let had = match record
-            .and_then(|record| self.trusted(&storage, &record))
-            .filter(|_| !self.verify)
-        {
+        let record = record.filter(|_| !self.verify);
+        let had = match record.and_then(|record| self.trusted(&storage, &record)) {
             Some(had) => had,
             None if storage.any_exists()? => self.check(&storage, &Bits::full(pieces)),
             None => Bits::new(pieces),
