@@ -27,6 +27,7 @@ pub mod relay;
 pub mod route;
 pub mod socks;
 pub mod state;
+pub mod stream;
 #[cfg(feature = "tor")]
 pub mod tor;
 pub mod torrent;

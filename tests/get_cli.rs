@@ -430,3 +430,50 @@ fn a_folder_with_empty_and_tiny_files_arrives_whole() {
     support::process::run(diff);
     assert!(has_done(&get, 1).is_some());
 }
+
+/// What curl gets of a range of bytes.
+fn curl(url: &str, range: &str) -> Vec<u8> {
+    let mut command = Command::new("curl");
+    let output = command.args(["-sf", "--max-time", "60", "-r", range, url]);
+    let output = output.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    output.stdout
+}
+
+#[test]
+fn a_file_is_played_before_it_has_come() {
+    const LEN: u64 = 8 << 20;
+    let loopback = Loopback::start("off");
+    let torrent = loopback.torrent(NAME, LEN, &[]);
+    let Some(seed) = seed(&loopback, &torrent, Some(1 << 20)) else {
+        return;
+    };
+    let mut command = Command::new(PROGRAM);
+    command
+        .args(["stream", "--json", "--allow-private"])
+        .arg(with_peers(&torrent, &[seed.addr]))
+        .args([Path::new("--network"), &loopback.network.file])
+        .args([Path::new("--output"), &loopback.out("")])
+        .args([Path::new("--state"), &loopback.dir.path().join("state")]);
+    let mut stream = Process::spawn("stream", command);
+    let playable = stream.wait_for_event(PATIENCE, "stream");
+    assert_eq!(playable["bytes"], LEN);
+    let url = playable["url"].as_str().unwrap();
+    assert!(
+        url.starts_with("http://127.0.0.1:") && url.ends_with(NAME),
+        "{url}"
+    );
+    let content = fs::read(loopback.content(NAME)).unwrap();
+    // A player looks at the end, then plays from the middle on.
+    let tail = curl(url, "-100000");
+    assert!(tail == content[content.len() - 100_000..]);
+    let middle = curl(url, "4000000-4499999");
+    assert!(middle == content[4_000_000..4_500_000]);
+    let seen = stream.events("progress");
+    let done = seen.last().unwrap()["done"].as_u64().unwrap();
+    assert!(done < LEN - (2 << 20), "it had come anyway: {done}");
+    assert!(curl(url, "0-") == content);
+    loopback.assert_arrived(NAME);
+    assert!(!stream.stderr().contains("archive"), "{}", stream.tails());
+    stream.stop(PATIENCE);
+}

@@ -148,6 +148,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ),
         ("socks_datagram", socks_datagrams()),
         ("socks_request", socks_requests()),
+        ("stream_request", streams::players()),
         ("target", targets()),
         ("tracker_server", requests()),
         ("udp_tracker", vec![("exchange", udp_exchange())]),

@@ -48,6 +48,8 @@ pub mod krpc;
 mod local;
 #[path = "targets/lookups.rs"]
 mod lookups;
+#[path = "targets/players.rs"]
+mod players;
 #[path = "targets/proxy.rs"]
 mod proxy;
 #[path = "targets/trackers.rs"]
@@ -67,6 +69,7 @@ pub use lookups::meetings::{
     feed, hidden_item, introduction, meeting_records, meeting_request, meeting_work, sealed_records,
 };
 pub use lookups::{dht_records, dht_request, dns_reply, lookup_answer};
+pub use players::stream_request;
 pub use proxy::{http_proxy, socks_datagram, socks_request};
 pub use trackers::{guest_tracker, http_tracker, tracker_server, udp_tracker};
 pub use trees::hash_trees;
@@ -126,6 +129,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("sealed_records", sealed_records),
     ("socks_datagram", socks_datagram),
     ("socks_request", socks_request),
+    ("stream_request", stream_request),
     ("target", target),
     ("tor_file", tor_file),
     ("tracker_server", tracker_server),

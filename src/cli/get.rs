@@ -12,9 +12,11 @@ use serde::Serialize;
 
 use super::connect::{Connected, OverlayArgs, Without};
 use super::dht::{DhtArgs, is_hidden};
+use super::limits::LimitArgs;
 use super::progress::{Progress as Display, duration, json_line};
 use super::rendezvous::{self, Meetings};
 use super::routes::{Loaded, RoutesArgs};
+use super::stream::Serve;
 use super::tor::{HAS_TOR, ONION_PORT, OnionOptions, OurTor, has_visitor_key, service_of_url};
 use super::transfer::follow;
 use crate::config::RouteAction;
@@ -25,7 +27,7 @@ use crate::route::Outside;
 use crate::route::special::Place;
 use crate::state::StateDir;
 use crate::torrent::engine::{
-    Encryption, Engine, Job, OnionDoor, Options, Progress, Source, State,
+    Encryption, Engine, Job, Limits, OnionDoor, Options, Progress, Source, State,
 };
 use crate::torrent::feed::FeedLink;
 use crate::torrent::gossip::OnionPeer;
@@ -35,7 +37,7 @@ use crate::torrent::select::Selection;
 
 /// When streams to public peers are encrypted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum When {
+pub(super) enum When {
     /// Where the peer knows it
     #[default]
     Preferred,
@@ -97,9 +99,14 @@ pub struct Args {
     /// Files that share a piece with a chosen one come in part
     #[arg(long, value_name = "FILES")]
     only: Vec<String>,
+    /// Take pieces in order, as far as peers have them
+    #[arg(long)]
+    sequential: bool,
     /// Overwrite files of the same name that are not this torrent's
     #[arg(long)]
     overwrite: bool,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// Write progress as JSON lines to standard output
     #[arg(long)]
     json: bool,
@@ -149,6 +156,9 @@ pub async fn run(args: Args) -> Result<(), Error> {
         encryption: args.encryption.into(),
         routes,
         dht: Some(args.dht),
+        limits: args.limits.limits(),
+        sequential: args.sequential,
+        serve: None,
     };
     let done = download(work, &client, &state, &mut display).await?;
     if args.json {
@@ -160,7 +170,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
 }
 
 /// What names onion services needs no relay list.
-fn without(source: &Source, routes: &Loaded) -> Without {
+pub(super) fn without(source: &Source, routes: &Loaded) -> Without {
     match source {
         Source::Magnet(magnet) if magnet.peers.iter().any(Place::is_onion) => Without::Tor,
         _ if trackers(source).any(|url| service_of_url(url).is_some()) => Without::Tor,
@@ -217,6 +227,12 @@ pub struct Work {
     pub routes: Loaded,
     /// Whether and where peers are looked for in the DHT; `None`: not.
     pub dht: Option<DhtArgs>,
+    /// How fast blocks may go.
+    pub limits: Limits,
+    /// Whether pieces are to come in order.
+    pub sequential: bool,
+    /// Where one of its files is served while it comes.
+    pub serve: Option<Serve>,
 }
 
 /// A download that is complete; what `--json` says at the end.
@@ -329,6 +345,7 @@ async fn transfer(
     let mut options = Options::new(state.path().to_owned());
     options.allow_private = work.routes.policy.allows_private();
     options.encryption = work.encryption;
+    options.limits.set(work.limits);
     options.gossip = match onions {
         Onions::Shared | Onions::Taken => true,
         Onions::Closed => false,
@@ -350,6 +367,14 @@ async fn transfer(
     }
     let handle = engine.download_only(job, work.select);
     let (door, hidden_door) = (handle.onion_door(), handle.hidden_door());
+    handle.set_sequential(work.sequential);
+    let control = handle.control();
+    let serving = async {
+        if let Some(serve) = work.serve {
+            serve.run(control).await;
+        }
+        std::future::pending().await
+    };
     let followed = follow(handle, client, &tor, display, until);
     let sharing = async {
         if onions == Onions::Shared {
@@ -364,6 +389,7 @@ async fn transfer(
     let ended = tokio::select! {
         ended = followed => ended,
         ended = sharing => ended,
+        ended = serving => ended,
         ended = meeting => ended,
     };
     let last = ended?;
@@ -479,7 +505,7 @@ pub fn argument(text: &str) -> Result<String, Error> {
 }
 
 /// The files that `--only` names.
-fn selection(only: &[String]) -> Result<Selection, Error> {
+pub(super) fn selection(only: &[String]) -> Result<Selection, Error> {
     Selection::parse(only.iter().map(String::as_str)).ok_or_else(|| {
         let what = "--only takes numbers as in 0,2,4-8, the first file being 0, or a pattern such as \"*.txt\"";
         Error::new(Kind::Local, what).with_exit(Exit::Usage)

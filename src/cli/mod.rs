@@ -10,6 +10,7 @@ mod feed;
 pub mod get;
 mod guests;
 pub mod leaktest;
+mod limits;
 pub mod log;
 pub mod network;
 pub mod onion_key;
@@ -21,6 +22,7 @@ mod rendezvous;
 pub mod routes;
 pub mod run;
 pub mod seed;
+pub mod stream;
 mod table;
 pub mod tor;
 mod transfer;
@@ -47,6 +49,8 @@ struct Cli {
 enum Command {
     /// Download a torrent anonymously
     Get(get::Args),
+    /// Play a file of a torrent while it downloads anonymously
+    Stream(stream::Args),
     /// Share files or folders while nobody can tell from where: with those who meet this computer at a relay or an onion service
     Seed(seed::Args),
     /// Make the key with which you find a seed that lets in only some
@@ -80,6 +84,7 @@ pub fn main() -> ExitCode {
     log::init(cli.log);
     let done = match cli.command {
         Command::Get(args) => block_on(get::run(args)),
+        Command::Stream(args) => block_on(stream::run(args)),
         Command::Seed(args) => block_on(seed::run(args)),
         Command::OnionKey(args) => block_on_one(onion_key::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),

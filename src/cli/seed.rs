@@ -17,6 +17,7 @@ use super::allow::{self, Allowed};
 use super::connect::{Connected, OverlayArgs};
 use super::dht::{DhtArgs, is_hidden};
 use super::feed::{self, Published};
+use super::limits::LimitArgs;
 use super::progress::{Progress as Display, json_line};
 use super::relay::Signals;
 use super::rendezvous::{self, HiddenSeed, News};
@@ -47,6 +48,8 @@ pub struct Args {
     /// reachable [default: rendezvous; with --tracker, circuits]
     #[arg(long, value_name = "WAY", value_enum)]
     over: Option<Over>,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// With --over rendezvous or tor: keep the keys in memory alone, so that each start has another link and nothing on the disk
     /// tells which it was
     #[arg(long, conflicts_with = "allow")]
@@ -211,6 +214,7 @@ pub async fn run(mut args: Args) -> Result<(), Error> {
     };
     let mut options = Options::new(state.path().to_owned());
     options.allow_private = loaded.policy.allows_private();
+    options.limits.set(args.limits.limits());
     // A service that lets in only some stays among them.
     let open = over != Over::Circuits && args.allow.is_empty();
     options.gossip = open;

@@ -84,6 +84,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "hidden", "dht", "torrent", "route", "net", "bencode", "circuits", "error", "hush",
         ],
     ),
+    // Serves a player on loopback: it is given a listener and what to serve, and can dial nobody.
+    ("stream", &["route", "net"]),
     (
         "jail",
         &[
@@ -105,6 +107,7 @@ const CODECS: &[&str] = &[
     "gossip",
     "pex",
     "picker",
+    "pace",
     "infohash",
     "v2",
     "select",

@@ -23,7 +23,7 @@ use crate::net::os::OsDialer;
 use crate::overlay::client::{Client, ClientConfig};
 use crate::route::policy::Policy;
 use crate::state::StateDir;
-use crate::torrent::engine::{Encryption, Source};
+use crate::torrent::engine::{Encryption, Limits, Source};
 use crate::torrent::select::Selection;
 use network::Running;
 use swarm::World;
@@ -113,6 +113,9 @@ pub async fn run(args: Args) -> Result<(), Error> {
         },
         // Its swarm has a tracker, and nothing of it leaves this computer.
         dht: None,
+        limits: Limits::default(),
+        sequential: false,
+        serve: None,
     };
     let done = download(work, &client, &state, &mut display).await?;
     let sightings = witness.map(Witness::stop);

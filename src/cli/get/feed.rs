@@ -208,6 +208,9 @@ async fn get(
             encryption: args.encryption.into(),
             routes: routes.clone(),
             dht: Some(args.dht.clone()),
+            limits: args.limits.limits(),
+            sequential: args.sequential,
+            serve: None,
         };
         let complete = Cell::new(false);
         let done = transfer(work, client, state, display, |progress| {
