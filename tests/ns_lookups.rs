@@ -244,6 +244,12 @@ async fn names_are_looked_up_at_the_exit() {
     let target = Target::parse("silent.example", 80).unwrap();
     let connected = route.connect(&target, key("a")).await;
     assert_eq!(connected.map(drop), Err(RouteError::TimedOut));
+    // Nor does a stream go to a private address, by whatever name: that is where a redirect may lead (L49).
+    for inner in ["inner.example", "printer.example"] {
+        let target = Target::parse(inner, 80).unwrap();
+        let connected = route.connect(&target, key("a")).await;
+        assert_eq!(connected.map(drop), Err(RouteError::Refused), "{inner}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

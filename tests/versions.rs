@@ -101,6 +101,7 @@ fn link(info: &Info, peer: Option<SocketAddr>) -> Magnet {
         peers: peer.map(Target::ip).into_iter().collect(),
         seeds: Vec::new(),
         select: None,
+        web_seeds: Vec::new(),
     }
 }
 

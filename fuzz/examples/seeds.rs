@@ -41,6 +41,8 @@ mod streams;
 mod trees;
 #[path = "seeds/visits.rs"]
 mod visits;
+#[path = "seeds/web.rs"]
+mod web;
 
 const DAY: u64 = 86_400;
 
@@ -138,6 +140,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
             "routes_file",
             vec![("example", ROUTES_EXAMPLE.into()), ("rules", ROUTES.into())],
         ),
+        ("scrape", web::scrapes()),
         (
             "sealed_records",
             vec![
@@ -152,6 +155,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("target", targets()),
         ("tracker_server", requests()),
         ("udp_tracker", vec![("exchange", udp_exchange())]),
+        ("web_head", web::heads()),
         (
             "wire",
             vec![
@@ -577,6 +581,7 @@ fn guest_requests() -> Seeds {
         peers: Vec::new(),
         seeds: vec![Contact::new([3; 32], vec![point]).unwrap()],
         select: None,
+        web_seeds: Vec::new(),
     });
     let path = |url: &str| url.replace("http://127.0.0.1:6969", "");
     let (plain, named) = (path(&tracker.url()), path(&link.trackers[0]));

@@ -56,6 +56,8 @@ mod proxy;
 mod trackers;
 #[path = "targets/trees.rs"]
 mod trees;
+#[path = "targets/web.rs"]
+mod web;
 
 pub use encryption::encrypted_stream;
 pub use exchange::peer_exchange;
@@ -73,6 +75,7 @@ pub use players::stream_request;
 pub use proxy::{http_proxy, socks_datagram, socks_request};
 pub use trackers::{guest_tracker, http_tracker, tracker_server, udp_tracker};
 pub use trees::hash_trees;
+pub use web::{scrape, web_head};
 
 /// A target: it panics where its input breaks something.
 pub type Run = fn(&[u8]);
@@ -126,6 +129,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("relay_config", relay_config),
     ("relay_list", relay_list),
     ("routes_file", routes_file),
+    ("scrape", scrape),
     ("sealed_records", sealed_records),
     ("socks_datagram", socks_datagram),
     ("socks_request", socks_request),
@@ -135,6 +139,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("tracker_server", tracker_server),
     ("udp_tracker", udp_tracker),
     ("visitor_key", visitor_key),
+    ("web_head", web_head),
     ("wire", wire_messages),
 ];
 
@@ -612,6 +617,7 @@ pub fn metainfo(input: &[u8]) {
         let again = Metainfo::parse(&metainfo.encode()).unwrap();
         assert_eq!(again.info.bytes, metainfo.info.bytes);
         assert_eq!(again.trackers, metainfo.trackers);
+        assert_eq!(again.web_seeds, metainfo.web_seeds);
     }
 }
 

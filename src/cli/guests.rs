@@ -186,6 +186,7 @@ mod tests {
             peers: Vec::new(),
             seeds: vec![Contact::new([3; 32], vec![point]).unwrap()],
             select: None,
+            web_seeds: Vec::new(),
         };
         let public = Magnet {
             seeds: Vec::new(),

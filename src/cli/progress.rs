@@ -40,6 +40,9 @@ pub struct View {
     pub peers: usize,
     /// Peers known.
     pub known: usize,
+    /// Web seeds that give something.
+    #[serde(skip_serializing_if = "is_none")]
+    pub web_seeds: usize,
     /// Relays on the way; 0 by Tor alone.
     pub hops: usize,
     /// Circuits open.
@@ -66,6 +69,10 @@ pub struct Visits {
     /// The most work that visitors are asked for before they are introduced, tries on average; 0, and not said, while there is no need.
     #[serde(skip_serializing_if = "none_asked")]
     pub effort: u32,
+}
+
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 fn none_asked(effort: &u32) -> bool {
@@ -227,6 +234,9 @@ fn details(view: &View) -> String {
         parts.push(format!("{}/s up", BinaryBytes(view.up)));
     }
     parts.push(count(view.peers, "peer"));
+    if view.web_seeds > 0 {
+        parts.push(count(view.web_seeds, "web seed"));
+    }
     if let Some(hidden) = view.hidden {
         parts.push(count(hidden.points, "introduction point"));
         parts.push(count(hidden.visitors, "visit"));

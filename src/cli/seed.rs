@@ -31,7 +31,7 @@ use crate::hidden::{DoorChange, Identity, Starts};
 use crate::onion::Visitors;
 use crate::route::{BoxStream, Outside};
 use crate::state::StateDir;
-use crate::torrent::engine::{Created, Engine, OnionDoor, Options, Sorter, create_as};
+use crate::torrent::engine::{Created, Engine, OnionDoor, Options, Recipe, Sorter, create_with};
 use crate::torrent::gossip::OnionPeer;
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::magnet::Magnet;
@@ -79,6 +79,10 @@ pub struct Args {
     /// the DHT that they are downloading
     #[arg(long, value_name = "URL")]
     tracker: Vec<String>,
+    /// A server that has the same content, at this URL: it is named in the torrent and its link, and downloaders ask it too, each through a
+    /// circuit of its own; may be given several times. That of a folder is the one that holds it, and ends with a slash
+    #[arg(long, value_name = "URL", value_parser = web_seed)]
+    web_seed: Vec<String>,
     /// For which version of the protocol: v1, which every program takes, and by which the same files have the same link as ever; v2, which
     /// Transmission and aria2 refuse; or hybrid, for both kinds of peers, which Transmission before 4 refuses, and with which some programs
     /// leave files of padding in the folder
@@ -354,8 +358,12 @@ async fn make(args: &Args) -> Result<Vec<Created>, Error> {
     let trackers: Vec<_> = args.tracker.iter().map(|url| vec![url.clone()]).collect();
     let mut torrents: Vec<Created> = Vec::with_capacity(args.paths.len());
     for path in &args.paths {
-        let version = args.torrent_version.version();
-        let created = create_as(path.clone(), trackers.clone(), version, Arc::default())
+        let recipe = Recipe {
+            trackers: trackers.clone(),
+            web_seeds: args.web_seed.clone(),
+            version: args.torrent_version.version(),
+        };
+        let created = create_with(path.clone(), recipe, Arc::default())
             .await
             .map_err(|error| Error::local("can't make a torrent of that").with_source(error))?;
         if let Some(file) = &args.torrent {
@@ -518,6 +526,16 @@ async fn serve(args: &Args, torrents: &[Created], tor: &OurTor) -> Result<Vec<Se
     Ok(services)
 }
 
+/// A URL that programs can ask for files; whether anybody is there is not looked at.
+fn web_seed(url: &str) -> Result<String, String> {
+    let parsed = url::Url::parse(url).map_err(|error| error.to_string())?;
+    let plain = parsed.username().is_empty() && parsed.password().is_none();
+    if !matches!(parsed.scheme(), "http" | "https") || !plain {
+        return Err("web seeds have http or https URLs without a user name".to_owned());
+    }
+    Ok(url.to_owned())
+}
+
 /// The magnet links of these torrents.
 fn magnets<'a>(
     args: &'a Args,
@@ -538,6 +556,7 @@ fn magnets<'a>(
             peers: own.map(|service| service.address.clone()).collect(),
             seeds: hidden.get(number).cloned().into_iter().collect(),
             select: None,
+            web_seeds: args.web_seed.clone(),
         }
     })
 }
@@ -605,4 +624,25 @@ fn nickname(hash: &InfoHash) -> String {
     let digest = hasher.finalize();
     let (short, _) = digest.as_bytes().split_at(16);
     format!("seed{}", HEXLOWER.encode(short))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn web_seeds_are_urls_that_programs_can_ask_for_files() {
+        for url in ["http://a.example/", "https://b.example/x/y.iso"] {
+            assert_eq!(web_seed(url).unwrap(), url);
+        }
+        for url in [
+            "",
+            "a.example",
+            "ftp://a.example/",
+            "http://user:pass@a.example/",
+        ] {
+            assert!(web_seed(url).is_err(), "{url}");
+        }
+    }
 }

@@ -44,7 +44,8 @@ pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status, tor: 
         _ => reason,
     };
     // What is to come through Tor waits for that first.
-    let idle = progress.connected == 0 && matches!(state, "waiting" | "metadata" | "downloading");
+    let alone = progress.connected == 0 && progress.web_seeds == 0;
+    let idle = alone && matches!(state, "waiting" | "metadata" | "downloading");
     let (state, reason) = match tor.waits_for() {
         Some(tor) if idle => match overlay {
             Status::Unreachable(BuildError::NoRelays) => ("waiting", Some(tor)),
@@ -69,6 +70,7 @@ pub(super) fn view(progress: &Progress, client: &Client, overlay: &Status, tor: 
         lookups: progress.lookups,
         peers: progress.connected,
         known: progress.known,
+        web_seeds: progress.web_seeds,
         hops: if client.list().is_none() {
             0
         } else {
@@ -274,6 +276,7 @@ fn together(all: &[Progress], client: &Client, overlay: &Status, tor: &OurTor) -
             up: sum.up.saturating_add(one.up),
             peers: sum.peers + one.peers,
             known: sum.known + one.known,
+            web_seeds: sum.web_seeds + one.web_seeds,
             ..sum
         }
     });

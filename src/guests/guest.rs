@@ -76,6 +76,7 @@ impl Stay {
                     peers: Vec::new(),
                     seeds: vec![contact],
                     select: None,
+                    web_seeds: Vec::new(),
                 });
             }
         }

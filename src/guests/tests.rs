@@ -128,6 +128,7 @@ impl Scene {
             peers: Vec::new(),
             seeds: seeds.to_vec(),
             select: None,
+            web_seeds: Vec::new(),
         };
         let url = self.guests.options.tracker.link(&magnet).trackers.remove(0);
         let rest = url.strip_prefix("http://127.0.0.1:6969").unwrap();

@@ -109,6 +109,8 @@ impl Tracker {
             trackers: vec![url(self.at, &self.token.of(&magnet.hash.0), &magnet.seeds)],
             peers: Vec::new(),
             seeds: Vec::new(),
+            // The client would ask them itself, for what hidden peers have.
+            web_seeds: Vec::new(),
             ..magnet.clone()
         }
     }

@@ -1,4 +1,4 @@
-//! Magnet links (BEP 9, 52, 53): an infohash, and hints where its swarm is.
+//! Magnet links (BEP 9, 19, 52, 53): an infohash, and hints where its swarm is.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use hushswarm_circuits::rendezvous::Contact;
 use hushswarm_circuits::target::{Host, Target};
 
 use super::infohash::{InfoHash, InfoHashV2};
-use super::metainfo::{MAX_FILES, MAX_TRACKER_URL};
+use super::metainfo::{MAX_FILES, MAX_TRACKER_URL, MAX_WEB_SEEDS};
 
 /// Longest link, bytes: what a command line or a clipboard holds without trouble.
 pub const MAX_MAGNET: usize = 64 << 10;
@@ -85,6 +85,8 @@ pub struct Magnet {
     pub seeds: Vec<Contact>,
     /// Numbers of the files to download (`so`), all where absent.
     pub select: Option<Vec<RangeInclusive<u32>>>,
+    /// URLs of web seeds (`ws`, BEP 19), at most [`MAX_WEB_SEEDS`]: used once the torrent's metadata is known.
+    pub web_seeds: Vec<String>,
 }
 
 impl Magnet {
@@ -106,6 +108,7 @@ impl Magnet {
         let mut v2 = None;
         let (mut name, mut select) = (None, None);
         let (mut trackers, mut peers) = (Vec::new(), Vec::new());
+        let mut web_seeds = Vec::new();
         let (mut seeds, mut unread) = (Vec::<Contact>::new(), false);
         for parameter in query.split('&') {
             let (key, raw) = parameter.split_once('=').unwrap_or((parameter, ""));
@@ -131,13 +134,9 @@ impl Magnet {
             } else if key == "dn" {
                 name = Some(display_name(&percent_decode(raw, true)?)).filter(|n| !n.is_empty());
             } else if key == "tr" || numbered("tr") {
-                let url = percent_decode(raw, false)?;
-                let fit = !url.is_empty()
-                    && url.len() <= MAX_TRACKER_URL
-                    && !url.chars().any(char::is_control);
-                if fit && trackers.len() < MAX_TRACKERS && !trackers.contains(&url) {
-                    trackers.push(url);
-                }
+                push_url(&mut trackers, MAX_TRACKERS, percent_decode(raw, false)?);
+            } else if key == "ws" || numbered("ws") {
+                push_url(&mut web_seeds, MAX_WEB_SEEDS, percent_decode(raw, false)?);
             } else if key == "x.pe" {
                 let peer = parse_peer(&percent_decode(raw, false)?);
                 if let Some(peer) = peer
@@ -178,7 +177,16 @@ impl Magnet {
             peers,
             seeds,
             select,
+            web_seeds,
         })
+    }
+}
+
+/// Keeps what can be a URL, each once, and no more than `most`.
+fn push_url(urls: &mut Vec<String>, most: usize, url: String) {
+    let fit = !url.is_empty() && url.len() <= MAX_TRACKER_URL && !url.chars().any(char::is_control);
+    if fit && urls.len() < most && !urls.contains(&url) {
+        urls.push(url);
     }
 }
 
@@ -308,6 +316,10 @@ impl fmt::Display for Magnet {
             f.write_str("&tr=")?;
             percent_encode(f, url)?;
         }
+        for url in &self.web_seeds {
+            f.write_str("&ws=")?;
+            percent_encode(f, url)?;
+        }
         for peer in &self.peers {
             match &peer.host {
                 Host::Ip(IpAddr::V6(ip)) => write!(f, "&x.pe=[{ip}]:{}", peer.port)?,
@@ -357,7 +369,7 @@ mod tests {
     fn a_full_link_reads() {
         let magnet = parse(
             "&dn=Two+words%20%C3%A9&tr=http%3A%2F%2Ft.test%2Fan%3Fa%3D1%2B1&tr.2=udp://u.test:80\
-&x.pe=192.0.2.1:6881&x.pe=[2001:db8::1]:2&x.pe=peer.test:3&so=0,2,4-8&ws=http://ignored/",
+&x.pe=192.0.2.1:6881&x.pe=[2001:db8::1]:2&x.pe=peer.test:3&so=0,2,4-8&ws=http%3A%2F%2Fw.test%2Fa%20b&ws=http%3A%2F%2Fw.test%2Fa%20b&ws.1=https://x.test/",
         )
         .unwrap();
         assert_eq!(magnet.hash, HASH);
@@ -372,6 +384,7 @@ mod tests {
             peers.map(|(host, port)| Target::parse(host, port).unwrap())
         );
         assert_eq!(magnet.select, Some(vec![0..=0, 2..=2, 4..=8]));
+        assert_eq!(magnet.web_seeds, ["http://w.test/a b", "https://x.test/"]);
     }
 
     #[test]
@@ -557,6 +570,7 @@ mod tests {
             peers in prop::collection::hash_set(hosts(), 0..4),
             keys in prop::collection::btree_set(any::<[u8; 32]>(), 0..4),
             select in prop::option::of(prop::collection::vec((0_u32..99, 0_u32..99), 1..4)),
+            web in prop::collection::hash_set("https?://[a-z]{1,5}/[ -~]{1,9}", 0..4),
         ) {
             let select = select.map(|ranges| ranges.iter().map(|&(a, b)| a.min(b)..=a.max(b)).collect());
             let v2 = v2.map(InfoHashV2);
@@ -569,6 +583,7 @@ mod tests {
                 peers: peers.into_iter().collect(),
                 seeds: keys.into_iter().map(seed).collect(),
                 select,
+                web_seeds: web.into_iter().collect(),
             };
             prop_assert_eq!(Magnet::parse(&magnet.to_string()).unwrap(), magnet);
         }

@@ -1,4 +1,4 @@
-//! Torrent files (BEP 3, 12, 27, 47, 52): what is in a torrent, and the making of one.
+//! Torrent files (BEP 3, 12, 17, 19, 27, 47, 52): what is in a torrent, and the making of one.
 //!
 //! One layout for all versions: files one after another, and between them padding, which a torrent of version 2 alone implies and the
 //! others name. Of the attributes of BEP 47 only padding and links matter: no file is ever made executable, since whoever made the
@@ -9,6 +9,7 @@
 mod build;
 mod paths;
 mod tree;
+mod web;
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use super::v2::{HashedFiles, LayerError};
 use crate::bencode::{self, BencodeError, Value};
 pub use build::{Builder, PieceHashes, Version, choose_piece_len};
 pub use paths::{MAX_COMPONENT, MAX_COMPONENTS, PathError};
+pub use web::{MAX_WEB_SEEDS, WebKind, WebSeed};
 
 /// Largest torrent file, bytes: the hashes of the most pieces take 40 MiB.
 pub const MAX_TORRENT: usize = 48 << 20;
@@ -436,6 +438,8 @@ pub struct Metainfo {
     pub info: Info,
     /// Tracker URLs in tiers: those of a tier are equals, a later tier is for when the one before fails (BEP 12).
     pub trackers: Vec<Vec<String>>,
+    /// Servers that have its content, at most [`MAX_WEB_SEEDS`].
+    pub web_seeds: Vec<WebSeed>,
 }
 
 impl fmt::Debug for Metainfo {
@@ -457,8 +461,14 @@ impl Metainfo {
             return Err(MetainfoError::TooLarge);
         }
         let (value, _) = Value::parse_prefix(bytes)?;
-        let [announce, list, info, layers] =
-            value.fields(["announce", "announce-list", "info", "piece layers"])?;
+        let [announce, list, pieces, info, layers, files] = value.fields([
+            "announce",
+            "announce-list",
+            "httpseeds",
+            "info",
+            "piece layers",
+            "url-list",
+        ])?;
         let mut info = Info::from_value(info.ok_or(MetainfoError::Entry("info"))?)?;
         // Where they are missing, they are fetched as for a magnet link.
         if let Some(layers) = layers {
@@ -474,12 +484,21 @@ impl Metainfo {
         if trackers.is_empty() {
             trackers = bounded_tiers(std::iter::once(announce.and_then(Value::as_str)));
         }
-        Ok(Self { info, trackers })
+        Ok(Self {
+            info,
+            trackers,
+            web_seeds: WebSeed::read(files, pieces),
+        })
     }
 
     /// The torrent file, canonical but for the info dictionary, which stays as it came.
     pub fn encode(&self) -> Vec<u8> {
-        encode(&self.trackers, &self.info.bytes, &self.info.layers())
+        encode(
+            &self.trackers,
+            &self.web_seeds,
+            &self.info.bytes,
+            &self.info.layers(),
+        )
     }
 }
 
@@ -513,7 +532,7 @@ where
 }
 
 /// `layers` are bencoded, or empty.
-fn encode(trackers: &[Vec<String>], info: &[u8], layers: &[u8]) -> Vec<u8> {
+fn encode(trackers: &[Vec<String>], web: &[WebSeed], info: &[u8], layers: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(info.len() + layers.len() + 256);
     let count: usize = trackers.iter().map(Vec::len).sum();
     bencode::put_dict(&mut out, |dict| {
@@ -529,9 +548,20 @@ fn encode(trackers: &[Vec<String>], info: &[u8], layers: &[u8]) -> Vec<u8> {
                 }
             });
         }
+        let pieces = WebSeed::of(web, WebKind::Pieces);
+        if !pieces.is_empty() {
+            // Always a list (BEP 17).
+            bencode::put_list(dict.key("httpseeds"), |out| {
+                pieces.iter().for_each(|url| bencode::put_bytes(out, url));
+            });
+        }
         dict.key("info").extend_from_slice(info);
         if !layers.is_empty() {
             dict.key("piece layers").extend_from_slice(layers);
+        }
+        let files = WebSeed::of(web, WebKind::Files);
+        if !files.is_empty() {
+            WebSeed::put_list(dict.key("url-list"), &files);
         }
     });
     out

@@ -18,4 +18,5 @@ pub mod storage;
 pub mod swarm;
 pub mod tracker;
 pub mod v2;
+pub mod webseed;
 pub mod wire;

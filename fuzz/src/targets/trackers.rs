@@ -94,7 +94,7 @@ pub fn udp_tracker(input: &[u8]) {
         }
         match exchange.handle_datagram(now, &tracker, &datagram) {
             Ok(Step::Send | Step::Wait) => {}
-            Ok(Step::Done(_)) | Err(_) => return,
+            Ok(Step::Done(_) | Step::Counted(_)) | Err(_) => return,
         }
         if datagram.is_empty() {
             now = exchange.deadline();

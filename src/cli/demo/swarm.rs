@@ -109,6 +109,7 @@ impl World {
             peers: Vec::new(),
             seeds: Vec::new(),
             select: None,
+            web_seeds: Vec::new(),
         }
     }
 

@@ -393,6 +393,7 @@ fn magnet(issue: Issue) -> Magnet {
         peers: Vec::new(),
         seeds: issue.contact.into_iter().collect(),
         select: None,
+        web_seeds: Vec::new(),
     }
 }
 

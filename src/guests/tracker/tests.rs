@@ -120,6 +120,7 @@ fn the_seeds_of_a_link_come_by_the_url_and_nothing_else_of_it_does() {
         peers: vec![hushswarm_circuits::target::Target::parse("192.0.2.1", 6881).unwrap()],
         seeds: (1..=6).map(|key| contact(key, 3)).collect(),
         select: None,
+        web_seeds: Vec::new(),
     };
     let link = tracker.link(&magnet);
     assert_eq!((link.hash, &link.name), (magnet.hash, &magnet.name));

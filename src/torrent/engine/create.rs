@@ -69,7 +69,43 @@ pub async fn create_as(
     version: Version,
     hashed: Arc<AtomicU32>,
 ) -> Result<Created, CreateError> {
-    let work = move || create_blocking(&path, trackers, version, None, &hashed);
+    let recipe = Recipe {
+        trackers,
+        version,
+        ..Recipe::default()
+    };
+    create_with(path, recipe, hashed).await
+}
+
+/// What goes into a torrent besides its files.
+#[derive(Clone, Default)]
+pub struct Recipe {
+    /// Tracker URLs in tiers (BEP 12).
+    pub trackers: Vec<Vec<String>>,
+    /// URLs of servers that have the content (BEP 19).
+    pub web_seeds: Vec<String>,
+    /// For which versions of the protocol.
+    pub version: Version,
+}
+
+impl std::fmt::Debug for Recipe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recipe")
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The same with all that can be in a torrent.
+///
+/// # Errors
+/// Tell the user.
+pub async fn create_with(
+    path: PathBuf,
+    recipe: Recipe,
+    hashed: Arc<AtomicU32>,
+) -> Result<Created, CreateError> {
+    let work = move || create_from(&path, recipe, None, &hashed);
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         // It panicked, or the runtime ends.
@@ -79,6 +115,7 @@ pub async fn create_as(
     }
 }
 
+#[cfg(test)]
 pub(super) fn create_blocking(
     path: &Path,
     trackers: Vec<Vec<String>>,
@@ -86,6 +123,21 @@ pub(super) fn create_blocking(
     piece_len: Option<u32>,
     hashed: &AtomicU32,
 ) -> Result<Created, CreateError> {
+    let recipe = Recipe {
+        trackers,
+        version,
+        ..Recipe::default()
+    };
+    create_from(path, recipe, piece_len, hashed)
+}
+
+fn create_from(
+    path: &Path,
+    recipe: Recipe,
+    piece_len: Option<u32>,
+    hashed: &AtomicU32,
+) -> Result<Created, CreateError> {
+    let version = recipe.version;
     let io = |e: std::io::Error| CreateError::Storage(StorageError::from_io(&e));
     // The path itself may be a link: the user named it. Its target gives the name.
     let path = path.canonicalize().map_err(io)?;
@@ -102,7 +154,8 @@ pub(super) fn create_blocking(
         return Err(CreateError::NotAFile);
     }
     let mut builder = Builder::new(name, files).for_version(version);
-    builder.trackers = trackers;
+    builder.trackers = recipe.trackers;
+    builder.web_seeds = recipe.web_seeds;
     if let Some(len) = piece_len {
         builder.piece_len = len;
     }

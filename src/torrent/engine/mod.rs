@@ -22,12 +22,12 @@ pub use control::{
     Budget, Control, FileView, Limits, PeerKind, PeerView, Priority, Reader, ReaderError,
     TrackerView, View,
 };
-pub use create::{CreateError, Created, create, create_as};
+pub use create::{CreateError, Created, Recipe, create, create_as, create_with};
 pub use sorter::Sorter;
 
 use super::gossip::{OnionPeer, SeedBook};
 use super::magnet::Magnet;
-use super::metainfo::Metainfo;
+use super::metainfo::{Metainfo, WebSeed};
 use super::pace::Pace;
 use super::select::Selection;
 use super::storage::{DEFAULT_BUDGET, StorageOptions};
@@ -145,7 +145,7 @@ impl Engine {
 
     /// The same for some of its files. Without a choice, that of a magnet link counts.
     pub fn download_only(&self, job: Job, mut select: Selection) -> Handle {
-        let (hash, v2, info, trackers, peers) = match job.source {
+        let (hash, v2, info, trackers, peers, web_seeds) = match job.source {
             Source::Magnet(magnet) => {
                 let tiers = magnet.trackers.into_iter().map(|url| vec![url]).collect();
                 let mut peers = magnet.peers;
@@ -157,7 +157,8 @@ impl Engine {
                     let seed = book.and_then(|book| book.learn(magnet.hash, contact));
                     peers.extend(seed.filter(|seed| !peers.contains(seed)));
                 }
-                (magnet.hash, magnet.v2, None, tiers, peers)
+                let web_seeds = magnet.web_seeds.into_iter().map(WebSeed::files).collect();
+                (magnet.hash, magnet.v2, None, tiers, peers, web_seeds)
             }
             Source::Metainfo(metainfo) => {
                 let hash = metainfo.info.hash;
@@ -167,6 +168,7 @@ impl Engine {
                     Some(Arc::new(metainfo.info)),
                     metainfo.trackers,
                     Vec::new(),
+                    metainfo.web_seeds,
                 )
             }
         };
@@ -176,6 +178,7 @@ impl Engine {
             select,
             info,
             trackers,
+            web_seeds,
             peers,
             storage: self.storage(job.output, true),
             state_dir: self.options.state_dir.clone(),
@@ -204,6 +207,8 @@ impl Engine {
             select: Selection::all(),
             info: Some(Arc::new(metainfo.info)),
             trackers: metainfo.trackers,
+            // Nothing is missing.
+            web_seeds: Vec::new(),
             peers: Vec::new(),
             storage: self.storage(folder, false),
             state_dir: self.options.state_dir.clone(),

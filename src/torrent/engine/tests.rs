@@ -7,6 +7,7 @@ mod pex;
 mod seeds;
 mod sought;
 mod versions;
+mod web;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -138,6 +139,7 @@ impl Bench {
             peers: Vec::new(),
             seeds: Vec::new(),
             select: None,
+            web_seeds: Vec::new(),
         };
         Job {
             source: Source::Magnet(magnet),

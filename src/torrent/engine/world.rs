@@ -89,7 +89,7 @@ impl World {
         self.at(onion.to_target().unwrap(), listener);
     }
 
-    /// Somebody listens at this onion service or hidden seed.
+    /// Somebody listens at this onion service, hidden seed or name.
     pub(super) fn at(&self, target: Target, listener: impl Fn(BoxStream) + Send + Sync + 'static) {
         let mut onions = self.onions.lock().unwrap();
         onions.insert(target, Box::new(listener));
@@ -166,7 +166,10 @@ impl World {
                 return;
             };
             tokio::time::sleep(takes).await;
-            let mut answer = b"HTTP/1.1 200 OK\r\n\r\nd8:intervali600e5:peers".to_vec();
+            // It counts, so that nobody asks it for counts apart.
+            let head =
+                "HTTP/1.1 200 OK\r\n\r\nd8:completei1e10:incompletei0e8:intervali600e5:peers";
+            let mut answer = head.as_bytes().to_vec();
             answer.extend_from_slice(format!("{}:", peers.len()).as_bytes());
             answer.extend_from_slice(&peers);
             answer.push(b'e');
@@ -206,7 +209,10 @@ impl Outside for View {
                     let listener = onions.get(target);
                     listener.ok_or(RouteError::Unreachable)?(Box::new(far));
                 }
-                Host::Name(_) => self.0.tracker(far),
+                Host::Name(_) => match self.0.onions.lock().unwrap().get(target) {
+                    Some(listener) => listener(Box::new(far)),
+                    None => self.0.tracker(far),
+                },
                 Host::Ip(_) => {
                     let listeners = self.0.listeners.lock().unwrap();
                     let listener = target.socket_addr().and_then(|addr| listeners.get(&addr));

@@ -4,7 +4,8 @@ use std::fmt;
 
 use super::paths::{self, MAX_COMPONENTS, PathError};
 use super::{
-    MAX_PIECE_LEN, MAX_PIECES, MIN_PIECE_LEN, Metainfo, MetainfoError, bounded_tiers, encode,
+    MAX_PIECE_LEN, MAX_PIECES, MIN_PIECE_LEN, Metainfo, MetainfoError, WebKind, WebSeed,
+    bounded_tiers, encode,
 };
 use crate::bencode;
 use crate::torrent::v2::merkle::{Hash, Tree};
@@ -74,6 +75,8 @@ pub struct Builder {
     pub piece_len: u32,
     /// Tracker URLs in tiers (BEP 12).
     pub trackers: Vec<Vec<String>>,
+    /// URLs of servers that have the content (BEP 19).
+    pub web_seeds: Vec<String>,
     /// Peers come from the trackers alone (BEP 27).
     pub private: bool,
     /// For which versions.
@@ -94,6 +97,7 @@ impl Builder {
             files,
             piece_len,
             trackers: Vec::new(),
+            web_seeds: Vec::new(),
             private: false,
             version: Version::V1,
         }
@@ -211,7 +215,9 @@ impl Builder {
             put_layers(&mut layers, &trees);
         }
         let trackers = bounded_tiers(self.trackers.iter().map(|t| t.iter().map(String::as_str)));
-        let bytes = encode(&trackers, &info, &layers);
+        let web = self.web_seeds.iter();
+        let web = WebSeed::bounded(web.map(|url| (WebKind::Files, url.as_str())));
+        let bytes = encode(&trackers, &web, &info, &layers);
         // Reading it back applies every rule that others' torrents must keep.
         Ok((Metainfo::parse(&bytes)?, bytes))
     }

@@ -9,6 +9,33 @@ const TWO_FILES: &[u8] =
 4:pathl5:b.txteee4:name4:demo12:piece lengthi16384e6:pieces40:\
 AAAAAAAAAAAAAAAAAAAABBBBBBBBBBBBBBBBBBBB7:privatei1eee";
 
+#[test]
+fn web_seeds_read_as_one_or_many_and_what_is_none_is_left_out() {
+    let info = "4:infod6:lengthi9e4:name1:a12:piece lengthi16384e6:pieces20:AAAAAAAAAAAAAAAAAAAAe";
+    let seeds = |before: &str, after: &str| -> Vec<(WebKind, String)> {
+        let torrent = format!("d{before}{info}{after}e");
+        let seeds = Metainfo::parse(torrent.as_bytes()).unwrap().web_seeds;
+        seeds
+            .into_iter()
+            .map(|seed| (seed.kind, seed.url))
+            .collect()
+    };
+    let files = |url: &str| (WebKind::Files, url.to_owned());
+    assert_eq!(seeds("", "8:url-list9:http://a/"), [files("http://a/")]);
+    assert_eq!(seeds("", "8:url-list0:"), []);
+    assert_eq!(seeds("", "8:url-listi5e"), []);
+    let list = "8:url-listl9:http://a/i7e9:http://b/9:http://a/3:x\x01ye";
+    assert_eq!(seeds("", list), [files("http://a/"), files("http://b/")]);
+    let pieces = (WebKind::Pieces, "http://s/".to_owned());
+    let both = seeds("9:httpseedsl9:http://s/e", "8:url-list9:http://s/");
+    assert_eq!(both, [files("http://s/"), pieces]);
+    let many: String = (100..300).map(|n| format!("12:http://a/{n}")).collect();
+    assert_eq!(
+        seeds("", &format!("8:url-listl{many}e")).len(),
+        MAX_WEB_SEEDS
+    );
+}
+
 fn info(entries: &str) -> Result<Info, MetainfoError> {
     Info::parse(format!("d{entries}e").as_bytes())
 }

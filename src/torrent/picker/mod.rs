@@ -3,6 +3,7 @@
 
 mod bits;
 mod listing;
+mod run;
 mod short;
 mod steer;
 #[cfg(test)]

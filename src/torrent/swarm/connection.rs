@@ -711,7 +711,7 @@ fn release(shared: &Shared, key: PeerKey, blocks: &[BlockRef]) {
 }
 
 /// Stores a block if the picker needs it, and takes it back from others.
-fn take_block(
+pub(super) fn take_block(
     shared: &Shared,
     torrent: Option<&Torrent>,
     key: PeerKey,

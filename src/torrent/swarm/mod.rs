@@ -20,6 +20,7 @@ mod reader;
 mod seek;
 mod table;
 mod view;
+mod web;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};

@@ -73,6 +73,12 @@ pub struct Progress {
     pub connected: usize,
     /// Peers known.
     pub known: usize,
+    /// Web seeds that give something now; they are no peers.
+    pub web_seeds: usize,
+    /// Peers of the swarm that have everything, as a tracker counts them; `None` where none does.
+    pub seeders: Option<u32>,
+    /// The others.
+    pub leechers: Option<u32>,
     /// The torrent's name, for the user alone; `None` while unknown.
     pub name: Option<Redacted<String>>,
     /// How the last announce went, without names; `None` before the first.
@@ -100,6 +106,9 @@ impl Progress {
             up_rate: 0,
             connected: 0,
             known: 0,
+            web_seeds: 0,
+            seeders: None,
+            leechers: None,
             name: None,
             tracker: None,
             dht: None,

@@ -8,6 +8,7 @@ use crate::redact::Redacted;
 use crate::torrent::metainfo::Info;
 use crate::torrent::pace::Limits;
 use crate::torrent::picker::Priority;
+pub use crate::torrent::tracker::TrackerView;
 
 /// What is wished, as it stands: later wishes take the place of earlier ones, so that nothing queues up.
 #[derive(Clone, Debug, Default)]
@@ -31,7 +32,7 @@ pub struct View {
     pub files: Vec<FileView>,
     /// The verified pieces, as the bitfield of BEP 3: the first is the highest bit of the first byte.
     pub pieces: Vec<u8>,
-    /// Its trackers, in order.
+    /// Its trackers that can be asked, in the order in which they are.
     pub trackers: Vec<TrackerView>,
     /// Its connections.
     pub peers: Vec<PeerView>,
@@ -64,15 +65,6 @@ impl std::fmt::Debug for FileView {
             .field("priority", &self.priority)
             .finish_non_exhaustive()
     }
-}
-
-/// A tracker of a torrent.
-#[derive(Clone, Debug)]
-pub struct TrackerView {
-    /// Its URL, for the user alone.
-    pub url: Redacted<String>,
-    /// Its tier, from 0.
-    pub tier: usize,
 }
 
 /// What a connection leads to.

@@ -149,6 +149,9 @@ pub enum AnnounceError {
     /// A URL of another kind.
     #[error("trackers of this kind are not supported (http, https and udp are)")]
     UnsupportedScheme,
+    /// Its URL has no form for that (BEP 48): it can't be asked how many peers there are.
+    #[error("the tracker can't be asked for counts alone")]
+    NoScrape,
     /// No answer in time: try again later.
     #[error("the tracker does not answer")]
     TimedOut,
@@ -170,6 +173,7 @@ impl AnnounceError {
             Self::BadUrl
             | Self::UnsupportedScheme
             | Self::Private
+            | Self::NoScrape
             | Self::Route(RouteError::Forbidden(_)) => true,
             Self::Failure(_)
             | Self::Malformed

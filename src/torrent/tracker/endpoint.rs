@@ -9,7 +9,7 @@ use crate::route::special::Place;
 
 /// How a tracker is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scheme {
+pub(in crate::torrent) enum Scheme {
     Http,
     Https,
     Udp,
@@ -17,13 +17,13 @@ pub(super) enum Scheme {
 
 /// A tracker URL taken apart. No `Debug`: it is an address.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Endpoint {
-    pub(super) scheme: Scheme,
-    pub(super) target: Target,
+pub(in crate::torrent) struct Endpoint {
+    pub(in crate::torrent) scheme: Scheme,
+    pub(in crate::torrent) target: Target,
     /// Host, and port where it is not the usual one: what stands in a `Host` header.
-    pub(super) authority: String,
+    pub(in crate::torrent) authority: String,
     /// Path and query as they stand in the URL, unless a byte had to be escaped. Starts with `/`.
-    pub(super) request: String,
+    pub(in crate::torrent) request: String,
 }
 
 impl Endpoint {
@@ -31,10 +31,14 @@ impl Endpoint {
     ///
     /// # Errors
     /// The URL can't be announced to, now or later.
-    pub(super) fn parse(url: &str, allow_private: bool) -> Result<Self, AnnounceError> {
+    pub(in crate::torrent) fn parse(url: &str, allow_private: bool) -> Result<Self, AnnounceError> {
+        Self::parse_up_to(url, allow_private, MAX_TRACKER_URL)
+    }
+
+    fn parse_up_to(url: &str, allow_private: bool, longest: usize) -> Result<Self, AnnounceError> {
         // Programs disagree on what these mean in a URL, and where they disagree, requests are smuggled.
         let odd = |c: char| c.is_control() || c.is_whitespace() || c == '\\';
-        if url.len() > MAX_TRACKER_URL || url.contains(odd) {
+        if url.len() > longest || url.contains(odd) {
             return Err(AnnounceError::BadUrl);
         }
         let (scheme, rest) = url.split_once("://").ok_or(AnnounceError::BadUrl)?;
@@ -80,8 +84,42 @@ impl Endpoint {
         })
     }
 
+    /// Where a redirect leads from a request here, if it may be followed. `longest` is that of a URL, bytes.
+    ///
+    /// # Errors
+    /// It may not: [`AnnounceError::Private`] or [`AnnounceError::Redirect`].
+    pub(in crate::torrent) fn redirected(
+        &self,
+        path: &str,
+        location: &str,
+        allow_private: bool,
+        longest: usize,
+    ) -> Result<Self, AnnounceError> {
+        let base = Url::parse(&self.url(path)).map_err(|_| AnnounceError::Redirect)?;
+        let to = base.join(location).map_err(|_| AnnounceError::Redirect)?;
+        let to = Self::parse_up_to(to.as_str(), allow_private, longest).map_err(|error| {
+            let private = error == AnnounceError::Private;
+            if private {
+                error
+            } else {
+                AnnounceError::Redirect
+            }
+        })?;
+        // Whoever answers for another server, an exit too, must not be able to start Tor here, or take a torrent there.
+        if Place::is_onion(&to.target) && !Place::is_onion(&self.target) {
+            return Err(AnnounceError::Redirect);
+        }
+        match (self.scheme, to.scheme) {
+            (Scheme::Http, Scheme::Http | Scheme::Https) | (Scheme::Https, Scheme::Https) => Ok(to),
+            // Down to plain HTTP would show the exit what HTTPS hid from it.
+            (_, Scheme::Http | Scheme::Udp) | (Scheme::Udp, Scheme::Https) => {
+                Err(AnnounceError::Redirect)
+            }
+        }
+    }
+
     /// The whole URL of a request here, to resolve a redirect against.
-    pub(super) fn url(&self, request: &str) -> String {
+    fn url(&self, request: &str) -> String {
         let scheme = match self.scheme {
             Scheme::Http => "http",
             Scheme::Https => "https",

@@ -1,4 +1,4 @@
-//! HTTP and HTTPS trackers (BEP 3, 7, 23), over streams that a circuit's exit opens.
+//! HTTP and HTTPS trackers (BEP 3, 7, 23, 48), over streams that a circuit's exit opens.
 //!
 //! Every request of this program looks the same: one order of parameters and headers, no address of ours (L07, L23).
 
@@ -19,9 +19,12 @@ use tokio_rustls::TlsConnector;
 
 use super::announce::{AnnounceError, AnnounceRequest, AnnounceResponse};
 use super::endpoint::{Endpoint, Scheme};
+use super::scrape::{self, Scraped};
 use crate::route::special::Place;
 use crate::route::{BoxStream, Outside};
 use crate::torrent::gossip::OnionPeer;
+use crate::torrent::infohash::InfoHash;
+use crate::torrent::metainfo::MAX_TRACKER_URL;
 
 /// Largest body, bytes: ten thousand peers in the longest form fit.
 pub const MAX_BODY: usize = 2 << 20;
@@ -30,9 +33,9 @@ pub const MAX_REDIRECTS: usize = 3;
 /// Time for everything, redirects included.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 /// What libtorrent sends in anonymous mode, and so what most who hide their program send.
-const AGENT: &str = "curl/7.81.0";
+pub(in crate::torrent) const AGENT: &str = "curl/7.81.0";
 /// Longest response head, bytes.
-const MAX_HEAD: usize = 64 << 10;
+pub(in crate::torrent) const MAX_HEAD: usize = 64 << 10;
 
 /// Makes the TLS side: public roots and these, no session kept from one connection to the next, since a resumed one
 /// would tell the tracker that two circuits are one user.
@@ -60,24 +63,56 @@ pub(super) async fn announce(
     outside: &dyn Outside,
     isolation: Isolation,
     tls: &TlsConnector,
-    mut endpoint: Endpoint,
+    endpoint: Endpoint,
     request: &AnnounceRequest,
     allow_private: bool,
 ) -> Result<AnnounceResponse, AnnounceError> {
+    let onion = request.onion.filter(|_| Place::is_onion(&endpoint.target));
+    let path = announce_path(&endpoint.request, request, onion);
+    let (body, from) = get(outside, isolation, tls, endpoint, path, allow_private).await?;
+    let mut answer = AnnounceResponse::parse(&body)?;
+    if !Place::is_onion(&from.target) {
+        answer.onions.clear();
+    }
+    Ok(answer)
+}
+
+/// Asks once how many peers a torrent has (BEP 48).
+///
+/// # Errors
+/// Nothing is known of it: ask again much later.
+pub(super) async fn scrape(
+    outside: &dyn Outside,
+    isolation: Isolation,
+    tls: &TlsConnector,
+    endpoint: Endpoint,
+    hash: InfoHash,
+    allow_private: bool,
+) -> Result<Scraped, AnnounceError> {
+    let mut path = scrape::path(&endpoint.request).ok_or(AnnounceError::NoScrape)?;
+    path.push(if path.contains('?') { '&' } else { '?' });
+    path.push_str("info_hash=");
+    percent_encode(&mut path, &hash.0);
+    let (body, _) = get(outside, isolation, tls, endpoint, path, allow_private).await?;
+    Scraped::parse(&body, hash)
+}
+
+/// Asks for a path, and where redirects lead. Gives the body, and who gave it.
+async fn get(
+    outside: &dyn Outside,
+    isolation: Isolation,
+    tls: &TlsConnector,
+    mut endpoint: Endpoint,
+    mut path: String,
+    allow_private: bool,
+) -> Result<(Vec<u8>, Endpoint), AnnounceError> {
     let work = async {
-        let onion = request.onion.filter(|_| Place::is_onion(&endpoint.target));
-        let mut path = announce_path(&endpoint.request, request, onion);
         for _ in 0..=MAX_REDIRECTS {
             match fetch(outside, isolation, tls, &endpoint, &path).await? {
-                Fetched::Body(body) => {
-                    let mut answer = AnnounceResponse::parse(&body)?;
-                    if !Place::is_onion(&endpoint.target) {
-                        answer.onions.clear();
-                    }
-                    return Ok(answer);
-                }
+                Fetched::Body(body) => return Ok((body, endpoint)),
                 Fetched::Redirect(location) => {
-                    let next = redirect(&endpoint, &path, &location, allow_private)?;
+                    let next =
+                        endpoint.redirected(&path, &location, allow_private, MAX_TRACKER_URL)?;
                     path.clone_from(&next.request);
                     endpoint = next;
                 }
@@ -131,36 +166,6 @@ fn percent_encode(out: &mut String, bytes: &[u8]) {
     }
 }
 
-/// Where a redirect leads, if it may be followed.
-fn redirect(
-    from: &Endpoint,
-    path: &str,
-    location: &str,
-    allow_private: bool,
-) -> Result<Endpoint, AnnounceError> {
-    let base = url::Url::parse(&from.url(path)).map_err(|_| AnnounceError::Redirect)?;
-    let to = base.join(location).map_err(|_| AnnounceError::Redirect)?;
-    let to = Endpoint::parse(to.as_str(), allow_private).map_err(|error| {
-        let private = error == AnnounceError::Private;
-        if private {
-            error
-        } else {
-            AnnounceError::Redirect
-        }
-    })?;
-    // Whoever answers for another tracker, an exit too, must not be able to start Tor here, or take a torrent there.
-    if Place::is_onion(&to.target) && !Place::is_onion(&from.target) {
-        return Err(AnnounceError::Redirect);
-    }
-    match (from.scheme, to.scheme) {
-        (Scheme::Http, Scheme::Http | Scheme::Https) | (Scheme::Https, Scheme::Https) => Ok(to),
-        // Down to plain HTTP would show the exit what HTTPS hid from it.
-        (_, Scheme::Http | Scheme::Udp) | (Scheme::Udp, Scheme::Https) => {
-            Err(AnnounceError::Redirect)
-        }
-    }
-}
-
 enum Fetched {
     Body(Vec<u8>),
     Redirect(String),
@@ -184,7 +189,7 @@ async fn fetch(
     }
 }
 
-async fn secure(
+pub(in crate::torrent) async fn secure(
     tls: &TlsConnector,
     endpoint: &Endpoint,
     stream: BoxStream,

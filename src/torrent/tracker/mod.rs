@@ -6,6 +6,7 @@ pub mod announce;
 mod endpoint;
 pub mod http;
 pub mod query;
+pub mod scrape;
 pub mod server;
 pub mod tiers;
 pub mod udp;
@@ -16,9 +17,11 @@ use rustls::pki_types::CertificateDer;
 use tokio_rustls::TlsConnector;
 
 pub use announce::{AnnounceError, AnnounceRequest, AnnounceResponse, Event, NO_PORT};
-use endpoint::{Endpoint, Scheme};
-pub use tiers::TierList;
+pub(in crate::torrent) use endpoint::{Endpoint, Scheme};
+pub use scrape::Scraped;
+pub use tiers::{TierList, TrackerView};
 
+use super::infohash::InfoHash;
 use crate::route::Outside;
 
 /// Announces to trackers of any supported kind. Cheap to clone.
@@ -41,6 +44,15 @@ impl TrackerClient {
             tls: http::tls_connector(roots),
             allow_private,
         }
+    }
+
+    /// Whom it trusts to say who a server is: whoever else asks servers for the same torrent trusts the same.
+    pub(in crate::torrent) fn tls(&self) -> TlsConnector {
+        self.tls.clone()
+    }
+
+    pub(in crate::torrent) fn allows_private(&self) -> bool {
+        self.allow_private
     }
 
     /// Announces once to the tracker at `url`. `isolation` is the torrent's and this tracker's: no other tracker and no
@@ -80,6 +92,32 @@ impl TrackerClient {
             .retain(|peer| self.allow_private || is_global(peer.ip()));
         tracing::debug!(peers = answer.peers.len(), "announced");
         Ok(answer)
+    }
+}
+
+impl TrackerClient {
+    /// Asks the tracker at `url` once how many peers a torrent has (BEP 48, 15), and for none of them. `isolation` as for an announce.
+    ///
+    /// # Errors
+    /// Nothing is known of it: ask again much later, and not at all where [`AnnounceError::is_permanent`] says so.
+    pub async fn scrape(
+        &self,
+        outside: &dyn Outside,
+        isolation: Isolation,
+        url: &str,
+        hash: InfoHash,
+    ) -> Result<Scraped, AnnounceError> {
+        let endpoint = Endpoint::parse(url, self.allow_private)?;
+        match endpoint.scheme {
+            Scheme::Http | Scheme::Https => {
+                let private = self.allow_private;
+                http::scrape(outside, isolation, &self.tls, endpoint, hash, private).await
+            }
+            Scheme::Udp => {
+                let flow = outside.datagrams(isolation).await?;
+                udp::scrape(&*flow, endpoint.target, hash).await
+            }
+        }
     }
 }
 

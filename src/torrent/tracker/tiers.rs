@@ -6,6 +6,8 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 
 use super::endpoint::Endpoint;
+use super::scrape::Scraped;
+use crate::redact::Redacted;
 use crate::route::special::Place;
 
 /// Wait after the first failure of a tracker; doubles with each.
@@ -15,12 +17,44 @@ pub const MAX_BACKOFF: Duration = Duration::from_secs(3600);
 
 struct Entry {
     url: String,
+    /// Number of its tier in the torrent.
+    tier: usize,
     failures: u32,
     not_before: Option<Instant>,
+    /// Failed since the last answer of any.
+    tried: bool,
+    /// Answered or failed at least once.
+    asked: bool,
+    told: Told,
+}
+
+/// What is known of a tracker from its answers.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    status: Option<String>,
+    last: Option<Instant>,
+    counts: Scraped,
+}
+
+/// A tracker as its user may see it: a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrackerView {
+    /// Its URL, for the user alone.
+    pub url: Redacted<String>,
+    /// Number of its tier in the torrent, from 0.
+    pub tier: usize,
+    /// How the last announce went, without names; `None` before the first.
+    pub status: Option<String>,
+    /// When that was.
+    pub last: Option<Instant>,
+    /// Not asked before this.
+    pub next: Option<Instant>,
+    /// Peers as it counted them last.
+    pub counts: Scraped,
 }
 
 /// The trackers of a torrent: tiers in order, each shuffled once, a tracker that works first in its tier. One works at
-/// a time; after it has, all rest until the next announce is due.
+/// a time; after it has, all rest until the next announce is due, which begins at the first tier again (BEP 12).
 pub struct TierList {
     tiers: Vec<Vec<Entry>>,
     resting_until: Option<Instant>,
@@ -41,14 +75,22 @@ impl TierList {
     /// [`super::TrackerClient`].
     pub fn new(tiers: &[Vec<String>], allow_private: bool, rng: &mut impl Rng) -> Self {
         let usable = |url: &&String| Endpoint::parse(url, allow_private).is_ok();
-        let entry = |url: &String| Entry {
+        let entry = |url: &String, tier| Entry {
             url: url.clone(),
+            tier,
             failures: 0,
             not_before: None,
+            tried: false,
+            asked: false,
+            told: Told::default(),
         };
         let mut tiers: Vec<Vec<Entry>> = tiers
             .iter()
-            .map(|tier| tier.iter().filter(usable).map(entry).collect())
+            .enumerate()
+            .map(|(number, tier)| {
+                let usable = tier.iter().filter(usable);
+                usable.map(|url| entry(url, number)).collect()
+            })
             .collect();
         tiers.retain(|tier| !tier.is_empty());
         tiers.iter_mut().for_each(|tier| tier.shuffle(rng));
@@ -71,12 +113,61 @@ impl TierList {
             return None;
         }
         let ready = |entry: &&Entry| entry.not_before.is_none_or(|until| until <= now);
-        // Of equals the first is found. Those that failed come after those that did not: else two dead trackers, whose
-        // waits are over when each has taken its time, would keep all behind them from ever being asked.
+        // Of equals the first is found. Those that failed since the last answer come after those that did not: else two dead
+        // trackers, whose waits are over when each has taken its time, would keep all behind them from ever being asked. Once any
+        // has answered, the next announce begins with the first tier again.
         let entries = self.tiers.iter().flatten().filter(ready);
         entries
-            .min_by_key(|entry| entry.failures)
+            .min_by_key(|entry| {
+                if entry.tried {
+                    entry.failures.max(1)
+                } else {
+                    0
+                }
+            })
             .map(|entry| entry.url.as_str())
+    }
+
+    /// How many trackers have neither answered nor failed yet.
+    pub fn unasked(&self) -> usize {
+        let entries = self.tiers.iter().flatten();
+        entries.filter(|entry| !entry.asked).count()
+    }
+
+    /// Notes what the user may know of an announce.
+    pub fn note(&mut self, url: &str, now: Instant, status: &str) {
+        let entries = self.tiers.iter_mut().flatten();
+        for entry in entries.filter(|entry| entry.url == url) {
+            entry.told.status = Some(status.to_owned());
+            entry.told.last = Some(now);
+        }
+    }
+
+    /// Notes how many peers a tracker counts. What it did not say now stands as it was.
+    pub fn note_counts(&mut self, url: &str, counts: Scraped) {
+        let entries = self.tiers.iter_mut().flatten();
+        for entry in entries.filter(|entry| entry.url == url) {
+            let before = entry.told.counts;
+            entry.told.counts = Scraped {
+                seeders: counts.seeders.or(before.seeders),
+                leechers: counts.leechers.or(before.leechers),
+                completed: counts.completed.or(before.completed),
+            };
+        }
+    }
+
+    /// The trackers as they stand now, in the order in which they are asked.
+    pub fn views(&self) -> Vec<TrackerView> {
+        let entries = self.tiers.iter().flatten();
+        let view = |entry: &Entry| TrackerView {
+            url: Redacted::new(entry.url.clone()),
+            tier: entry.tier,
+            status: entry.told.status.clone(),
+            last: entry.told.last,
+            next: entry.not_before.max(self.resting_until),
+            counts: entry.told.counts,
+        };
+        entries.map(view).collect()
     }
 
     /// Tells whether a tracker besides `url` has not failed yet: then nothing is gained by waiting long for this one.
@@ -99,8 +190,10 @@ impl TierList {
                 let mut entry = tier.remove(at);
                 entry.failures = 0;
                 entry.not_before = None;
+                entry.asked = true;
                 tier.insert(0, entry);
             }
+            tier.iter_mut().for_each(|entry| entry.tried = false);
         }
         self.answered = Some(now);
         self.resting_until = Some(now + interval);
@@ -133,6 +226,7 @@ impl TierList {
             let wait = (FIRST_BACKOFF * 2_u32.pow(entry.failures.min(7))).min(MAX_BACKOFF);
             entry.failures = entry.failures.saturating_add(1);
             entry.not_before = Some(now + wait);
+            (entry.tried, entry.asked) = (true, true);
         }
     }
 
@@ -210,6 +304,89 @@ mod tests {
         assert_eq!(list.next_url(now + 9 * MINUTE), None);
         assert_eq!(list.next_at(now + MINUTE), Some(now + 10 * MINUTE));
         assert_eq!(list.next_url(now + 10 * MINUTE), Some(second.as_str()));
+    }
+
+    #[test]
+    fn each_announce_begins_with_the_first_tier_and_goes_to_the_next_when_all_of_it_failed() {
+        let mut now = Instant::now();
+        let mut list = list(&[&[A, B], &[C]]);
+        let order = |list: &mut TierList, now, works: &str| -> Vec<String> {
+            let mut asked = Vec::new();
+            while let Some(url) = list.next_url(now).map(str::to_owned) {
+                asked.push(url.clone());
+                if url == works {
+                    list.succeeded(&url, now, 10 * MINUTE);
+                } else {
+                    list.failed(&url, now);
+                }
+            }
+            asked
+        };
+        let first = order(&mut list, now, C);
+        assert_eq!(
+            first.len(),
+            3,
+            "the whole first tier, and then the second: {first:?}"
+        );
+        assert_eq!(first[2], C);
+        assert_eq!(list.unasked(), 0);
+        // Shuffled once: the order within the tier stays.
+        now += 10 * MINUTE;
+        assert_eq!(order(&mut list, now, C), first);
+        // One that works again is asked instead, and first from then on.
+        now += 10 * MINUTE;
+        assert_eq!(order(&mut list, now, &first[1]), first[..2]);
+        now += 10 * MINUTE;
+        assert_eq!(order(&mut list, now, &first[1]), first[1..2]);
+    }
+
+    #[test]
+    fn trackers_are_counted_once_however_often_they_are_asked() {
+        let mut now = Instant::now();
+        let mut list = list(&[&[A], &[B], &[C], &["wss://w.example/"]]);
+        assert_eq!(list.unasked(), 3);
+        for _ in 0..5 {
+            list.failed(A, now);
+            now += 2 * MAX_BACKOFF;
+        }
+        assert_eq!(list.unasked(), 2);
+        list.remove(B);
+        assert_eq!(list.unasked(), 1);
+        list.succeeded(C, now, MINUTE);
+        assert_eq!(list.unasked(), 0);
+    }
+
+    #[test]
+    fn a_view_says_how_each_tracker_stands_and_its_debug_text_names_none() {
+        let now = Instant::now();
+        let mut list = list(&[&["wss://w.example/"], &[A], &[C]]);
+        list.failed(A, now);
+        list.note(A, now, "the tracker does not answer");
+        list.succeeded(C, now, 10 * MINUTE);
+        list.note(C, now, "5 peers");
+        let counts = Scraped {
+            seeders: Some(3),
+            leechers: Some(2),
+            completed: None,
+        };
+        list.note_counts(C, counts);
+        list.note_counts(
+            C,
+            Scraped {
+                completed: Some(9),
+                ..Scraped::default()
+            },
+        );
+        let views = list.views();
+        let [a, c] = &views[..] else { panic!() };
+        assert_eq!(
+            (&**a.url.expose(), a.tier, &**c.url.expose(), c.tier),
+            (A, 1, C, 2)
+        );
+        assert_eq!(a.status.as_deref(), Some("the tracker does not answer"));
+        assert_eq!((a.last, c.next), (Some(now), Some(now + 10 * MINUTE)));
+        assert_eq!((c.counts.seeders, c.counts.completed), (Some(3), Some(9)));
+        assert!(!format!("{views:?}").contains("example"));
     }
 
     #[test]

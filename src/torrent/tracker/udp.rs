@@ -1,4 +1,4 @@
-//! UDP trackers (BEP 15, 41), over a datagram flow that a circuit's exit opens.
+//! UDP trackers (BEP 15, 41), announces and scrapes, over a datagram flow that a circuit's exit opens.
 //!
 //! [`Exchange`] is the protocol without a socket or a clock; `announce` drives it.
 
@@ -10,10 +10,12 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::announce::{
-    AnnounceError, AnnounceRequest, AnnounceResponse, clamp_interval, distinct, printable,
+    AnnounceError, AnnounceRequest, AnnounceResponse, NO_PORT, clamp_interval, distinct, printable,
     push_compact_v4, push_compact_v6,
 };
+use super::scrape::Scraped;
 use crate::route::Datagrams;
+use crate::torrent::infohash::InfoHash;
 
 /// Wait for the first answer; doubles with each try (BEP 15).
 pub const FIRST_WAIT: Duration = Duration::from_secs(15);
@@ -27,6 +29,7 @@ const CONNECTION_LIFE: Duration = Duration::from_secs(60);
 const MAGIC: u64 = 0x0417_2710_1980;
 const CONNECT: u32 = 0;
 const ANNOUNCE: u32 = 1;
+const SCRAPE: u32 = 2;
 const ERROR: u32 = 3;
 /// Longest URL data sent (BEP 41), bytes: what keeps the datagram below 1 KiB.
 const MAX_URL_DATA: usize = 765;
@@ -36,10 +39,12 @@ enum State {
     Announcing { connection: u64, since: Instant },
 }
 
-/// One announce over UDP. Send [`Exchange::datagram`] to [`Exchange::target`] at the start and whenever a handler says
+/// One announce or scrape over UDP. Send [`Exchange::datagram`] to [`Exchange::target`] at the start and whenever a handler says
 /// so; call [`Exchange::handle_timeout`] at [`Exchange::deadline`].
 pub struct Exchange {
     request: AnnounceRequest,
+    /// Asks for counts alone.
+    scrapes: bool,
     url_data: Vec<u8>,
     target: Target,
     state: State,
@@ -58,6 +63,8 @@ pub enum Step {
     Wait,
     /// The tracker has answered.
     Done(AnnounceResponse),
+    /// The tracker has answered a scrape.
+    Counted(Scraped),
 }
 
 impl Exchange {
@@ -77,6 +84,7 @@ impl Exchange {
         };
         Self {
             request,
+            scrapes: false,
             url_data: url_data.to_vec(),
             target,
             state: State::Connecting,
@@ -84,6 +92,27 @@ impl Exchange {
             tries: 1,
             deadline: now + FIRST_WAIT,
             rng,
+        }
+    }
+
+    /// Starts to ask how many peers a torrent has, and for none of them.
+    pub fn scrape(now: Instant, target: Target, hash: InfoHash, rng: StdRng) -> Self {
+        // Of this the hash alone is sent.
+        let request = AnnounceRequest {
+            hash,
+            peer_id: [0; 20],
+            event: None,
+            uploaded: 0,
+            downloaded: 0,
+            left: 0,
+            key: 0,
+            numwant: 0,
+            port: NO_PORT,
+            onion: None,
+        };
+        Self {
+            scrapes: true,
+            ..Self::new(now, target, "/", request, rng)
         }
     }
 
@@ -106,6 +135,12 @@ impl Exchange {
                 out.extend_from_slice(&MAGIC.to_be_bytes());
                 out.extend_from_slice(&CONNECT.to_be_bytes());
                 out.extend_from_slice(&self.transaction.to_be_bytes());
+            }
+            State::Announcing { connection, .. } if self.scrapes => {
+                out.extend_from_slice(&connection.to_be_bytes());
+                out.extend_from_slice(&SCRAPE.to_be_bytes());
+                out.extend_from_slice(&self.transaction.to_be_bytes());
+                out.extend_from_slice(&self.request.hash.0);
             }
             State::Announcing { connection, .. } => {
                 let request = &self.request;
@@ -161,7 +196,12 @@ impl Exchange {
                 self.deadline = now + FIRST_WAIT;
                 Ok(Step::Send)
             }
-            (State::Announcing { .. }, ANNOUNCE) => self.answer(from, payload).map(Step::Done),
+            (State::Announcing { .. }, SCRAPE) if self.scrapes => {
+                Scraped::parse_datagram(payload).map(Step::Counted)
+            }
+            (State::Announcing { .. }, ANNOUNCE) if !self.scrapes => {
+                self.answer(from, payload).map(Step::Done)
+            }
             // A late repetition of an answer can't have the transaction id that is current.
             (State::Connecting | State::Announcing { .. }, _) => Err(AnnounceError::Malformed),
         }
@@ -240,13 +280,40 @@ pub(super) async fn announce(
     url_data: &str,
     request: &AnnounceRequest,
 ) -> Result<AnnounceResponse, AnnounceError> {
-    let now = || tokio::time::Instant::now().into_std();
     let rng = StdRng::from_rng(&mut rand::rng());
-    let mut exchange = Exchange::new(now(), target, url_data, *request, rng);
+    let exchange = Exchange::new(clock(), target, url_data, *request, rng);
+    match drive(flow, exchange).await? {
+        Step::Done(answer) => Ok(answer),
+        Step::Counted(_) | Step::Send | Step::Wait => Err(AnnounceError::Malformed),
+    }
+}
+
+/// Asks once over a flow how many peers a torrent has. Takes as long at most.
+///
+/// # Errors
+/// Nothing is known of it: ask again much later.
+pub(super) async fn scrape(
+    flow: &dyn Datagrams,
+    target: Target,
+    hash: InfoHash,
+) -> Result<Scraped, AnnounceError> {
+    let rng = StdRng::from_rng(&mut rand::rng());
+    match drive(flow, Exchange::scrape(clock(), target, hash, rng)).await? {
+        Step::Counted(counts) => Ok(counts),
+        Step::Done(_) | Step::Send | Step::Wait => Err(AnnounceError::Malformed),
+    }
+}
+
+fn clock() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+async fn drive(flow: &dyn Datagrams, mut exchange: Exchange) -> Result<Step, AnnounceError> {
+    let now = clock;
     let mut step = Step::Send;
     loop {
         match step {
-            Step::Done(answer) => return Ok(answer),
+            Step::Done(_) | Step::Counted(_) => return Ok(step),
             Step::Send => flow
                 .send(exchange.target(), &exchange.datagram())
                 .map_err(|_| AnnounceError::Lost)?,

@@ -60,6 +60,7 @@ impl Bench {
             peers: peers.iter().map(|peer| peer.to_target().unwrap()).collect(),
             seeds: Vec::new(),
             select: None,
+            web_seeds: Vec::new(),
         };
         Job {
             source: Source::Magnet(magnet),

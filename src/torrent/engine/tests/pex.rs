@@ -36,6 +36,7 @@ impl Bench {
                 .collect(),
             seeds: Vec::new(),
             select: None,
+            web_seeds: Vec::new(),
         };
         Job {
             source: Source::Magnet(magnet),

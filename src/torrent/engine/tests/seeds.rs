@@ -198,6 +198,7 @@ impl Hush {
             peers: Vec::new(),
             seeds: seeds.to_vec(),
             select: None,
+            web_seeds: Vec::new(),
         };
         let job = Job {
             source: Source::Magnet(magnet),

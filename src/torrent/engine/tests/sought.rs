@@ -73,6 +73,7 @@ impl Bench {
             peers: Vec::new(),
             seeds: Vec::new(),
             select: None,
+            web_seeds: Vec::new(),
         };
         Job {
             source: Source::Magnet(magnet),

@@ -41,7 +41,7 @@ impl Bench {
     }
 
     /// The files are there, and no padding is.
-    fn assert_files(&self, name: &str) {
+    pub(super) fn assert_files(&self, name: &str) {
         self.assert_files_are(name, &self.content);
     }
 

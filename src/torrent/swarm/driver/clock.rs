@@ -37,6 +37,7 @@ impl Driver {
             self.forget_rumours();
         }
         self.take_early();
+        self.tend_webs();
         self.tell_onions();
         self.tell_peers();
         if self.unrecorded && self.seconds >= self.recorded_at + RECORD_EVERY {
@@ -187,6 +188,7 @@ impl Driver {
         self.tell_need(connected, known);
         let left = total.saturating_sub(done);
         let (down_rate, up_rate) = self.rates;
+        let (seeders, leechers) = self.swarm_size();
         let eta = (state == State::Downloading && down_rate > 0)
             .then(|| Duration::from_secs(left / down_rate.max(1)));
         let next = Progress {
@@ -202,6 +204,9 @@ impl Driver {
             up_rate,
             connected,
             known,
+            web_seeds: self.webs.giving(),
+            seeders,
+            leechers,
             name: self
                 .info
                 .as_ref()

@@ -9,6 +9,7 @@ mod seeds;
 mod seeking;
 mod steer;
 mod versions;
+mod web;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -46,14 +47,14 @@ use crate::route::{BoxStream, Outside};
 use crate::torrent::extension::Exchange;
 use crate::torrent::gossip::{Concealed, OnionPeer, SeedBook};
 use crate::torrent::infohash::{InfoHash, InfoHashV2, PeerName};
-use crate::torrent::metainfo::Info;
+use crate::torrent::metainfo::{Info, WebSeed};
 use crate::torrent::pace::Pace;
 use crate::torrent::peer::CloseReason;
 use crate::torrent::picker::{Bits, Geometry, PeerKey, Picker};
 use crate::torrent::resume::{Record, Store};
 use crate::torrent::select::Selection;
 use crate::torrent::storage::{Report, Storage, StorageError, StorageOptions, lock};
-use crate::torrent::tracker::TrackerClient;
+use crate::torrent::tracker::{TrackerClient, TrackerView};
 
 /// Places that the choker fills, with that of the lucky one.
 const MAX_UNCHOKED: usize = SLOTS + 1;
@@ -116,6 +117,8 @@ pub(crate) struct Setup {
     pub(crate) select: Selection,
     pub(crate) info: Option<Arc<Info>>,
     pub(crate) trackers: Vec<Vec<String>>,
+    /// Servers that have the content: asked once the metadata is known.
+    pub(crate) web_seeds: Vec<WebSeed>,
     pub(crate) peers: Vec<Target>,
     pub(crate) storage: StorageOptions,
     pub(crate) state_dir: PathBuf,
@@ -205,8 +208,10 @@ pub(crate) struct Driver {
     sighting_sender: mpsc::Sender<Sighting>,
     /// How the swarm stands, for the seeker.
     need: watch::Sender<Need>,
-    /// Answers of trackers to the first name, good or bad.
-    answered: usize,
+    /// Trackers that have neither answered nor failed yet, by the first name.
+    unasked: usize,
+    /// How the trackers stand, by that name.
+    trackers: watch::Receiver<Vec<TrackerView>>,
     /// One that looks in the DHT, or none.
     seeker: JoinSet<()>,
     /// Those whom only the DHT named before it was known that the torrent is not private.
@@ -223,6 +228,7 @@ pub(crate) struct Driver {
     rates: (u64, u64),
     tracker_status: Option<String>,
     dht_status: Option<String>,
+    webs: web::Webs,
     rng: StdRng,
 }
 
@@ -244,7 +250,7 @@ enum Woken {
 impl Driver {
     /// Starts a swarm. Call within a tokio runtime.
     pub(crate) fn new(setup: Setup, progress: watch::Sender<Progress>) -> Self {
-        let rng = StdRng::from_rng(&mut rand::rng());
+        let mut rng = StdRng::from_rng(&mut rand::rng());
         let (news_sender, news) = mpsc::channel(256);
         let (report_sender, reports) = mpsc::channel(256);
         let (answer_sender, answers) = mpsc::channel(4);
@@ -309,7 +315,8 @@ impl Driver {
             sightings,
             sighting_sender,
             need: watch::channel(Need::default()).0,
-            answered: 0,
+            unasked: setup.trackers.iter().map(Vec::len).sum(),
+            trackers: watch::channel(Vec::new()).1,
             seeker: JoinSet::new(),
             sought: Vec::new(),
             recording: None,
@@ -324,6 +331,7 @@ impl Driver {
             rates: (0, 0),
             tracker_status: None,
             dht_status: None,
+            webs: web::Webs::new(&setup.web_seeds, &mut rng),
             rng,
             setup,
         };
@@ -543,6 +551,7 @@ impl Driver {
     fn ban(&mut self, key: PeerKey) {
         tracing::debug!(peer = key.0, "a peer sent wrong data and is banned");
         self.table.ban(key);
+        self.webs.ban(key);
         self.shared.order(key, Order::Close(CloseReason::Lied));
     }
 
@@ -597,8 +606,9 @@ impl Driver {
         self.tracker_status = Some(answer.status);
         self.no_network = answer.no_network;
         // Those to the second name say nothing of the trackers that were not asked by the first yet.
-        let first = answer.hash == self.setup.hash;
-        self.answered += usize::from(first && !answer.no_network);
+        if answer.hash == self.setup.hash {
+            self.unasked = answer.unasked;
+        }
         self.note_names(answer.hash, &answer.peers);
         let now = Instant::now().into_std();
         for peer in answer.peers {
@@ -612,6 +622,7 @@ impl Driver {
     /// Ends in good order: connections first, then what they left to write, then the record.
     async fn end(&mut self, state: State) {
         self.calls.shutdown().await;
+        self.webs.shutdown().await;
         self.announcer.shutdown().await;
         self.seeker.shutdown().await;
         if let Phase::Active { storage } = std::mem::replace(&mut self.phase, Phase::Over) {

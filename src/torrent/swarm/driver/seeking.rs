@@ -59,12 +59,19 @@ impl Driver {
         }
     }
 
+    /// Peers as the tracker counts them that counts the most: with everything, and without.
+    pub(super) fn swarm_size(&self) -> (Option<u32>, Option<u32>) {
+        let views = self.trackers.borrow();
+        let seeders = views.iter().filter_map(|view| view.counts.seeders).max();
+        let leechers = views.iter().filter_map(|view| view.counts.leechers).max();
+        (seeders, leechers)
+    }
+
     /// Tells the seeker how the swarm stands.
     pub(super) fn tell_need(&self, connected: usize, known: usize) {
-        let trackers = self.setup.trackers.iter().map(Vec::len).sum();
         let need = Need {
             connected,
-            alone: self.answered >= trackers && known == 0,
+            alone: self.unasked == 0 && known == 0,
         };
         self.need
             .send_if_modified(|now| std::mem::replace(now, need) != need);

@@ -16,7 +16,7 @@ use crate::torrent::storage::lock;
 use crate::torrent::swarm::progress::Rate;
 use crate::torrent::swarm::reader::{Reader, ReaderError};
 use crate::torrent::swarm::table::Ended;
-use crate::torrent::swarm::view::{FileView, PeerKind, PeerView, TrackerView, View};
+use crate::torrent::swarm::view::{FileView, PeerKind, PeerView, View};
 use crate::torrent::swarm::{Order, Shared};
 
 /// What the driver knows of a call or connection besides its seat.
@@ -142,6 +142,7 @@ impl Driver {
                 self.connection_ended(ended);
             }
         }
+        self.webs.rest().await;
         // They are called again in a moment: nothing was their fault.
         for key in self.contacted.keys().copied().collect::<Vec<PeerKey>>() {
             self.connection_ended(Ok((key, Ended::CircuitLost, None)));
@@ -197,19 +198,12 @@ impl Driver {
 
     /// What it looks like.
     pub(super) fn view(&self) -> View {
-        let tiers = self.setup.trackers.iter().enumerate();
-        let trackers = tiers.flat_map(|(tier, urls)| {
-            urls.iter().map(move |url| TrackerView {
-                url: Redacted::new(url.clone()),
-                tier,
-            })
-        });
         let (files, pieces) = self.look_at_files();
         View {
             info: self.info.clone(),
             files,
             pieces,
-            trackers: trackers.collect(),
+            trackers: self.trackers.borrow().clone(),
             peers: self.look_at_peers(),
             limits: self.shared.pace.torrent.limits(),
             sequential: self.setup.wishes.borrow().sequential,

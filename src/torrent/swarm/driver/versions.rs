@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::{Driver, Phase};
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::metainfo::Info;
@@ -60,6 +62,10 @@ impl Driver {
 
     /// Asks the trackers for peers by this name, from now on.
     pub(super) fn announce(&mut self, hash: InfoHash) {
+        let (views, seen) = watch::channel(Vec::new());
+        if hash == self.setup.hash {
+            self.trackers = seen;
+        }
         let announcer = Announcer {
             outside: Arc::clone(&self.setup.outside),
             client: self.setup.tracker.clone(),
@@ -73,6 +79,7 @@ impl Driver {
             counters: self.counters.subscribe(),
             answers: self.answer_sender.clone(),
             own: self.setup.own.clone(),
+            views,
             again: self.again.subscribe(),
         };
         self.announcer.spawn(announcer.run());
