@@ -2,7 +2,9 @@
 
 mod allow;
 pub mod check;
+mod compose;
 pub mod connect;
+pub mod daemon;
 pub mod demo;
 pub mod dht;
 pub mod doctor;
@@ -17,6 +19,7 @@ pub mod progress;
 pub mod proxy;
 pub mod relay;
 pub mod reload;
+pub mod remote;
 mod rendezvous;
 pub mod routes;
 pub mod run;
@@ -52,6 +55,14 @@ enum Command {
     /// Make the key with which you find a seed that lets in only some
     #[command(visible_alias = "visitor-key")]
     OnionKey(onion_key::Args),
+    /// Keep torrents over restarts, and be steered by the programs that know Transmission
+    Daemon(daemon::Args),
+    /// Give the daemon a torrent
+    Add(remote::Add),
+    /// Show the daemon's torrents
+    List(remote::List),
+    /// Take torrents from the daemon
+    Remove(remote::Remove),
     /// See a download through three relays, all on this computer, and what each of them saw
     Demo(demo::Args),
     /// Be a SOCKS and HTTP proxy for the programs of this computer
@@ -82,6 +93,10 @@ pub fn main() -> ExitCode {
         Command::Get(args) => block_on(get::run(args)),
         Command::Seed(args) => block_on(seed::run(args)),
         Command::OnionKey(args) => block_on_one(onion_key::run(args)),
+        Command::Daemon(args) => block_on(daemon::run(args)),
+        Command::Add(args) => block_on_one(remote::add(args)),
+        Command::List(args) => block_on_one(remote::list(args)),
+        Command::Remove(args) => block_on_one(remote::remove(args)),
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Proxy(args) => block_on_one(proxy::run(args)),
         Command::Run(args) => return run::run(args),

@@ -84,6 +84,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "hidden", "dht", "torrent", "route", "net", "bencode", "circuits", "error", "hush",
         ],
     ),
+    // The Transmission RPC: bytes in, bytes out.
+    ("rpc", &[]),
+    // Torrents that stay. It is given a listener for programs of this computer, and how torrents are started; it can't dial.
+    (
+        "daemon",
+        &["torrent", "rpc", "net", "state", "config", "error"],
+    ),
     (
         "jail",
         &[
