@@ -15,6 +15,7 @@ pub mod leaktest;
 pub mod log;
 pub mod network;
 pub mod onion_key;
+mod papers;
 pub mod progress;
 pub mod proxy;
 pub mod relay;
@@ -31,7 +32,7 @@ mod transfer;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::error::Error;
 
@@ -79,6 +80,10 @@ enum Command {
     Relay(relay::Args),
     /// Make and check the documents of a network of relays
     Network(network::NetworkArgs),
+    /// Print what a shell needs to complete commands and options
+    Completions(papers::Completions),
+    /// Print a manual page
+    Man(papers::Man),
 }
 
 /// Runs the command that was typed.
@@ -104,6 +109,10 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Leaktest(args) => block_on(leaktest::run(args)),
         Command::Network(args) => network::run(args, &mut std::io::stdout().lock()),
+        Command::Completions(args) => {
+            papers::completions(&args, Cli::command(), &mut std::io::stdout().lock())
+        }
+        Command::Man(args) => papers::man(&args, &Cli::command(), &mut std::io::stdout().lock()),
         Command::Relay(args) => block_on(relay::run(args, &mut std::io::stdout())),
     };
     match done {

@@ -89,7 +89,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // Torrents that stay. It is given a listener for programs of this computer, and how torrents are started; it can't dial.
     (
         "daemon",
-        &["torrent", "rpc", "net", "state", "config", "error"],
+        &[
+            "torrent", "rpc", "route", "net", "circuits", "state", "config", "error",
+        ],
     ),
     (
         "jail",

@@ -2,8 +2,6 @@
 
 mod add;
 mod calls;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
