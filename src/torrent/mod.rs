@@ -8,6 +8,7 @@ pub mod infohash;
 pub mod magnet;
 pub mod metainfo;
 pub mod mse;
+pub mod pace;
 pub mod peer;
 pub mod pex;
 pub mod picker;

@@ -1,9 +1,9 @@
 //! Which files of a torrent are downloaded (BEP 53 and patterns).
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use super::metainfo::Info;
-use super::picker::{Bits, Geometry};
+use super::picker::Priority;
 
 /// Most rules of a selection.
 pub const MAX_RULES: usize = 4096;
@@ -68,34 +68,79 @@ impl Selection {
         })
     }
 
-    /// The pieces that hold the files that are wanted; `None` where there are none. A piece may hold a part of another file too.
-    pub fn pieces(&self, info: &Info) -> Option<Bits> {
-        let geometry = Geometry::of(info);
-        if self.is_all() {
-            return Some(Bits::full(geometry.pieces));
-        }
-        let mut wanted = Bits::new(geometry.pieces);
-        let (mut at, mut number, mut any) = (0_u64, 0_u32, false);
+    /// Of each file that is no padding, whether it is wanted; `None` where none is.
+    pub fn files(&self, info: &Info) -> Option<Vec<bool>> {
         // In a torrent of version 2 alone, padding is implied and has no number.
         let counts_padding = !info.pieces.is_empty();
+        let mut number = 0_u32;
+        let mut wanted = Vec::new();
         for file in &info.files {
-            let end = at.saturating_add(file.len);
-            let path = file.path.get(1..).filter(|below| !below.is_empty());
-            let path = path.unwrap_or(&file.path).join("/");
-            if !file.pad && self.names(number, &path) {
-                any = true;
-                let piece_len = u64::from(info.piece_len.max(1));
-                // Both are below the number of pieces.
-                let pieces = (at / piece_len) as u32..end.div_ceil(piece_len) as u32;
-                pieces.filter(|_| file.len > 0).for_each(|piece| {
-                    wanted.set(piece);
-                });
+            if !file.pad {
+                let path = file.path.get(1..).filter(|below| !below.is_empty());
+                let path = path.unwrap_or(&file.path).join("/");
+                wanted.push(self.is_all() || self.names(number, &path));
             }
             number += u32::from(!file.pad || counts_padding);
-            at = end;
         }
-        any.then_some(wanted)
+        wanted.contains(&true).then_some(wanted)
     }
+}
+
+/// Where a file lies in its torrent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Its place in [`Info::files`].
+    pub index: usize,
+    /// Bytes of the torrent before it.
+    pub start: u64,
+    /// Its bytes.
+    pub len: u64,
+}
+
+impl Span {
+    /// The pieces that hold some of it.
+    pub fn pieces(&self, piece_len: u32) -> Range<u32> {
+        let piece_len = u64::from(piece_len.max(1));
+        if self.len == 0 {
+            return 0..0;
+        }
+        let end = self.start.saturating_add(self.len);
+        // Both are below the number of pieces.
+        (self.start / piece_len) as u32..end.div_ceil(piece_len) as u32
+    }
+}
+
+/// The files of a torrent that are no padding, in order: the one with number 0 is the first of these.
+pub fn spans(info: &Info) -> impl Iterator<Item = Span> + '_ {
+    let mut at = 0_u64;
+    info.files
+        .iter()
+        .enumerate()
+        .filter_map(move |(index, file)| {
+            let start = at;
+            at = at.saturating_add(file.len);
+            let len = file.len;
+            (!file.pad).then_some(Span { index, start, len })
+        })
+}
+
+/// How much each piece is wanted, where the files are wanted so (one for each of [`spans`]): as the file in it that is wanted most.
+/// Pieces of padding alone are wanted where nothing is skipped.
+pub fn piece_priorities(info: &Info, files: &[Priority]) -> Vec<Priority> {
+    let rest = if files.contains(&Priority::Skip) {
+        Priority::Skip
+    } else {
+        Priority::Low
+    };
+    let mut pieces = vec![rest; info.piece_count() as usize];
+    for (span, priority) in spans(info).zip(files) {
+        for piece in span.pieces(info.piece_len) {
+            if let Some(own) = pieces.get_mut(piece as usize) {
+                *own = (*own).max(*priority);
+            }
+        }
+    }
+    pieces
 }
 
 /// Whether a text fits a pattern. Takes time of the product of their lengths at most.
@@ -152,8 +197,21 @@ mod tests {
     }
 
     fn pieces(version: Version, rules: &[&str]) -> Option<Vec<u32>> {
-        let selection = Selection::parse(rules.iter().copied()).unwrap();
-        Some(selection.pieces(&info(version))?.ones().collect())
+        let (selection, info) = (
+            Selection::parse(rules.iter().copied()).unwrap(),
+            info(version),
+        );
+        let of = |wanted| {
+            if wanted {
+                Priority::Normal
+            } else {
+                Priority::Skip
+            }
+        };
+        let files: Vec<Priority> = selection.files(&info)?.into_iter().map(of).collect();
+        let pieces = (0..).zip(piece_priorities(&info, &files));
+        let wanted = pieces.filter(|(_, priority)| *priority != Priority::Skip);
+        Some(wanted.map(|(piece, _)| piece).collect())
     }
 
     #[test]
@@ -175,6 +233,27 @@ mod tests {
         let v2 = |rules: &[&str]| pieces(Version::V2, rules);
         assert_eq!(v2(&["1"]), Some(vec![3]));
         assert_eq!(v2(&["*.mkv"]), Some(vec![0, 1, 2]));
+    }
+
+    #[test]
+    fn a_piece_of_two_files_is_wanted_as_the_one_that_is_wanted_more() {
+        let of = |version, files: [Priority; 3]| piece_priorities(&info(version), &files);
+        let (skip, low, normal, high) = (
+            Priority::Skip,
+            Priority::Low,
+            Priority::Normal,
+            Priority::High,
+        );
+        assert_eq!(of(Version::V1, [low, high, skip]), [low, low, high]);
+        assert_eq!(of(Version::V1, [normal, low, low]), [normal; 3]);
+        assert_eq!(of(Version::V1, [skip, skip, high]), [skip; 3]);
+        let hybrid = of(Version::Hybrid, [low, high, skip]);
+        assert_eq!(hybrid, [low, low, low, high]);
+        let info = info(Version::Hybrid);
+        let spans: Vec<Span> = spans(&info).collect();
+        assert_eq!(spans.len(), 3, "without padding");
+        assert_eq!(spans[1].start, 3 << 15);
+        assert_eq!(spans[2].pieces(1 << 15), 0..0);
     }
 
     #[test]

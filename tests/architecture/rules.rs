@@ -114,6 +114,7 @@ const CODECS: &[&str] = &[
     "gossip",
     "pex",
     "picker",
+    "pace",
     "infohash",
     "v2",
     "select",

@@ -2,6 +2,7 @@
 //!
 //! Everything reaches the world through the [`Outside`] that the engine is given; nothing here can open a socket.
 
+mod control;
 mod create;
 mod sorter;
 #[cfg(test)]
@@ -17,15 +18,19 @@ use hushswarm_circuits::target::Target;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+pub use control::{
+    Budget, FileView, Limits, PeerKind, PeerView, Priority, Reader, ReaderError, TrackerView, View,
+};
 pub use create::{CreateError, Created, create, create_as};
 pub use sorter::Sorter;
 
 use super::gossip::{OnionPeer, SeedBook};
 use super::magnet::Magnet;
 use super::metainfo::Metainfo;
+use super::pace::Pace;
 use super::select::Selection;
 use super::storage::{DEFAULT_BUDGET, StorageOptions};
-use super::swarm::{Command, Driver, Setup, Via, Visitor};
+use super::swarm::{Command, Driver, Setup, Via, Visitor, Wishes};
 pub use super::swarm::{Encryption, Failure, Progress, State};
 use super::tracker::TrackerClient;
 use crate::dht::PeerFinder;
@@ -53,6 +58,8 @@ pub struct Options {
     /// Tell hidden peers (onion services and hidden seeds) of hidden peers, and be told; never of a private torrent's. Connections
     /// with public peers see nothing of it. Off, unless it is turned on: a service that lets in only some must not be passed on.
     pub gossip: bool,
+    /// How fast blocks may go, of all torrents together; may be changed while they run.
+    pub limits: Arc<Budget>,
     /// Who knows where hidden seeds are introduced, and how to call them through the engine's way out. Without it nobody's word
     /// about hidden seeds is taken, and those of magnet links are passed over.
     pub seeds: Option<Arc<dyn SeedBook>>,
@@ -68,6 +75,7 @@ impl Options {
             allow_private: false,
             encryption: Encryption::default(),
             gossip: false,
+            limits: Arc::default(),
             seeds: None,
         }
     }
@@ -161,7 +169,7 @@ impl Engine {
                 )
             }
         };
-        self.start(|own, own_seed| Setup {
+        self.start(|links| Setup {
             hash,
             v2,
             select,
@@ -179,15 +187,17 @@ impl Engine {
             outside: Arc::clone(&self.outside),
             gossip: self.options.gossip,
             finder: self.finder.clone(),
-            own,
-            own_seed,
+            own: links.own,
+            own_seed: links.own_seed,
+            wishes: links.wishes,
+            pace: links.pace,
             seeds: self.options.seeds.clone(),
         })
     }
 
     /// Gives what lies in `folder` under the torrent's name. It is checked first, and never written.
     pub fn seed(&self, metainfo: Metainfo, folder: PathBuf) -> Handle {
-        self.start(|own, own_seed| Setup {
+        self.start(|links| Setup {
             hash: metainfo.info.hash,
             v2: None,
             select: Selection::all(),
@@ -205,8 +215,10 @@ impl Engine {
             outside: Arc::clone(&self.outside),
             gossip: self.options.gossip,
             finder: self.finder.clone(),
-            own,
-            own_seed,
+            own: links.own,
+            own_seed: links.own_seed,
+            wishes: links.wishes,
+            pace: links.pace,
             seeds: self.options.seeds.clone(),
         })
     }
@@ -219,13 +231,20 @@ impl Engine {
         }
     }
 
-    fn start(
-        &self,
-        setup: impl FnOnce(watch::Receiver<Vec<OnionPeer>>, watch::Receiver<Option<Contact>>) -> Setup,
-    ) -> Handle {
+    fn start(&self, setup: impl FnOnce(Links) -> Setup) -> Handle {
         let (own, own_seen) = watch::channel(Vec::new());
         let (own_seed, own_seed_seen) = watch::channel(None);
-        let setup = setup(own_seen, own_seed_seen);
+        let (wishes, wishes_seen) = watch::channel(Wishes::default());
+        let budget = Arc::<Budget>::default();
+        let setup = setup(Links {
+            own: own_seen,
+            own_seed: own_seed_seen,
+            wishes: wishes_seen,
+            pace: Pace {
+                torrent: Arc::clone(&budget),
+                all: Arc::clone(&self.options.limits),
+            },
+        });
         let first = if setup.info.is_some() {
             State::Checking
         } else {
@@ -239,9 +258,19 @@ impl Engine {
             commands,
             own,
             own_seed,
+            wishes,
+            budget,
             task,
         }
     }
+}
+
+/// What leads from a handle to its torrent, besides commands.
+struct Links {
+    own: watch::Receiver<Vec<OnionPeer>>,
+    own_seed: watch::Receiver<Option<Contact>>,
+    wishes: watch::Receiver<Wishes>,
+    pace: Pace,
 }
 
 /// A running torrent. Dropping it ends the torrent at once, as a kill would; [`Handle::stop`] ends it in good order.
@@ -251,6 +280,8 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     own: watch::Sender<Vec<OnionPeer>>,
     own_seed: watch::Sender<Option<Contact>>,
+    wishes: watch::Sender<Wishes>,
+    budget: Arc<Budget>,
     task: JoinHandle<()>,
 }
 

@@ -1,4 +1,5 @@
 #![allow(clippy::unwrap_used)]
+mod control;
 mod crowd;
 mod encryption;
 mod onions;

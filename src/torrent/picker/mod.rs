@@ -2,7 +2,9 @@
 //! Pure: no clock, no streams. It also knows who gave which block, so that liars can be named.
 
 mod bits;
+mod listing;
 mod short;
+mod steer;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +15,11 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
 pub use bits::Bits;
+pub use listing::Priority;
+use listing::{Listing, Order};
 pub use short::Short;
+pub use steer::MAX_READERS;
+use steer::Raised;
 
 use super::metainfo::Info;
 use super::wire::{BLOCK, BlockRef};
@@ -37,9 +43,6 @@ const END_GAME_WINDOW: usize = 16;
 /// Most pieces with failed attempts that are remembered, and attempts for each: liars are found long before.
 const MAX_FAILED: usize = 64;
 const MAX_ATTEMPTS: usize = 4;
-
-/// A piece that is not listed as pickable.
-const UNLISTED: u32 = u32::MAX;
 
 /// Names a peer of one swarm for as long as the swarm lives, whatever connections come and go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -159,6 +162,8 @@ struct Partial {
     here: u32,
     /// Only this peer may give blocks: the piece failed before.
     only: Option<PeerKey>,
+    /// It is not wanted any more: nothing of it is asked for.
+    parked: bool,
 }
 
 #[derive(Debug)]
@@ -172,21 +177,22 @@ struct Attempt {
 pub struct Picker {
     geometry: Geometry,
     had: Bits,
-    wanted: Bits,
-    /// Not had, wanted, not begun: what `buckets` lists.
-    pickable: Bits,
+    priorities: Vec<Priority>,
+    /// Not had, wanted, not begun.
+    listing: Listing,
     /// Peers without all pieces that have a piece.
     availability: Vec<u16>,
     /// Peers that have all pieces.
     seeds: u32,
-    /// Pickable pieces by availability; `place` is a piece's index in its bucket.
-    buckets: Vec<Vec<u32>>,
-    place: Vec<u32>,
     partial: BTreeMap<u32, Partial>,
     /// Begun pieces with free blocks.
     open: BTreeSet<u32>,
     failed: BTreeMap<u32, Vec<Attempt>>,
     had_bytes: u64,
+    wanted_bytes: u64,
+    wanted_had: u64,
+    sequential: bool,
+    raised: Raised,
     rng: StdRng,
 }
 
@@ -198,29 +204,28 @@ impl Picker {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut order: Vec<u32> = (0..pieces).filter(|&piece| !had.get(piece)).collect();
         order.shuffle(&mut rng);
-        let mut pickable = Bits::new(pieces);
-        let mut place = vec![UNLISTED; pieces as usize];
-        for (at, &piece) in order.iter().enumerate() {
-            pickable.set(piece);
-            place[piece as usize] = at as u32;
+        let mut listing = Listing::new(pieces);
+        for &piece in &order {
+            listing.add(piece, Priority::Normal, 0);
         }
-        let had_bytes = had
-            .ones()
-            .map(|piece| u64::from(geometry.len_of(piece)))
-            .sum();
+        let len = |piece: u32| u64::from(geometry.len_of(piece));
+        let had_bytes = had.ones().map(len).sum();
+        let wanted_bytes = (0..pieces).map(len).sum();
         Self {
             geometry,
             had,
-            wanted: Bits::full(pieces),
-            pickable,
+            priorities: vec![Priority::Normal; pieces as usize],
+            listing,
             availability: vec![0; pieces as usize],
             seeds: 0,
-            buckets: vec![order],
-            place,
             partial: BTreeMap::new(),
             open: BTreeSet::new(),
             failed: BTreeMap::new(),
             had_bytes,
+            wanted_bytes,
+            wanted_had: had_bytes,
+            sequential: false,
+            raised: Raised::default(),
             rng,
         }
     }
@@ -242,29 +247,19 @@ impl Picker {
 
     /// Tells whether every wanted piece is verified.
     pub fn is_done(&self) -> bool {
-        self.pickable.is_empty() && self.partial.is_empty()
-    }
-
-    /// Says whether a piece is wanted. A begun piece is finished all the same.
-    pub fn set_wanted(&mut self, piece: u32, wanted: bool) {
-        if wanted {
-            self.wanted.set(piece);
-            self.list(piece);
-        } else {
-            self.wanted.clear(piece);
-            self.unlist(piece);
-        }
+        self.listing.is_empty() && self.partial.values().all(|partial| partial.parked)
     }
 
     /// Tells whether a peer has anything that is still needed.
     pub fn is_interesting(&self, have: &Bits) -> bool {
-        self.pickable.common(have, 0).next().is_some()
-            || self.partial.keys().any(|&piece| have.get(piece))
+        let mut begun = self.partial.iter().filter(|(_, partial)| !partial.parked);
+        self.listing.has_any(have) || begun.any(|(&piece, _)| have.get(piece))
     }
 
     /// Tells whether one piece is still needed.
     pub fn needs(&self, piece: u32) -> bool {
-        self.pickable.get(piece) || self.partial.contains_key(&piece)
+        let begun = self.partial.get(&piece);
+        self.listing.has(piece) || begun.is_some_and(|partial| !partial.parked)
     }
 
     /// Counts a peer's pieces, once, when its bitfield is known.
@@ -305,6 +300,8 @@ impl Picker {
         out: &mut Vec<BlockRef>,
     ) {
         let goal = out.len() + count;
+        self.pick_urgent(peer, have, goal, out);
+        self.pick_raised(peer, have, goal, out);
         self.pick_begun(peer, have, goal, out);
         while out.len() < goal {
             let Some(piece) = self.choose(have) else {
@@ -315,7 +312,7 @@ impl Picker {
         }
         if out.len() + count == goal && self.all_asked() {
             let room = END_GAME_WINDOW.saturating_sub(busy).min(count);
-            self.pick_again(peer, have, room, out);
+            self.pick_again(peer, have, room, MAX_ASKED, |_| true, out);
         }
     }
 
@@ -417,7 +414,11 @@ impl Picker {
     /// the peers that lied then.
     pub fn passed(&mut self, piece: u32, digests: &[BlockDigest]) -> Vec<PeerKey> {
         if self.had.set(piece) {
-            self.had_bytes += u64::from(self.geometry.len_of(piece));
+            let len = u64::from(self.geometry.len_of(piece));
+            self.had_bytes += len;
+            if self.priority(piece) != Priority::Skip {
+                self.wanted_had += len;
+            }
         }
         self.unlist(piece);
         self.partial.remove(&piece);
@@ -484,17 +485,20 @@ impl Picker {
 
     fn pick_begun(&mut self, peer: PeerKey, have: &Bits, goal: usize, out: &mut Vec<BlockRef>) {
         while out.len() < goal {
-            let Some(piece) = self.open.iter().copied().find(|piece| {
-                have.get(*piece)
-                    && self
-                        .partial
-                        .get(piece)
-                        .is_some_and(|p| p.only.is_none_or(|only| only == peer))
-            }) else {
+            let mut open = self.open.iter().copied();
+            let Some(piece) = open.find(|&piece| have.get(piece) && self.is_open_to(piece, peer))
+            else {
                 return;
             };
             self.take_free(piece, peer, goal, out);
         }
+    }
+
+    /// Whether a begun piece has free blocks that this peer may be asked for.
+    fn is_open_to(&self, piece: u32, peer: PeerKey) -> bool {
+        let partial = self.partial.get(&piece);
+        self.open.contains(&piece)
+            && partial.is_some_and(|p| p.only.is_none_or(|only| only == peer))
     }
 
     fn take_free(&mut self, piece: u32, peer: PeerKey, goal: usize, out: &mut Vec<BlockRef>) {
@@ -536,68 +540,56 @@ impl Picker {
                 free: blocks,
                 here: 0,
                 only,
+                parked: false,
             },
         );
         self.open.insert(piece);
     }
 
-    /// A new piece: random at first, then the rarest that the peer has.
+    /// A new piece, of those that are wanted most: random at first, then the rarest that the peer has, or the next in order.
     fn choose(&mut self, have: &Bits) -> Option<u32> {
-        if self.pickable.is_empty() {
-            return None;
-        }
-        if self.had.count() >= RANDOM_PIECES {
-            let first = usize::from(!have.is_full());
-            let found = self
-                .buckets
-                .iter()
-                .skip(first.min(self.buckets.len()))
-                .flatten()
-                .take(SCAN)
-                .copied()
-                .find(|&piece| have.get(piece));
-            if found.is_some() {
-                return found;
-            }
-        }
-        let from = self.rng.random_range(0..self.geometry.pieces.max(1));
-        let candidates = self.pickable.common(have, from);
-        if self.had.count() < RANDOM_PIECES {
-            return candidates
-                .take(CANDIDATES)
-                .nth(self.rng.random_range(0..4))
-                .or_else(|| self.pickable.common(have, from).next());
-        }
-        candidates.take(CANDIDATES).min_by_key(|&piece| {
-            self.availability
-                .get(piece as usize)
-                .copied()
-                .unwrap_or(u16::MAX)
-        })
+        let order = if self.sequential {
+            Order::InOrder(self.order_end())
+        } else if self.had.count() < RANDOM_PIECES {
+            Order::Random
+        } else {
+            Order::Rarest
+        };
+        self.listing
+            .choose(have, &order, &self.availability, &mut self.rng)
     }
 
     /// Every block that anybody could give is asked for.
     fn all_asked(&self) -> bool {
         let hidden = if self.seeds == 0 {
-            self.buckets.first().map_or(0, Vec::len)
+            self.listing.unseen()
         } else {
             0
         };
-        self.pickable.count() as usize == hidden
+        self.listing.len() == hidden
             && self
                 .open
                 .iter()
                 .all(|piece| self.partial.get(piece).is_none_or(|p| p.only.is_some()))
     }
 
-    fn pick_again(&mut self, peer: PeerKey, have: &Bits, room: usize, out: &mut Vec<BlockRef>) {
+    /// Blocks that were asked of others, of whom there are `most` in the end, of these pieces.
+    fn pick_again(
+        &mut self,
+        peer: PeerKey,
+        have: &Bits,
+        room: usize,
+        most: usize,
+        of: impl Fn(u32) -> bool,
+        out: &mut Vec<BlockRef>,
+    ) {
         if room == 0 {
             return;
         }
         // Fewest askers first; the random part spreads several idle peers over the blocks.
         let mut found: Vec<(usize, u32, u32, u32)> = Vec::new();
         for (&piece, partial) in &self.partial {
-            if !have.get(piece) || partial.only.is_some() {
+            if !have.get(piece) || partial.only.is_some() || !of(piece) {
                 continue;
             }
             for (number, block) in partial.blocks.iter().enumerate() {
@@ -610,7 +602,7 @@ impl Picker {
                     .iter()
                     .filter(|&&(at, _)| at == number)
                     .count();
-                if more + 1 < MAX_ASKED && !partial.extra.contains(&(number, peer)) {
+                if more + 1 < most && !partial.extra.contains(&(number, peer)) {
                     found.push((more, self.rng.random(), piece, number));
                 }
             }
@@ -634,53 +626,25 @@ impl Picker {
             count.saturating_sub(1)
         };
         let old = std::mem::replace(count, new);
-        if old != new && self.pickable.get(piece) {
-            self.leave_bucket(piece, old);
-            self.enter_bucket(piece, new);
+        if old != new {
+            self.listing.shift(piece, old, new);
         }
     }
 
     fn list(&mut self, piece: u32) {
-        let allowed =
-            self.wanted.get(piece) && !self.had.get(piece) && !self.partial.contains_key(&piece);
-        if allowed && self.pickable.set(piece) {
-            let count = self.availability.get(piece as usize).copied().unwrap_or(0);
-            self.enter_bucket(piece, count);
+        if !self.had.get(piece) && !self.partial.contains_key(&piece) {
+            let (priority, count) = (self.priority(piece), self.count(piece));
+            self.listing.add(piece, priority, count);
         }
     }
 
     fn unlist(&mut self, piece: u32) {
-        if self.pickable.clear(piece) {
-            let count = self.availability.get(piece as usize).copied().unwrap_or(0);
-            self.leave_bucket(piece, count);
-        }
+        let count = self.count(piece);
+        self.listing.remove(piece, count);
     }
 
-    fn enter_bucket(&mut self, piece: u32, count: u16) {
-        let count = usize::from(count);
-        if self.buckets.len() <= count {
-            self.buckets.resize_with(count + 1, Vec::new);
-        }
-        let bucket = &mut self.buckets[count];
-        if let Some(place) = self.place.get_mut(piece as usize) {
-            *place = bucket.len() as u32;
-            bucket.push(piece);
-        }
-    }
-
-    fn leave_bucket(&mut self, piece: u32, count: u16) {
-        let Some(place) = self.place.get_mut(piece as usize) else {
-            return;
-        };
-        let at = std::mem::replace(place, UNLISTED) as usize;
-        let Some(bucket) = self.buckets.get_mut(usize::from(count)) else {
-            return;
-        };
-        if at < bucket.len() {
-            bucket.swap_remove(at);
-            if let Some(&moved) = bucket.get(at) {
-                self.place[moved as usize] = at as u32;
-            }
-        }
+    fn count(&self, piece: u32) -> u16 {
+        let count = self.availability.get(piece as usize);
+        count.copied().unwrap_or(0)
     }
 }

@@ -227,13 +227,13 @@ fn unwanted_pieces_are_not_picked_until_wanted() {
     let mut picker = picker(2, 1);
     let full = Bits::full(2);
     picker.add_peer(&full);
-    picker.set_wanted(0, false);
+    assert_eq!(picker.set_priority(0, Priority::Skip), []);
     let blocks = pick(&mut picker, A, &full, 9);
     assert!(blocks.iter().all(|b| b.index == 1) && blocks.len() == 1);
     give(&mut picker, A, &blocks);
     picker.passed(1, &[]);
     assert!(picker.is_done() && !picker.is_interesting(&full));
-    picker.set_wanted(0, true);
+    assert_eq!(picker.set_priority(0, Priority::Normal), []);
     assert!(picker.is_interesting(&full) && !picker.is_done());
 }
 
@@ -259,16 +259,28 @@ enum Step {
     Release { peer: usize },
     Leave { peer: usize },
     Verdict { good: bool },
+    Want { piece: u32, priority: Priority },
+    Raise { from: u32, to: u32 },
+    InOrder { on: bool },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let peer = 0_usize..4;
+    let priority = prop::sample::select(vec![
+        Priority::Skip,
+        Priority::Low,
+        Priority::Normal,
+        Priority::High,
+    ]);
     let step = prop_oneof![
         4 => (peer.clone(), 1_usize..6).prop_map(|(peer, count)| Step::Pick { peer, count }),
         6 => (peer.clone(), 0_usize..4).prop_map(|(peer, at)| Step::Give { peer, at }),
         1 => peer.clone().prop_map(|peer| Step::Release { peer }),
         1 => peer.prop_map(|peer| Step::Leave { peer }),
         2 => any::<bool>().prop_map(|good| Step::Verdict { good }),
+        2 => (0_u32..6, priority).prop_map(|(piece, priority)| Step::Want { piece, priority }),
+        1 => (0_u32..6, 0_u32..7).prop_map(|(from, to)| Step::Raise { from, to }),
+        1 => any::<bool>().prop_map(|on| Step::InOrder { on }),
     ];
     prop::collection::vec(step, 0..120)
 }
@@ -294,14 +306,15 @@ proptest! {
         }
         haves.iter().for_each(|have| picker.add_peer(have));
         let mut asked: Vec<Vec<BlockRef>> = vec![Vec::new(); 4];
-        let finale = (0..400).flat_map(|_| [
+        let finale = (0..pieces).map(|piece| Step::Want { piece, priority: Priority::Normal });
+        let finale = finale.chain((0..400).flat_map(|_| [
             Step::Release { peer: 0 },
             Step::Release { peer: 1 },
             Step::Release { peer: 2 },
             Step::Pick { peer: 3, count: 4 },
             Step::Give { peer: 3, at: 0 },
             Step::Verdict { good: true },
-        ]);
+        ]));
         for step in script.into_iter().chain(finale) {
             match step {
                 Step::Pick { peer, count } => {
@@ -312,6 +325,7 @@ proptest! {
                         prop_assert!(geometry.number_of(block).is_some());
                         prop_assert!(haves[peer].get(block.index));
                         prop_assert!(!picker.had().get(block.index));
+                        prop_assert!(picker.priority(block.index) != Priority::Skip);
                         prop_assert!(!asked[peer].contains(&block));
                         let others = asked.iter().filter(|list| list.contains(&block)).count();
                         prop_assert!(others < MAX_ASKED);
@@ -343,6 +357,16 @@ proptest! {
                     picker.remove_peer(&haves[peer]);
                     picker.add_peer(&haves[peer]);
                 }
+                Step::Want { piece, priority } => {
+                    for (peer, block) in picker.set_priority(piece, priority) {
+                        let list = &mut asked[peer.0 as usize];
+                        let before = list.len();
+                        list.retain(|other| *other != block);
+                        prop_assert_eq!(list.len() + 1, before, "nothing is taken back that was not asked for");
+                    }
+                }
+                Step::Raise { from, to } => picker.raise(1, from..to),
+                Step::InOrder { on } => picker.set_sequential(on),
                 Step::Verdict { good } => {
                     let Some(piece) = (0..pieces).find(|&piece| picker.is_waiting(piece)) else { continue };
                     if good {
@@ -352,8 +376,15 @@ proptest! {
                     }
                 }
             }
-            let listed: usize = picker.buckets.iter().map(Vec::len).sum();
-            prop_assert_eq!(listed, picker.pickable.count() as usize);
+            prop_assert!(picker.listing.is_consistent());
+            let wanted = (0..pieces).filter(|piece| picker.priority(*piece) != Priority::Skip);
+            let (mut bytes, mut had) = (0, 0);
+            for piece in wanted {
+                let len = u64::from(geometry.len_of(piece));
+                bytes += len;
+                had += if picker.had().get(piece) { len } else { 0 };
+            }
+            prop_assert_eq!((picker.wanted_bytes(), picker.wanted_had_bytes()), (bytes, had));
         }
         prop_assert!(picker.is_done(), "{:?}", picker);
         prop_assert_eq!(picker.had_bytes(), geometry.total);
@@ -381,4 +412,155 @@ fn the_liar_of_a_failed_piece_is_named_as_soon_as_its_blocks_are_known() {
     picker.pick(a, &all, 0, 1, &mut out);
     picker.pick(b, &all, 0, 1, &mut out);
     assert_eq!(out.len(), 2);
+}
+
+fn pieces(blocks: &[BlockRef]) -> Vec<u32> {
+    blocks.iter().map(|block| block.index).collect()
+}
+
+#[test]
+fn what_is_wanted_more_comes_first_however_common_it_is() {
+    let mut picker = Picker::new(geometry(10, 1), had(10, 4), 7);
+    let full = Bits::full(10);
+    picker.add_peer(&full);
+    // The rarest are wanted least.
+    picker.add_peer(&bits(10, &[7, 8, 9]));
+    for (piece, priority) in [(4, Priority::Low), (8, Priority::High), (5, Priority::Skip)] {
+        picker.set_priority(piece, priority);
+    }
+    let order = pieces(&pick(&mut picker, A, &full, 9));
+    assert_eq!((order[0], order[4], order.len()), (8, 4, 5));
+    assert_eq!(order[1], 6, "the rarest of the others");
+}
+
+#[test]
+fn what_is_skipped_is_taken_back_and_what_came_of_it_is_kept() {
+    let mut picker = picker(2, 4);
+    let full = Bits::full(2);
+    picker.add_peer(&full);
+    let blocks = pick(&mut picker, A, &full, 4);
+    let piece = blocks[0].index;
+    give(&mut picker, A, &blocks[..1]);
+    let mut back = picker.set_priority(piece, Priority::Skip);
+    back.sort();
+    let owed: Vec<_> = blocks[1..].iter().map(|block| (A, *block)).collect();
+    assert_eq!(back, owed);
+    assert!(!picker.needs(piece));
+    let other = pick(&mut picker, B, &full, 9);
+    assert!(other.iter().all(|block| block.index != piece) && other.len() == 4);
+    // It comes all the same, since it was on its way.
+    give(&mut picker, A, &blocks[1..2]);
+    assert_eq!(picker.received(A, blocks[1]), Received::Unneeded);
+    assert_eq!(picker.set_priority(piece, Priority::High), []);
+    assert_eq!(pick(&mut picker, C, &full, 2), blocks[2..]);
+    let len = u64::from(geometry(2, 4).len_of(piece));
+    picker.set_priority(1 - piece, Priority::Skip);
+    assert_eq!((picker.wanted_bytes(), picker.wanted_had_bytes()), (len, 0));
+    give(&mut picker, C, &blocks[2..]);
+    picker.passed(piece, &[]);
+    assert_eq!(picker.wanted_had_bytes(), len);
+    assert!(picker.is_done());
+    // What waits for its verdict is not taken back.
+    picker.set_priority(1 - piece, Priority::Low);
+    let other = pick(&mut picker, B, &full, 9);
+    give(&mut picker, B, &other);
+    assert_eq!(picker.set_priority(1 - piece, Priority::Skip), []);
+    picker.passed(1 - piece, &[]);
+    assert_eq!(picker.had_bytes(), geometry(2, 4).total);
+    assert_eq!(picker.wanted_had_bytes(), len);
+}
+
+#[test]
+fn a_piece_that_failed_and_was_skipped_is_anybodys_when_it_is_wanted_again() {
+    let mut picker = picker(1, 2);
+    let full = Bits::full(1);
+    picker.add_peer(&full);
+    let (first, second) = (
+        pick(&mut picker, A, &full, 1),
+        pick(&mut picker, B, &full, 1),
+    );
+    give(&mut picker, A, &first);
+    give(&mut picker, B, &second);
+    picker.failed(0, vec![]);
+    let alone = pick(&mut picker, C, &full, 1);
+    give(&mut picker, C, &alone);
+    picker.set_priority(0, Priority::Skip);
+    picker.release(C, []);
+    picker.set_priority(0, Priority::Normal);
+    assert_eq!(pick(&mut picker, A, &full, 2), second);
+}
+
+#[test]
+fn in_order_within_a_window_and_the_rarest_beyond() {
+    // Pieces of 4 MiB: four of them are the window.
+    let mut picker = Picker::new(geometry(40, 256), had(40, 5), 7);
+    let full = Bits::full(40);
+    picker.add_peer(&full);
+    picker.add_peer(&bits(40, &(5..39).collect::<Vec<_>>()));
+    picker.set_sequential(true);
+    let far = bits(40, &(20..40).collect::<Vec<_>>());
+    picker.add_peer(&far);
+    assert_eq!(pick(&mut picker, A, &far, 1)[0].index, 39, "the rarest");
+    let order = pieces(&pick(&mut picker, B, &full, 256 * 3));
+    let begun = order.iter().filter(|piece| **piece == 39).count();
+    assert_eq!(begun, 255, "what was begun is finished");
+    assert_eq!(
+        order.iter().copied().collect::<BTreeSet<_>>(),
+        [5, 6, 7, 39].into()
+    );
+}
+
+#[test]
+fn what_a_reader_waits_for_comes_before_all_else_and_in_order() {
+    let mut picker = picker(100, 2);
+    let full = Bits::full(100);
+    picker.add_peer(&full);
+    let begun = pick(&mut picker, A, &full, 1)[0].index;
+    picker.set_priority(70, Priority::High);
+    picker.set_priority(22, Priority::Skip);
+    picker.raise(1, 20..24);
+    picker.raise(2, 50..52);
+    let order = pieces(&pick(&mut picker, B, &full, 10));
+    assert_eq!(order, [20, 20, 50, 50, 21, 21, 51, 51, 23, 23]);
+    // Who has nothing of it gives other things.
+    assert_eq!(
+        pick(&mut picker, C, &bits(100, &[begun]), 1)[0].index,
+        begun
+    );
+    // It went on, and away.
+    picker.raise(1, 80..81);
+    assert_eq!(pieces(&pick(&mut picker, B, &full, 2)), [80, 80]);
+    picker.raise(1, 90..90);
+    assert_eq!(pieces(&pick(&mut picker, B, &full, 2)), [70, 70]);
+    for reader in 0..100 {
+        picker.raise(reader, 0..9);
+    }
+    assert_eq!(picker.raised.ranges().len(), MAX_READERS);
+}
+
+#[test]
+fn what_holds_a_reader_up_is_asked_of_one_more_and_no_further() {
+    let mut picker = picker(100, 6);
+    let full = Bits::full(100);
+    picker.add_peer(&full);
+    picker.raise(1, 30..32);
+    let slow = pick(&mut picker, A, &full, 6);
+    assert!(slow.iter().all(|block| block.index == 30));
+    assert!(
+        pieces(&pick(&mut picker, B, &full, 3))
+            .iter()
+            .all(|p| *p == 31)
+    );
+    picker.set_urgent([30].into());
+    let again = pick(&mut picker, B, &full, 5);
+    assert_eq!(pieces(&again)[..4], [30; 4]);
+    assert_eq!(again[4].index, 31);
+    let more = pick(&mut picker, C, &full, 3);
+    assert_eq!(pieces(&more), [30, 30, 31]);
+    let third = pick(&mut picker, PeerKey(4), &full, 1);
+    assert_ne!(third[0].index, 30, "two were asked for each block");
+    assert_eq!(
+        picker.received(B, again[0]),
+        Received::Taken { cancel: vec![A] }
+    );
 }

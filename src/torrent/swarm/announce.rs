@@ -82,6 +82,8 @@ pub(super) struct Announcer {
     pub(super) answers: mpsc::Sender<Answer>,
     /// Where our own onion services are, once they are.
     pub(super) own: watch::Receiver<Vec<OnionPeer>>,
+    /// Changes when the user wants to be announced again.
+    pub(super) again: watch::Receiver<u32>,
 }
 
 impl Announcer {
@@ -99,6 +101,10 @@ impl Announcer {
                 () = tokio::time::sleep_until(at.into()) => {}
                 Ok(()) = self.own.changed(), if !self.second => {
                     self.tiers.hurry(Instant::now().into_std());
+                    continue;
+                }
+                Ok(()) = self.again.changed() => {
+                    self.tiers.again(Instant::now().into_std());
                     continue;
                 }
                 () = self.answers.closed() => return,
@@ -251,6 +257,7 @@ mod tests {
                 counters: watch::channel(counters).1,
                 answers,
                 own: watch::channel(vec![OnionPeer::parse(host, 5).unwrap()]).1,
+                again: watch::channel(0).1,
             };
             let running = tokio::spawn(announcer.run());
             let head = heads.recv().await.unwrap();

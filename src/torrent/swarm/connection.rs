@@ -21,18 +21,16 @@ use crate::route::BoxStream;
 use crate::torrent::extension::{Exchange, MAX_METADATA, random_peer_id};
 use crate::torrent::gossip::Onions;
 use crate::torrent::infohash::InfoHash;
+use crate::torrent::pace::{Direction, Turn};
 use crate::torrent::peer::{CloseReason, Event, Peer};
 use crate::torrent::pex::PeerExchange;
 use crate::torrent::picker::{Bits, PeerKey, Received};
 use crate::torrent::storage::{StorageError, lock};
 use crate::torrent::v2::HashedFiles;
-use crate::torrent::wire::{BlockRef, PIECE_HEADER_LEN, piece_header};
+use crate::torrent::wire::{BLOCK, BlockRef, PIECE_HEADER_LEN, piece_header};
 
 /// Deadlines are looked at, and idle requests tried again, this often.
 const TICK: Duration = Duration::from_secs(1);
-
-/// Blocks read and sent at a time, bytes: makes a trip to another thread worth it.
-const UPLOAD_BATCH: u32 = 256 << 10;
 
 /// Two that are complete stay connected for so long after that, where both tell of hidden peers: so that each knows the other
 /// as one to tell of.
@@ -57,14 +55,21 @@ pub(super) enum News {
     Layers(Box<HashedFiles>),
     /// These peers lied.
     Liars(Vec<PeerKey>),
-    /// This peer lied.
-    Liar(PeerKey),
     /// The peer's extension handshake came, on a connection on which we offer to tell of others; whether the peer does too.
     Extensions(PeerKey, Exchange, bool),
     /// The peer tells of public peers.
     Peers(PeerKey, PeerExchange),
     /// The peer tells of hidden peers.
     Onions(PeerKey, Onions),
+}
+
+/// What a torrent is called on a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Names {
+    /// By which name to call it, where that is not the usual one.
+    pub(super) call: Option<InfoHash>,
+    /// Its name of version 2, where it is known.
+    pub(super) v2: Option<InfoHash>,
 }
 
 type Upload = JoinHandle<(Vec<u8>, u64, Result<(), StorageError>)>;
@@ -106,6 +111,10 @@ pub(super) struct Connection {
     /// Memory for blocks, with what it held before.
     spare: Vec<u8>,
     picked: Vec<BlockRef>,
+    /// When blocks may be asked for, where that is limited.
+    asking: Option<Turn>,
+    /// When `ready` may go, where that is limited.
+    waits: Option<Turn>,
 }
 
 enum Io {
@@ -115,12 +124,12 @@ enum Io {
 }
 
 impl Connection {
-    /// `by` is the name to call the torrent by, where it is not the usual one; `v2` is its name of version 2, where it is known.
+    /// A connection that is about to begin.
     pub(super) fn new(
         shared: Arc<Shared>,
         key: PeerKey,
         outgoing: bool,
-        (by, v2): (Option<InfoHash>, Option<InfoHash>),
+        names: Names,
         news: mpsc::Sender<News>,
     ) -> Self {
         let seat = Arc::new(Seat::default());
@@ -130,9 +139,9 @@ impl Connection {
         let mut rng = StdRng::from_rng(&mut rand::rng());
         let id = random_peer_id(&mut rng);
         let now = Instant::now();
-        let name = by.unwrap_or(shared.hash);
+        let name = names.call.unwrap_or(shared.hash);
         let mut peer = Peer::new(now.into_std(), name, id, outgoing, rng);
-        if let Some(name) = v2 {
+        if let Some(name) = names.v2 {
             peer.also_named(name);
         }
         Self {
@@ -159,6 +168,8 @@ impl Connection {
             ready_bytes: 0,
             spare: Vec::new(),
             picked: Vec::new(),
+            asking: None,
+            waits: None,
         }
     }
 
@@ -172,6 +183,12 @@ impl Connection {
     /// Takes what was read of the stream before: at most a part of the handshake, of which nothing comes yet.
     pub(super) fn feed(&mut self, said: &[u8]) {
         self.peer.feed(now(), said);
+    }
+
+    /// Who reads along on the way sees nothing of it.
+    pub(super) fn encrypted(self, encrypted: bool) -> Self {
+        self.seat.encrypted.store(encrypted, Ordering::Relaxed);
+        self
     }
 
     /// Runs the connection to its end.
@@ -203,6 +220,7 @@ impl Connection {
                 .torrent
                 .as_ref()
                 .map(|torrent| Arc::clone(&torrent.storage));
+            let turn = self.turn();
             let may_read = storage.as_ref().is_none_or(|storage| storage.has_room());
             tokio::select! {
                 io = poll_fn(|cx| self.poll_io(cx, stream, may_read)) => match io {
@@ -217,6 +235,7 @@ impl Connection {
                     Io::Broken => return Err(CloseReason::StreamEnded),
                 },
                 () = seat.notify.notified() => {}
+                () = turn => {}
                 done = join(&mut upload), if upload.is_some() => {
                     upload = None;
                     self.uploaded(done)?;
@@ -320,11 +339,7 @@ impl Connection {
                         }
                     }
                 }
-                Event::Released(blocks) => {
-                    if let Some(picker) = &mut lock(&self.shared.work).picker {
-                        picker.release(self.key, blocks);
-                    }
-                }
+                Event::Released(blocks) => release(&self.shared, self.key, &blocks),
                 Event::Unchoked | Event::Allowed => self.dry = false,
                 Event::Extensions => {
                     self.dry = false;
@@ -344,7 +359,7 @@ impl Connection {
                     drop(work);
                     match outcome {
                         Some(Outcome::Done(bytes)) => news = Some(News::Metadata(bytes)),
-                        Some(Outcome::Liar(key)) => news = Some(News::Liar(key)),
+                        Some(Outcome::Liar(key)) => news = Some(News::Liars(vec![key])),
                         Some(Outcome::More) | None => {}
                     }
                 }
@@ -398,6 +413,9 @@ impl Connection {
         self.seat
             .snubbing
             .store(self.peer.is_snubbing(), Ordering::Relaxed);
+        self.seat
+            .choking
+            .store(self.peer.is_choking(), Ordering::Relaxed);
         if interested && !self.interested {
             // A free place need not wait for the next round.
             let _ = self.news.send(News::Interested(self.key)).await;
@@ -428,9 +446,7 @@ impl Connection {
                 Order::Choke(choke) => self.peer.set_choking(choke),
                 Order::Pause => {
                     let blocks = self.peer.cancel_all();
-                    if let Some(picker) = &mut lock(&self.shared.work).picker {
-                        picker.release(self.key, blocks);
-                    }
+                    release(&self.shared, self.key, &blocks);
                 }
                 Order::Onions(onions) => self.peer.send_onions(&onions),
                 Order::Peers(peers) => self.peer.send_pex(&peers),
@@ -442,7 +458,7 @@ impl Connection {
 
     /// Learns of the torrent, once there is one.
     fn learn(&mut self) -> Result<(), CloseReason> {
-        let Some(torrent) = self.shared.torrent.get().filter(|_| self.torrent.is_none()) else {
+        let Some(torrent) = self.shared.torrent().filter(|_| self.torrent.is_none()) else {
             return Ok(());
         };
         self.torrent = Some(torrent.clone());
@@ -467,6 +483,11 @@ impl Connection {
         if want == 0 || self.dry {
             return;
         }
+        let bytes = want.saturating_mul(BLOCK as usize);
+        let Some(may) = self.may_ask(bytes as u64) else {
+            return;
+        };
+        let want = want.min((may / u64::from(BLOCK)) as usize);
         self.picked.clear();
         {
             let work = &mut *lock(&self.shared.work);
@@ -478,7 +499,49 @@ impl Connection {
             }
         }
         self.dry = self.picked.is_empty();
+        let asked = self.picked.iter().map(|block| u64::from(block.len)).sum();
+        let pace = &self.shared.pace;
+        pace.give_back(Direction::Down, may.saturating_sub(asked));
         self.peer.request(now(), &self.picked);
+    }
+
+    /// How many bytes may be asked for now, of so many; `None`: it is not our turn yet.
+    fn may_ask(&mut self, bytes: u64) -> Option<u64> {
+        let (pace, way) = (&self.shared.pace, Direction::Down);
+        if !pace.is_limited(way) {
+            self.asking = None;
+            return Some(bytes);
+        }
+        let turn = self.asking.filter(|turn| !pace.is_stale(turn));
+        let len = bytes.min(u64::from(pace.turn_len(way)));
+        let turn = turn.unwrap_or_else(|| pace.take(now(), way, len));
+        self.asking = Some(turn).filter(|turn| turn.at > now());
+        self.asking.is_none().then_some(turn.bytes)
+    }
+
+    /// Whether the blocks that were read may go now.
+    fn may_give(&mut self) -> bool {
+        let (pace, way) = (&self.shared.pace, Direction::Up);
+        if !pace.is_limited(way) {
+            self.waits = None;
+            return true;
+        }
+        let turn = self.waits.filter(|turn| !pace.is_stale(turn));
+        let turn = turn.unwrap_or_else(|| pace.take(now(), way, self.ready_bytes));
+        self.waits = Some(turn).filter(|turn| turn.at > now());
+        self.waits.is_none()
+    }
+
+    /// Waits for the next turn, where there is one to wait for.
+    fn turn(&self) -> impl Future<Output = ()> + use<> {
+        let turns = [self.asking, self.waits].into_iter().flatten();
+        let next = turns.map(|turn| turn.at).min();
+        async move {
+            match next {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     fn ask_metadata(&mut self) {
@@ -507,7 +570,9 @@ impl Connection {
         let Some(storage) = self.torrent.as_ref().map(|t| Arc::clone(&t.storage)) else {
             return;
         };
-        let blocks = self.peer.take_uploads(UPLOAD_BATCH);
+        // As much as may be sent at a time.
+        let len = self.shared.pace.turn_len(Direction::Up);
+        let blocks = self.peer.take_uploads(len);
         let mut out = std::mem::take(&mut self.spare);
         *upload = Some(tokio::task::spawn_blocking(move || {
             let result = storage.read_blocks(&blocks, PIECE_HEADER_LEN, &mut out);
@@ -560,7 +625,7 @@ impl Connection {
         self.out.clear();
         self.written = 0;
         self.peer.transmit(now(), &mut self.out);
-        if self.out.is_empty() && !self.ready.is_empty() {
+        if self.out.is_empty() && !self.ready.is_empty() && self.may_give() {
             self.giving = true;
             self.aside = std::mem::replace(&mut self.out, std::mem::take(&mut self.ready));
             self.seat
@@ -596,9 +661,7 @@ impl Connection {
         }
         if self.peer.poll_timeout() <= now() {
             let released = self.peer.handle_timeout(now())?;
-            if let Some(picker) = &mut lock(&self.shared.work).picker {
-                picker.release(self.key, released);
-            }
+            release(&self.shared, self.key, &released);
         }
         self.seat
             .snubbing
@@ -616,11 +679,15 @@ impl Connection {
 /// Gives back what the peer was asked for and what it has, however the task ended.
 impl Drop for Connection {
     fn drop(&mut self) {
+        let owed: Vec<BlockRef> = self.peer.outstanding_blocks().collect();
+        release(&self.shared, self.key, &owed);
+        let pace = &self.shared.pace;
+        pace.give_back(Direction::Down, self.asking.map_or(0, |turn| turn.bytes));
+        pace.give_back(Direction::Up, self.waits.map_or(0, |turn| turn.bytes));
         let mut work = lock(&self.shared.work);
         let work = &mut *work;
         work.seats.remove(&self.key);
         if let Some(picker) = &mut work.picker {
-            picker.release(self.key, self.peer.outstanding_blocks());
             if let Some(have) = self.peer.pieces().filter(|_| self.counted) {
                 picker.remove_peer(have);
             }
@@ -631,6 +698,15 @@ impl Drop for Connection {
         if let Some(layers) = &mut work.layers {
             layers.gone(self.key);
         }
+    }
+}
+
+/// Gives back what a peer was asked for and will not give. To be called at its end even without any.
+fn release(shared: &Shared, key: PeerKey, blocks: &[BlockRef]) {
+    let bytes = blocks.iter().map(|block| u64::from(block.len)).sum();
+    shared.pace.give_back(Direction::Down, bytes);
+    if let Some(picker) = &mut lock(&shared.work).picker {
+        picker.release(key, blocks.iter().copied());
     }
 }
 

@@ -188,7 +188,7 @@ pub(super) fn hashes_came(
     if let Some(v2) = v2 {
         let piece = work.doubts.take(key, request)?;
         if !v2.proves(request, hashes) {
-            return Some(News::Liar(key));
+            return Some(News::Liars(vec![key]));
         }
         let right = digests(hashes);
         let liars = work.picker.as_mut()?.blame(piece, &right);
@@ -197,7 +197,7 @@ pub(super) fn hashes_came(
     match work.layers.as_mut()?.received(key, request, hashes) {
         Outcome::More => None,
         Outcome::Done(files) => Some(News::Layers(files)),
-        Outcome::Liar => Some(News::Liar(key)),
+        Outcome::Liar => Some(News::Liars(vec![key])),
     }
 }
 

@@ -16,12 +16,14 @@ mod open;
 mod pex;
 mod prepare;
 mod progress;
+mod reader;
 mod seek;
 mod table;
+mod view;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, Semaphore};
 
@@ -29,10 +31,14 @@ pub(crate) use driver::{Command, Driver, Setup, Via, Visitor};
 pub use open::Encryption;
 pub(crate) use prepare::threads;
 pub use progress::{Failure, Progress, State};
+pub use reader::{Reader, ReaderError};
+pub(crate) use view::Wishes;
+pub use view::{FileView, PeerKind, PeerView, TrackerView, View};
 
 use super::gossip::Onions;
 use super::infohash::InfoHash;
 use super::metainfo::Info;
+use super::pace::Pace;
 use super::peer::CloseReason;
 use super::pex::PeerExchange;
 use super::picker::{PeerKey, Picker};
@@ -41,6 +47,7 @@ use super::v2::fetch::LayerFetch;
 use super::wire::BlockRef;
 use doubts::Doubts;
 use metadata::Fetch;
+use reader::Readers;
 
 /// Most orders that wait for a connection: a peer that can't take its HAVE messages is closed.
 const MAX_ORDERS: usize = 1 << 16;
@@ -48,12 +55,16 @@ const MAX_ORDERS: usize = 1 << 16;
 /// What all tasks of a swarm share.
 pub(super) struct Shared {
     hash: InfoHash,
-    torrent: OnceLock<Torrent>,
+    /// Gone while everything is verified anew.
+    torrent: Mutex<Option<Torrent>>,
     work: Mutex<Work>,
     /// Held by who reads a piece to answer a request for hashes.
     hashing: Arc<Semaphore>,
     downloaded: AtomicU64,
     uploaded: AtomicU64,
+    pace: Pace,
+    /// For readers: a piece was verified, or may never come.
+    news: Notify,
 }
 
 /// The torrent, once its metadata is known and its files were checked.
@@ -72,6 +83,7 @@ struct Work {
     layers: Option<LayerFetch>,
     /// Pieces of version 2 that failed.
     doubts: Doubts,
+    readers: Readers,
     seats: BTreeMap<PeerKey, Arc<Seat>>,
     /// Nothing is asked for: the disk takes nothing.
     paused: bool,
@@ -88,6 +100,9 @@ struct Seat {
     ready: AtomicBool,
     interested: AtomicBool,
     snubbing: AtomicBool,
+    /// It refuses our requests.
+    choking: AtomicBool,
+    encrypted: AtomicBool,
     /// Pieces that it has.
     pieces: AtomicU32,
 }
@@ -133,15 +148,21 @@ impl Seat {
 }
 
 impl Shared {
-    fn new(hash: InfoHash) -> Arc<Self> {
+    fn new(hash: InfoHash, pace: Pace) -> Arc<Self> {
         Arc::new(Self {
             hash,
-            torrent: OnceLock::new(),
+            torrent: Mutex::default(),
             work: Mutex::default(),
             hashing: Arc::new(Semaphore::new(hashes::READ_AT_ONCE)),
             downloaded: AtomicU64::new(0),
             uploaded: AtomicU64::new(0),
+            pace,
+            news: Notify::new(),
         })
+    }
+
+    fn torrent(&self) -> Option<Torrent> {
+        lock(&self.torrent).clone()
     }
 
     /// Tells every connection.

@@ -10,10 +10,18 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
 use super::table::Ended;
+use crate::route::special::Place;
 use crate::route::{BoxStream, Outside, RouteError};
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::mse;
 use crate::torrent::wire::PROTOCOL;
+
+/// A stream to a peer.
+pub(super) struct Opened {
+    pub(super) stream: BoxStream,
+    /// Who reads along on the way sees no handshake.
+    pub(super) encrypted: bool,
+}
 
 /// How long to wait for a connection: circuits to far peers take seconds.
 const CONNECT_TIME: Duration = Duration::from_secs(60);
@@ -33,23 +41,35 @@ pub enum Encryption {
     Off,
 }
 
-/// Opens a stream, or says how the attempt ended.
+/// Opens a stream, or says how the attempt ended. Streams to concealed peers are encrypted from end to end already: theirs go in the clear,
+/// whatever `encryption` says.
 pub(super) async fn open(
     outside: &dyn Outside,
     target: &Target,
     isolation: Isolation,
     torrent: InfoHash,
     encryption: Encryption,
-) -> Result<BoxStream, Ended> {
-    if encryption == Encryption::Off {
-        return connect(outside, target, isolation).await;
+) -> Result<Opened, Ended> {
+    let concealed = Place::is_concealed(target);
+    if encryption == Encryption::Off || concealed {
+        let stream = connect(outside, target, isolation).await?;
+        return Ok(Opened {
+            stream,
+            encrypted: concealed,
+        });
     }
     let stream = connect(outside, target, isolation).await?;
     let mut rng = StdRng::from_rng(&mut rand::rng());
     match timeout(KEY_TIME, mse::initiate(stream, torrent, &mut rng)).await {
-        Ok(Ok(stream)) => Ok(Box::new(stream)),
+        Ok(Ok(stream)) => Ok(Opened {
+            stream: Box::new(stream),
+            encrypted: true,
+        }),
         Ok(Err(_)) | Err(_) if encryption == Encryption::Required => Err(Ended::Unreached),
-        Ok(Err(_)) | Err(_) => connect(outside, target, isolation).await,
+        Ok(Err(_)) | Err(_) => Ok(Opened {
+            stream: connect(outside, target, isolation).await?,
+            encrypted: false,
+        }),
     }
 }
 

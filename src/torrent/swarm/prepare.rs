@@ -19,6 +19,8 @@ const SAMPLE: usize = 16;
 pub(super) struct Job {
     pub(super) info: Arc<Info>,
     pub(super) options: StorageOptions,
+    /// Everything is hashed, whatever the record says.
+    pub(super) verify: bool,
     /// Files that do not belong to the torrent may be overwritten.
     pub(super) overwrite: bool,
     pub(super) store: Arc<Store>,
@@ -40,7 +42,10 @@ impl Job {
             .load()
             .filter(|record| record.info == self.info.bytes && record.had.len() == pieces);
         let ours = record.is_some();
-        let had = match record.and_then(|record| self.trusted(&storage, &record)) {
+        let had = match record
+            .and_then(|record| self.trusted(&storage, &record))
+            .filter(|_| !self.verify)
+        {
             Some(had) => had,
             None if storage.any_exists()? => self.check(&storage, &Bits::full(pieces)),
             None => Bits::new(pieces),

@@ -53,6 +53,8 @@ pub(super) struct Seeker {
     pub(super) later: bool,
     pub(super) need: watch::Receiver<Need>,
     pub(super) sightings: mpsc::Sender<Sighting>,
+    /// Changes when the user wants others to be looked for again.
+    pub(super) again: watch::Receiver<u32>,
     pub(super) rng: StdRng,
 }
 
@@ -84,7 +86,14 @@ impl Seeker {
             };
             // Spread, so that torrents that were added together don't stay together.
             let spread = self.rng.random_range(0.75..1.25);
-            tokio::time::sleep(wait.mul_f64(spread)).await;
+            let asked = async {
+                if self.again.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                // However often the user wants it.
+                tokio::time::sleep(FIRST_WAIT).await;
+            };
+            let _ = tokio::time::timeout(wait.mul_f64(spread), asked).await;
         }
     }
 
@@ -183,6 +192,7 @@ mod tests {
             later: false,
             need: seen,
             sightings,
+            again: watch::channel(0).1,
             rng: StdRng::seed_from_u64(1),
         };
         let running = tokio::spawn(seeker.run());

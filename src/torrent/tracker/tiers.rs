@@ -24,12 +24,17 @@ struct Entry {
 pub struct TierList {
     tiers: Vec<Vec<Entry>>,
     resting_until: Option<Instant>,
+    /// When one answered last.
+    answered: Option<Instant>,
     /// Who answered last is an onion service.
     onion: bool,
 }
 
 /// Wait before an onion tracker is told what it was not told a moment ago.
 const HURRY: Duration = Duration::from_secs(5);
+
+/// No tracker is asked sooner after it answered, however often the user wants it.
+const NEVER_SOONER: Duration = Duration::from_secs(60);
 
 impl TierList {
     /// Takes the tiers of a torrent. URLs that no announce can ever go to are left out; `allow_private` as in
@@ -50,6 +55,7 @@ impl TierList {
         Self {
             tiers,
             resting_until: None,
+            answered: None,
             onion: false,
         }
     }
@@ -96,6 +102,7 @@ impl TierList {
                 tier.insert(0, entry);
             }
         }
+        self.answered = Some(now);
         self.resting_until = Some(now + interval);
         self.onion =
             Endpoint::parse(url, false).is_ok_and(|endpoint| Place::is_onion(&endpoint.target));
@@ -105,6 +112,16 @@ impl TierList {
     pub fn hurry(&mut self, now: Instant) {
         if let Some(until) = self.resting_until.filter(|_| self.onion) {
             self.resting_until = Some(until.min(now + HURRY));
+        }
+    }
+
+    /// The user wants to be announced again: those that rest are asked as soon as they may be, those that failed within
+    /// half a minute.
+    pub fn again(&mut self, now: Instant) {
+        let soonest = self.answered.map_or(now, |at| at + NEVER_SOONER);
+        self.resting_until = self.resting_until.map(|until| until.min(soonest));
+        for entry in self.tiers.iter_mut().flatten() {
+            entry.not_before = entry.not_before.map(|until| until.min(now + FIRST_BACKOFF));
         }
     }
 
@@ -237,6 +254,23 @@ mod tests {
             assert_eq!(list.next_url(now + HURRY).is_some(), wakes);
             assert_eq!(list.next_url(now + 10 * MINUTE), Some(url));
         }
+    }
+
+    #[test]
+    fn the_user_may_ask_again_but_not_more_often_than_each_minute() {
+        let (mut list, now) = (list(&[&[A]]), Instant::now());
+        list.succeeded(A, now, 30 * MINUTE);
+        list.again(now);
+        list.again(now + MINUTE / 2);
+        assert_eq!(list.next_url(now + MINUTE / 2), None);
+        assert_eq!(list.next_url(now + MINUTE), Some(A));
+        for _ in 0..9 {
+            list.failed(A, now + MINUTE);
+        }
+        assert_eq!(list.next_url(now + 2 * MINUTE), None);
+        list.again(now + 2 * MINUTE);
+        let soon = now + 2 * MINUTE + FIRST_BACKOFF;
+        assert_eq!(list.next_at(now + 2 * MINUTE), Some(soon));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{Driver, Phase};
 use crate::redact::Redacted;
-use crate::torrent::picker::PeerKey;
+use crate::torrent::picker::{PeerKey, Picker};
 use crate::torrent::resume::Record;
 use crate::torrent::storage::{Storage, StorageError, lock};
 use crate::torrent::swarm::announce::Counters;
@@ -29,6 +29,8 @@ impl Driver {
         let downloaded = self.shared.downloaded.load(Ordering::Relaxed);
         let uploaded = self.shared.uploaded.load(Ordering::Relaxed);
         self.rates = (self.down.tick(downloaded), self.up.tick(uploaded));
+        self.measure_peers();
+        self.hurry_readers();
         if self.seconds.is_multiple_of(CHOKE_EVERY) {
             self.choke();
             self.share_streams();
@@ -171,22 +173,18 @@ impl Driver {
     }
 
     pub(super) fn set_state(&mut self, state: State) {
-        let (pieces_done, done, connected) = {
+        let (pieces_done, done, total, connected) = {
             let work = lock(&self.shared.work);
             let ready = |seat: &&Arc<Seat>| seat.ready.load(Ordering::Relaxed);
-            let had = work
-                .picker
-                .as_ref()
-                .map(|p| (p.had().count(), p.had_bytes()));
-            let (pieces, bytes) = had.unwrap_or((0, 0));
-            (pieces, bytes, work.seats.values().filter(ready).count())
+            let picker = work.picker.as_ref();
+            let of = |p: &Picker| (p.had().count(), p.wanted_had_bytes(), p.wanted_bytes());
+            let before = self.info.as_ref().map_or(0, |info| info.content());
+            let (pieces, bytes, total) = picker.map_or((0, 0, before), of);
+            let ready = work.seats.values().filter(ready).count();
+            (pieces, bytes, total, ready)
         };
         let known = self.table.len();
         self.tell_need(connected, known);
-        let total = self.info.as_ref().map_or(0, |info| info.content());
-        let total = self.chosen.map_or(total, |chosen| chosen.total);
-        let surplus = self.chosen.map_or(0, |chosen| chosen.surplus);
-        let done = done.saturating_sub(surplus);
         let left = total.saturating_sub(done);
         let (down_rate, up_rate) = self.rates;
         let eta = (state == State::Downloading && down_rate > 0)

@@ -3,9 +3,11 @@
 mod clock;
 mod early;
 mod onions;
+mod peers;
 mod pex;
 mod seeds;
 mod seeking;
+mod steer;
 mod versions;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -15,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::rendezvous::Contact;
 use hushswarm_circuits::target::Target;
 use rand::rngs::StdRng;
@@ -26,15 +27,18 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use self::early::Early;
 use self::seeds::Rumours;
+use self::steer::{Contacts, Steered};
 use super::announce::{Answer, Counters};
 use super::choker::{Choker, SLOTS};
-use super::connection::{Connection, News};
+use super::connection::News;
 use super::gossip::{Gossip, Origin};
-use super::open::{Encryption, accepted, open};
+use super::open::Encryption;
 use super::pex::Pex;
 use super::progress::{Failure, Progress, Rate, State};
+use super::reader::{Reader, ReaderError};
 use super::seek::{Need, Sighting};
-use super::table::{Call, Ended, PeerTable, Way};
+use super::table::{Ended, PeerTable, Way};
+use super::view::{View, Wishes};
 use super::{Order, Shared, Torrent, prepare};
 use crate::dht::PeerFinder;
 use crate::route::special::Place;
@@ -43,21 +47,13 @@ use crate::torrent::extension::Exchange;
 use crate::torrent::gossip::{Concealed, OnionPeer, SeedBook};
 use crate::torrent::infohash::{InfoHash, InfoHashV2, PeerName};
 use crate::torrent::metainfo::Info;
+use crate::torrent::pace::Pace;
 use crate::torrent::peer::CloseReason;
 use crate::torrent::picker::{Bits, Geometry, PeerKey, Picker};
 use crate::torrent::resume::{Record, Store};
 use crate::torrent::select::Selection;
 use crate::torrent::storage::{Report, Storage, StorageError, StorageOptions, lock};
 use crate::torrent::tracker::TrackerClient;
-
-/// Most connections and calls that we open ourselves.
-const MAX_CONNECTED: usize = 40;
-
-/// Most connections in all, with those that came to us.
-const MAX_CONNECTIONS: usize = 60;
-
-/// Streams that came while files were being checked and wait, at most.
-const MAX_WAITING: usize = 16;
 
 /// Places that the choker fills, with that of the lucky one.
 const MAX_UNCHOKED: usize = SLOTS + 1;
@@ -103,6 +99,10 @@ pub(crate) enum Command {
     Told(Target),
     /// Try again now, after the disk refused.
     Retry,
+    /// What does it look like?
+    View(oneshot::Sender<View>),
+    /// Read the file of this number.
+    Read(usize, oneshot::Sender<Result<Reader, ReaderError>>),
     /// Write everything, record, end.
     Stop(oneshot::Sender<()>),
 }
@@ -135,6 +135,10 @@ pub(crate) struct Setup {
     pub(crate) own: watch::Receiver<Vec<OnionPeer>>,
     /// How our own hidden seed is reached, while it is.
     pub(crate) own_seed: watch::Receiver<Option<Contact>>,
+    /// What the user wishes while it runs.
+    pub(crate) wishes: watch::Receiver<Wishes>,
+    /// How fast blocks may go.
+    pub(crate) pace: Pace,
     /// Who knows where hidden seeds are introduced.
     pub(crate) seeds: Option<Arc<dyn SeedBook>>,
 }
@@ -180,6 +184,11 @@ pub(crate) struct Driver {
     unchoked: BTreeSet<PeerKey>,
     /// Counters of the last round, by peer: what it gave and what it took.
     merits: BTreeMap<PeerKey, (u64, u64)>,
+    /// Calls and connections, those that came too.
+    contacted: Contacts,
+    steered: Steered,
+    /// Counts how often trackers and the DHT are to be asked again.
+    again: watch::Sender<u32>,
     news: mpsc::Receiver<News>,
     news_sender: mpsc::Sender<News>,
     reports: mpsc::Receiver<Report>,
@@ -214,8 +223,6 @@ pub(crate) struct Driver {
     rates: (u64, u64),
     tracker_status: Option<String>,
     dht_status: Option<String>,
-    /// What the choice of files makes of the progress, where there is one.
-    chosen: Option<versions::Chosen>,
     rng: StdRng,
 }
 
@@ -230,6 +237,7 @@ enum Woken {
     Record(Option<Record>),
     Prepared(Option<Prepared>),
     Recorded(Option<Result<(), StorageError>>),
+    Wishes,
     Tick,
 }
 
@@ -263,11 +271,11 @@ impl Driver {
                 let usual = Concealed::from_target(target).and_then(|peer| peer.to_target());
                 table.add_onion(now, usual.as_ref().unwrap_or(target), streams);
             } else {
-                table.add(now, way_to(target));
+                table.add(now, peers::way_to(target));
             }
         }
         let mut driver = Self {
-            shared: Shared::new(setup.hash),
+            shared: Shared::new(setup.hash, setup.pace.clone()),
             info: setup.info.clone(),
             store,
             phase,
@@ -285,6 +293,9 @@ impl Driver {
             choker: Choker::default(),
             unchoked: BTreeSet::new(),
             merits: BTreeMap::new(),
+            contacted: Contacts::new(),
+            steered: Steered::default(),
+            again: watch::channel(0).0,
             news,
             news_sender,
             reports,
@@ -313,7 +324,6 @@ impl Driver {
             rates: (0, 0),
             tracker_status: None,
             dht_status: None,
-            chosen: None,
             rng,
             setup,
         };
@@ -337,6 +347,7 @@ impl Driver {
                 Some(sighting) = self.sightings.recv() => Woken::Sighting(sighting),
                 woken = next_step(&mut self.phase) => woken,
                 done = finish(&mut self.recording) => Woken::Recorded(done),
+                Ok(()) = self.setup.wishes.changed() => Woken::Wishes,
                 _ = tick.tick() => Woken::Tick,
             };
             match woken {
@@ -348,6 +359,10 @@ impl Driver {
                 }
                 Woken::Command(Some(Command::Told(_))) => {}
                 Woken::Command(Some(Command::Retry)) => self.retry(),
+                Woken::Command(Some(Command::View(answer))) => {
+                    let _ = answer.send(self.view());
+                }
+                Woken::Command(Some(Command::Read(file, answer))) => self.read_file(file, answer),
                 Woken::Command(Some(Command::Stop(done))) => {
                     self.end(State::Stopped).await;
                     let _ = done.send(());
@@ -361,7 +376,11 @@ impl Driver {
                 Woken::Record(record) => self.started(record),
                 Woken::Prepared(prepared) => self.prepared(prepared),
                 Woken::Recorded(result) => self.recorded(result),
+                Woken::Wishes => self.take_wishes(),
                 Woken::Tick => self.tick(),
+            }
+            if self.steered.verify {
+                self.verify().await;
             }
             if self.is_complete() && !self.setup.seed_after {
                 self.end(State::Done).await;
@@ -394,13 +413,6 @@ impl Driver {
         self.proceed();
     }
 
-    /// Takes in those who came while it was not yet known what is there.
-    pub(super) fn accept_waiting(&mut self) {
-        for visitor in std::mem::take(&mut self.waiting) {
-            self.accept(visitor);
-        }
-    }
-
     pub(super) fn check(&mut self) {
         let Some(info) = self.info.clone() else {
             return;
@@ -408,6 +420,7 @@ impl Driver {
         self.checked.store(0, Ordering::Relaxed);
         let job = prepare::Job {
             info,
+            verify: std::mem::take(&mut self.steered.verify),
             options: self.setup.storage.clone(),
             overwrite: self.setup.overwrite,
             store: Arc::clone(&self.store),
@@ -423,11 +436,10 @@ impl Driver {
         };
         match prepared {
             Some(Ok((storage, had))) => {
-                let Some(wanted) = self.setup.select.pieces(&info) else {
+                if self.choose_files(&info).is_none() {
                     return self.fail(Failure::Selection);
-                };
-                let mut picker = Picker::new(Geometry::of(&info), had, self.rng.random());
-                self.chosen = versions::choose(&mut picker, &wanted);
+                }
+                let picker = Picker::new(Geometry::of(&info), had, self.rng.random());
                 let torrent = Torrent {
                     info,
                     storage: Arc::clone(&storage),
@@ -436,8 +448,8 @@ impl Driver {
                 work.picker = Some(picker);
                 work.fetch = None;
                 drop(work);
-                // Set once: a retry comes only before the first success.
-                let _ = self.shared.torrent.set(torrent);
+                *lock(&self.shared.torrent) = Some(torrent);
+                self.steer();
                 self.paused = None;
                 self.phase = Phase::Active { storage };
                 self.shared.broadcast(&Order::Torrent);
@@ -484,132 +496,6 @@ impl Driver {
         }
     }
 
-    /// Opens connections, as many as there is room for.
-    fn call_peers(&mut self) {
-        match self.phase {
-            Phase::Metadata | Phase::Active { .. } => {}
-            Phase::Starting(_) | Phase::Checking(_) | Phase::Waiting | Phase::Over => return,
-        }
-        let now = Instant::now().into_std();
-        while self.calling.len() < MAX_CONNECTED {
-            let Some(call) = self.table.next(now) else {
-                return;
-            };
-            let concealed = Place::is_concealed(&call.target);
-            if concealed && !self.may_call(now, &call) {
-                continue;
-            }
-            let exchange = self.exchange(concealed, !call.first);
-            let names = self.names_for(call.target.socket_addr());
-            if let Some(addr) = call.target.socket_addr() {
-                self.pex.calls(call.key, addr);
-            }
-            let Call {
-                key, target, lane, ..
-            } = call;
-            let isolation = Isolation::new("swarm", &self.setup.hash.0, lane);
-            let outside = Arc::clone(&self.setup.outside);
-            let shared = Arc::clone(&self.shared);
-            let news = self.news_sender.clone();
-            self.calling.insert(key);
-            let torrent = names.0.unwrap_or(self.setup.hash);
-            let encryption = if concealed {
-                Encryption::Off
-            } else {
-                self.setup.encryption
-            };
-            self.calls.spawn(async move {
-                let stream = match open(&*outside, &target, isolation, torrent, encryption).await {
-                    Ok(stream) => stream,
-                    Err(ended) => return (key, ended, None),
-                };
-                let connection = Connection::new(shared, key, true, names, news);
-                let connection = connection.offer(exchange);
-                let reason = connection.run(stream).await;
-                (key, how_ended(reason), Some(reason))
-            });
-        }
-    }
-
-    fn accept(&mut self, visitor: Visitor) {
-        match self.phase {
-            Phase::Metadata | Phase::Active { .. } => {}
-            Phase::Starting(_) | Phase::Checking(_) | Phase::Waiting => {
-                if self.waiting.len() < MAX_WAITING {
-                    self.waiting.push_back(visitor);
-                }
-                return;
-            }
-            Phase::Over => return,
-        }
-        if self.calls.len() >= MAX_CONNECTIONS && !self.make_room() {
-            return;
-        }
-        let key = self.table.add_incoming();
-        let origin = match visitor.via {
-            Via::Address => None,
-            Via::Onion => Some(Origin::ToOnion),
-            Via::Hidden => Some(Origin::ToSeed),
-        };
-        let exchange = self.exchange(origin.is_some(), false);
-        if let Some(origin) = origin {
-            self.origins.insert(key, origin);
-        }
-        let (shared, news) = (Arc::clone(&self.shared), self.news_sender.clone());
-        let names = self.names_for(None);
-        let torrents = [Some(self.setup.hash), names.1].into_iter().flatten();
-        self.calls.spawn(async move {
-            let heard = match visitor.via {
-                Via::Address => accepted(visitor.stream, torrents).await,
-                Via::Onion | Via::Hidden => Some((visitor.stream, visitor.said)),
-            };
-            let Some((stream, said)) = heard else {
-                return (key, Ended::Closed, None);
-            };
-            let connection = Connection::new(shared, key, false, names, news);
-            let mut connection = connection.offer(exchange);
-            connection.feed(&said);
-            let reason = connection.run(stream).await;
-            (key, how_ended(reason), Some(reason))
-        });
-    }
-
-    /// Ends the connection of a visitor on which nothing has moved for a while, so that many who only hold the door don't keep
-    /// others out. Those whom we called have places of their own.
-    fn make_room(&mut self) -> bool {
-        let visitor = |key| !self.calling.contains(&key);
-        let Some(key) = self.choker.stillest(visitor) else {
-            return false;
-        };
-        self.choker.forget(key);
-        self.shared.order(key, Order::Close(CloseReason::ByUs));
-        true
-    }
-
-    fn connection_ended(
-        &mut self,
-        ended: Result<(PeerKey, Ended, Option<CloseReason>), tokio::task::JoinError>,
-    ) {
-        let Ok((key, how, reason)) = ended else {
-            // A panic: its peer stays busy, which keeps it from doing it again.
-            tracing::warn!("a connection failed; please report this");
-            return;
-        };
-        tracing::debug!(peer = key.0, ?how, reason = ?reason, "connection ended");
-        self.calling.remove(&key);
-        self.unchoked.remove(&key);
-        self.merits.remove(&key);
-        self.choker.forget(key);
-        self.no_network = how == Ended::NoNetwork;
-        if reason == Some(CloseReason::Lied) {
-            self.table.ban(key);
-        }
-        let now = Instant::now().into_std();
-        self.table.ended(now, key, how, &mut self.rng);
-        self.onion_ended(now, key);
-        self.pex.closed(key);
-    }
-
     fn hear(&mut self, news: News) {
         match news {
             News::Ready(key) => {
@@ -629,7 +515,6 @@ impl Driver {
             }
             News::Layers(files) => self.layers_came(*files),
             News::Liars(liars) => liars.into_iter().for_each(|key| self.ban(key)),
-            News::Liar(key) => self.ban(key),
             News::Extensions(key, Exchange::Public, true) => {
                 self.pex.opened(Instant::now().into_std(), key);
             }
@@ -679,6 +564,7 @@ impl Driver {
                 self.unrecorded = true;
                 work.doubts.passed(piece);
                 let liars = picker.passed(piece, &digests);
+                self.shared.news.notify_waiters();
                 for seat in work.seats.values() {
                     seat.order(Order::Have(piece));
                 }
@@ -728,54 +614,41 @@ impl Driver {
         self.calls.shutdown().await;
         self.announcer.shutdown().await;
         self.seeker.shutdown().await;
+        if let Phase::Active { storage } = std::mem::replace(&mut self.phase, Phase::Over) {
+            self.settle_down(storage).await;
+        }
+        self.set_state(state);
+    }
+
+    /// Waits until what has come is written, and records it.
+    async fn settle_down(&mut self, storage: Arc<Storage>) {
         if let Some(recording) = self.recording.take() {
             let _ = recording.await;
         }
-        if let Phase::Active { storage } = std::mem::replace(&mut self.phase, Phase::Over) {
-            loop {
-                tokio::select! {
-                    Some(report) = self.reports.recv() => self.take_report(report),
-                    () = storage.idle() => break,
-                }
-            }
-            while let Ok(report) = self.reports.try_recv() {
-                self.take_report(report);
-            }
-            if self.setup.storage.write
-                && let Some(save) = self.saver(storage)
-            {
-                let result = tokio::task::spawn_blocking(save).await.ok();
-                self.recorded(result);
+        loop {
+            tokio::select! {
+                Some(report) = self.reports.recv() => self.take_report(report),
+                () = storage.idle() => break,
             }
         }
-        self.set_state(state);
+        while let Ok(report) = self.reports.try_recv() {
+            self.take_report(report);
+        }
+        if self.setup.storage.write
+            && let Some(save) = self.saver(storage)
+        {
+            let result = tokio::task::spawn_blocking(save).await.ok();
+            self.recorded(result);
+        }
     }
 }
 
 /// What waits to be written is dropped, so that a torrent started anew does not meet a late write.
 impl Drop for Driver {
     fn drop(&mut self) {
-        if let Some(torrent) = self.shared.torrent.get() {
+        if let Some(torrent) = self.shared.torrent() {
             torrent.storage.close();
         }
-    }
-}
-
-fn how_ended(reason: CloseReason) -> Ended {
-    if reason.is_fault() {
-        Ended::Fault
-    } else if matches!(reason, CloseReason::BothComplete | CloseReason::Twice) {
-        Ended::Useless
-    } else {
-        Ended::Closed
-    }
-}
-
-/// An address is a peer's name; a host name is looked up at the exit.
-fn way_to(target: &Target) -> Way {
-    match target.socket_addr() {
-        Some(addr) => Way::Named(PeerName::Public(SocketAddr::new(addr.ip(), addr.port()))),
-        None => Way::Host(target.clone()),
     }
 }
 

@@ -25,7 +25,7 @@ impl Driver {
         if self.info.is_some() {
             self.sought = Vec::new();
         }
-        let names = [Some(self.setup.hash), self.name_to_seek()];
+        let names = [Some(self.setup.hash), self.public_second_name()];
         for hash in names.into_iter().flatten().skip(self.seeker.len()) {
             self.seek_by(hash);
         }
@@ -42,6 +42,7 @@ impl Driver {
             later: others && self.info.is_none(),
             need: self.need.subscribe(),
             sightings: self.sighting_sender.clone(),
+            again: self.again.subscribe(),
             rng: StdRng::from_rng(&mut self.rng),
         };
         self.seeker.spawn(seeker.run());

@@ -1,5 +1,4 @@
-//! The driver's part in torrents of version 2 and hybrid ones (BEP 52): their second name, and the hashes of their pieces; and in the
-//! choice of files.
+//! The driver's part in torrents of version 2 and hybrid ones (BEP 52): their second name, and the hashes of their pieces.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,9 +6,9 @@ use std::sync::Arc;
 use super::{Driver, Phase};
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::metainfo::Info;
-use crate::torrent::picker::{Bits, Picker};
 use crate::torrent::storage::lock;
 use crate::torrent::swarm::announce::Announcer;
+use crate::torrent::swarm::connection::Names;
 use crate::torrent::swarm::metadata::Fetch;
 use crate::torrent::tracker::TierList;
 use crate::torrent::v2::HashedFiles;
@@ -32,13 +31,13 @@ impl Driver {
     }
 
     /// By which name to call this peer, and the name of version 2. Who was found by the second may know it alone.
-    pub(super) fn names_for(
-        &self,
-        peer: Option<SocketAddr>,
-    ) -> (Option<InfoHash>, Option<InfoHash>) {
+    pub(super) fn names_for(&self, peer: Option<SocketAddr>) -> Names {
         let second = self.second_name();
         let by_second = peer.is_some_and(|peer| self.second_peers.contains(&peer));
-        (second.filter(|_| by_second), self.v2_name())
+        Names {
+            call: second.filter(|_| by_second),
+            v2: self.v2_name(),
+        }
     }
 
     /// Notes who was found by which name.
@@ -54,7 +53,7 @@ impl Driver {
 
     /// The same where anybody may hear of it: once it is known that the torrent is not private. Trackers and the DHT learn the first
     /// name alone until then, and of a private torrent for good.
-    fn public_second_name(&self) -> Option<InfoHash> {
+    pub(super) fn public_second_name(&self) -> Option<InfoHash> {
         let public = self.info.as_ref().is_some_and(|info| !info.private);
         self.second_name().filter(|_| public)
     }
@@ -74,6 +73,7 @@ impl Driver {
             counters: self.counters.subscribe(),
             answers: self.answer_sender.clone(),
             own: self.setup.own.clone(),
+            again: self.again.subscribe(),
         };
         self.announcer.spawn(announcer.run());
     }
@@ -86,11 +86,6 @@ impl Driver {
             self.announces_second = true;
             self.announce(name);
         }
-    }
-
-    /// The name to look up in the DHT besides the usual one.
-    pub(super) fn name_to_seek(&self) -> Option<InfoHash> {
-        self.public_second_name()
     }
 
     /// Goes on to what has to be known first: the metadata, the hashes of its pieces, the files.
@@ -126,33 +121,4 @@ impl Driver {
         lock(&self.shared.work).layers = None;
         self.check();
     }
-}
-
-/// How a choice of files shows in the progress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Chosen {
-    /// Bytes of the pieces that are wanted.
-    pub(super) total: u64,
-    /// Bytes of pieces that were there already and are not wanted.
-    pub(super) surplus: u64,
-}
-
-/// Lets a picker want these pieces alone. `None`: they are all.
-pub(super) fn choose(picker: &mut Picker, wanted: &Bits) -> Option<Chosen> {
-    if wanted.is_full() {
-        return None;
-    }
-    let (mut total, mut surplus) = (0, 0);
-    for piece in 0..wanted.len() {
-        let len = u64::from(picker.geometry().len_of(piece));
-        if wanted.get(piece) {
-            total += len;
-            continue;
-        }
-        if picker.had().get(piece) {
-            surplus += len;
-        }
-        picker.set_wanted(piece, false);
-    }
-    Some(Chosen { total, surplus })
 }
