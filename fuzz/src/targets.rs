@@ -36,6 +36,8 @@ use hushswarm_circuits::target::Target;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+#[path = "targets/daemon.rs"]
+mod daemon;
 #[path = "targets/encryption.rs"]
 mod encryption;
 #[path = "targets/exchange.rs"]
@@ -55,6 +57,7 @@ mod trackers;
 #[path = "targets/trees.rs"]
 mod trees;
 
+pub use daemon::{rpc_call, rpc_head};
 pub use encryption::encrypted_stream;
 pub use exchange::peer_exchange;
 pub use guests::guest_scrub;
@@ -123,6 +126,8 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("relay_config", relay_config),
     ("relay_list", relay_list),
     ("routes_file", routes_file),
+    ("rpc_call", rpc_call),
+    ("rpc_head", rpc_head),
     ("sealed_records", sealed_records),
     ("socks_datagram", socks_datagram),
     ("socks_request", socks_request),

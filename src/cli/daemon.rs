@@ -32,7 +32,7 @@ use crate::route::gate::Gate;
 use crate::route::policy::Policy;
 use crate::rpc::access::{Access, RPC_PATH};
 use crate::state::StateDir;
-use crate::torrent::engine::{Encryption, Job, Options};
+use crate::torrent::engine::{Encryption, Job, Limits, Options};
 
 /// Where programs expect the RPC of Transmission.
 pub(super) const DEFAULT_LISTEN: &str = "127.0.0.1:9091";
@@ -354,7 +354,9 @@ impl Starter for Ours {
         })
     }
 
-    fn limit(&self, _down: Option<u64>, _up: Option<u64>) {}
+    fn limit(&self, down: Option<u64>, up: Option<u64>) {
+        self.options.limits.set(Limits { down, up });
+    }
 
     fn ways(&self) -> Ways {
         Ways {

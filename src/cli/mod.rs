@@ -15,7 +15,7 @@ pub mod leaktest;
 pub mod log;
 pub mod network;
 pub mod onion_key;
-mod papers;
+pub mod papers;
 pub mod progress;
 pub mod proxy;
 pub mod relay;

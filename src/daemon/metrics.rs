@@ -11,6 +11,7 @@ use crate::rpc::torrent::Status;
 /// Writes them.
 pub(super) fn text<'a>(
     torrents: impl Iterator<Item = &'a Torrent>,
+    kinds: [u64; 3],
     ways: Ways,
     totals: Totals,
 ) -> String {
@@ -22,7 +23,7 @@ pub(super) fn text<'a>(
         ("seed_queued", Status::SeedWait, 0),
         ("seeding", Status::Seed, 0),
     ];
-    let (mut down, mut up, mut peers, mut known, mut halted) = (0, 0, 0, 0, 0_u64);
+    let (mut down, mut up, mut known, mut halted) = (0, 0, 0, 0_u64);
     for torrent in torrents {
         let status = torrent.status();
         for (_, state, count) in &mut states {
@@ -32,7 +33,6 @@ pub(super) fn text<'a>(
         if let Some(progress) = &torrent.progress {
             down += progress.down_rate;
             up += progress.up_rate;
-            peers += progress.connected as u64;
             known += progress.known as u64;
         }
     }
@@ -47,6 +47,15 @@ pub(super) fn text<'a>(
     head(&mut out, "torrents", "gauge", "Torrents by what they do.");
     for (name, _, count) in states {
         let _ = writeln!(out, "hushswarm_torrents{{state=\"{name}\"}} {count}");
+    }
+    head(
+        &mut out,
+        "peers_connected",
+        "gauge",
+        "Peers connected, of all torrents.",
+    );
+    for (name, count) in ["public", "onion", "hidden"].iter().zip(kinds) {
+        let _ = writeln!(out, "hushswarm_peers_connected{{kind=\"{name}\"}} {count}");
     }
     for (name, kind, help, value) in [
         (
@@ -85,12 +94,6 @@ pub(super) fn text<'a>(
             "counter",
             "Seconds since the start.",
             totals.seconds,
-        ),
-        (
-            "peers_connected",
-            "gauge",
-            "Peers connected, of all torrents.",
-            peers,
         ),
         (
             "peers_known",

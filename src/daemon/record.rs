@@ -56,7 +56,7 @@ pub(super) struct Record {
     pub(super) idle: u64,
     pub(super) idle_mode: u8,
     pub(super) sequential: bool,
-    /// Numbers of files, padding not counted.
+    /// Numbers of files, padding not counted, in order.
     pub(super) unwanted: Vec<u32>,
     pub(super) high: Vec<u32>,
     pub(super) low: Vec<u32>,
@@ -95,9 +95,9 @@ impl Record {
 
     /// How much a file is wanted, among those that are.
     pub(super) fn priority(&self, file: u32) -> Priority {
-        if self.high.contains(&file) {
+        if self.high.binary_search(&file).is_ok() {
             Priority::High
-        } else if self.low.contains(&file) {
+        } else if self.low.binary_search(&file).is_ok() {
             Priority::Low
         } else {
             Priority::Normal
@@ -242,8 +242,11 @@ impl Store {
 
     fn read(&self, name: &str) -> Option<Kept> {
         let text = self.dir.read(name, MAX_ENTRY).ok()??;
-        let record: Record = serde_json::from_slice(&text).ok()?;
+        let mut record: Record = serde_json::from_slice(&text).ok()?;
         let hash = record.infohash()?;
+        for files in [&mut record.unwanted, &mut record.high, &mut record.low] {
+            files.sort_unstable();
+        }
         let own = name.strip_suffix(".json") == Some(record.hash.as_str());
         if record.version != VERSION || !own || !record.download_dir.starts_with('/') {
             return None;

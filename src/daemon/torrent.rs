@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Mutex;
+
 use super::queue::{Given, Item, Limits};
 use super::record::{Kept, Record};
 use super::steer::Seen;
@@ -41,6 +43,10 @@ pub(super) struct Torrent {
     pub(super) verify: bool,
     /// Why it can't go on until somebody starts it.
     pub(super) halted: Option<String>,
+    /// Its files are on their way to another folder.
+    pub(super) moving: bool,
+    /// Held by who works with its files after its run: one after another.
+    pub(super) turn: Arc<Mutex<()>>,
     /// How it was last.
     pub(super) progress: Option<Progress>,
     /// What of this run stands in the record already: bytes received and given.
@@ -62,6 +68,8 @@ impl Torrent {
             forced: false,
             verify: false,
             halted: None,
+            moving: false,
+            turn: Arc::default(),
             progress: None,
             counted: (0, 0),
             dirty: false,
@@ -375,7 +383,7 @@ impl Torrent {
             name: entry.path.join("/"),
             length: entry.len,
             done: done.next().unwrap_or(0),
-            wanted: !self.record.unwanted.contains(&number),
+            wanted: self.record.unwanted.binary_search(&number).is_err(),
             priority: self.record.priority(number),
         };
         (0..).zip(bytes::files(info)).map(file).collect()

@@ -37,6 +37,8 @@ const TICK: Duration = Duration::from_secs(1);
 const SAVE_AFTER: u64 = 60;
 /// Numbers of removed torrents that are remembered for programs that ask what went lately.
 const MAX_REMOVED: usize = 1000;
+/// Seconds after a start in which a torrent has taken up what it was told at first.
+const SETTLED: u64 = 3;
 /// How long the end waits for torrents to write down what they have: below the 90 s that a service manager waits.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -195,7 +197,7 @@ impl Owner {
                         let _ = answer.send(result);
                     }
                     Some(Order::Metrics(answer)) => {
-                        let _ = answer.send(self.metrics());
+                        let _ = answer.send(self.metrics().await);
                     }
                     Some(Order::Stop) | None => break,
                 },
@@ -314,7 +316,10 @@ impl Owner {
             | State::Done
             | State::Stopped => {}
         }
-        torrent.verify = false;
+        // What it was asked for while it began is taken up a moment after it has begun.
+        if now.saturating_sub(torrent.record.started) >= SETTLED {
+            torrent.verify = false;
+        }
         let given = torrent.given(now);
         if torrent.record.is_complete()
             && !torrent.record.paused
@@ -388,7 +393,11 @@ impl Owner {
         };
         let info = torrent.info.clone();
         let from = PathBuf::from(&torrent.record.download_dir);
+        torrent.moving = location.is_some();
+        let turn = Arc::clone(&torrent.turn).try_lock_owned();
         self.ending.spawn(async move {
+            // Free, since nobody else works with a torrent that is not busy.
+            let _turn = turn;
             let progress = match running {
                 Some(running) => Some(running.handle.stop().await),
                 None => None,
@@ -426,6 +435,7 @@ impl Owner {
             torrent.take(progress, unix_now(), 0);
         }
         torrent.run = Run::Idle;
+        torrent.moving = false;
         torrent.progress = None;
         match ended.then {
             Then::Moved(to, Ok(())) => torrent.record.download_dir = to,
@@ -445,13 +455,13 @@ impl Owner {
 
     /// Takes a torrent out. Its entry goes at once, its files when it has stopped.
     async fn remove(&mut self, hash: InfoHash, delete: bool) -> Result<(), String> {
-        let Some(name) = self
-            .torrents
-            .get(&hash)
-            .map(|torrent| torrent.record.hash.clone())
-        else {
+        let Some(torrent) = self.torrents.get(&hash) else {
             return Ok(());
         };
+        if torrent.moving {
+            return Err("the torrent is on its way to another folder: try again".to_owned());
+        }
+        let name = torrent.record.hash.clone();
         let store = Arc::clone(&self.store);
         let removed = tokio::task::spawn_blocking(move || store.remove(&name)).await;
         if let Ok(Err(error)) = removed
@@ -472,7 +482,10 @@ impl Owner {
         self.leaving.insert(hash);
         let root = PathBuf::from(&torrent.record.download_dir);
         let (run, info) = (torrent.run, torrent.info.filter(|_| delete));
+        let turn = torrent.turn;
         self.ending.spawn(async move {
+            // It may be stopping.
+            let _turn = turn.lock_owned().await;
             if let Run::Running(running) = run {
                 running.handle.stop().await;
             }
@@ -545,9 +558,22 @@ impl Owner {
         self.starter.limit(down, up);
     }
 
-    fn metrics(&self) -> String {
+    async fn metrics(&self) -> String {
+        let running = self
+            .torrents
+            .values()
+            .filter_map(|torrent| match &torrent.run {
+                Run::Running(running) => Some(steer::kinds(&running.handle)),
+                Run::Idle | Run::Busy => None,
+            });
+        let mut kinds = [0; 3];
+        for of_one in join_all(running).await {
+            for (sum, count) in kinds.iter_mut().zip(of_one) {
+                *sum += count;
+            }
+        }
         let torrents = self.torrents.values();
-        metrics::text(torrents, self.starter.ways(), self.current)
+        metrics::text(torrents, kinds, self.starter.ways(), self.current)
     }
 
     /// Stops all, and writes down how they are.
