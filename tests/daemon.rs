@@ -69,11 +69,10 @@ impl<'a> Daemon<'a> {
             if wanted(&out) {
                 return out;
             }
-            assert!(
-                Instant::now() < deadline && self.process.exit_status().is_none(),
-                "{args:?}: {out}{}",
-                self.process.tails()
-            );
+            if Instant::now() >= deadline || self.process.exit_status().is_some() {
+                let metrics = self.curl("/metrics", &["-u", &self.who]).1;
+                panic!("{args:?}: {out}\n{metrics}{}", self.process.tails());
+            }
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -102,14 +101,11 @@ impl<'a> Daemon<'a> {
             .arg(format!("http://{}{path}", self.at));
         let (_, out, _) = outcome(command);
         // Behind what let it send its body.
-        let lines = out
+        let mut lines = out
             .lines()
             .filter_map(|line| line.strip_prefix("HTTP/1.1 "));
-        let status = lines
-            .last()
-            .and_then(|line| line.get(..3))
-            .unwrap_or_default();
-        let status = status.to_owned();
+        let status = lines.next_back().and_then(|line| line.get(..3));
+        let status = status.unwrap_or_default().to_owned();
         (status, out)
     }
 }
@@ -175,8 +171,9 @@ fn transmission_remote_drives_it_and_all_stays_over_a_stop_and_a_kill() {
     });
 
     // By file, resting, and only one of its files.
-    daemon.order(&["-a", album.file.to_str().unwrap(), "--start-paused"]);
+    daemon.order(&["-a", album.file.to_str().unwrap()]);
     daemon.order(&["-t", "2", "-G", "0"]);
+    daemon.order(&["-t", "2", "-S"]);
     daemon.order(&["-t", "2", "-L", "music,test"]);
     let files = daemon.remote(&["-t", "2", "-f"]);
     let line = |name: &str| {

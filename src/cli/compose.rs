@@ -192,7 +192,7 @@ fn peers(source: &Source) -> &[Target] {
 }
 
 /// The onion services that this names: whoever takes it has chosen them.
-fn chosen(source: &Source) -> Chosen {
+pub(super) fn chosen(source: &Source) -> Chosen {
     let peers = peers(source).iter().filter_map(|peer| match &peer.host {
         Host::Name(name) => OnionKey::of_host(name.as_str()),
         Host::Ip(_) => None,
@@ -285,23 +285,4 @@ async fn share(tor: &OurTor, door: &OnionDoor) {
         () = tor.key_needed() => tracing::warn!("sharing nothing any more: an onion peer lets in only some"),
     }
     door.close();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::torrent::magnet::Magnet;
-
-    #[test]
-    fn the_onion_services_of_a_link_are_chosen_and_no_others() {
-        let name = |byte: u8| OnionKey([byte; 32]).address();
-        let [peer, tracker, udp, other] = [1, 2, 3, 4].map(name);
-        let link = format!(
-            "magnet:?xt=urn:btih:{}&x.pe={peer}:6881&x.pe=192.0.2.1:5&tr=http://www.{tracker}/a&tr=udp://{udp}:1/a&tr=http://t.test/",
-            "07".repeat(20)
-        );
-        let chosen = chosen(&Source::Magnet(Magnet::parse(&link).unwrap()));
-        assert!(chosen.has(&peer) && chosen.has(&tracker));
-        assert!(!chosen.has(&udp) && !chosen.has(&other) && !chosen.has("t.test"));
-    }
 }

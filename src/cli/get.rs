@@ -332,3 +332,23 @@ pub fn read_source(text: &str) -> Result<Source, Error> {
     let metainfo = Metainfo::parse(&bytes).map_err(|error| bad(error.to_string()))?;
     Ok(Source::Metainfo(metainfo))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::compose::chosen;
+    use crate::onion::OnionKey;
+
+    #[test]
+    fn the_onion_services_of_a_link_are_chosen_and_no_others() {
+        let name = |byte: u8| OnionKey([byte; 32]).address();
+        let [peer, tracker, udp, other] = [1, 2, 3, 4].map(name);
+        let link = format!(
+            "magnet:?xt=urn:btih:{}&x.pe={peer}:6881&x.pe=192.0.2.1:5&tr=http://www.{tracker}/a&tr=udp://{udp}:1/a&tr=http://t.test/",
+            "07".repeat(20)
+        );
+        let chosen = chosen(&Source::Magnet(Magnet::parse(&link).unwrap()));
+        assert!(chosen.has(&peer) && chosen.has(&tracker));
+        assert!(!chosen.has(&udp) && !chosen.has(&other) && !chosen.has("t.test"));
+    }
+}

@@ -35,7 +35,7 @@ pub(super) fn turns(items: &[Item], settings: &Settings) -> Vec<bool> {
 }
 
 /// Moves the chosen ones; they stay in order among themselves.
-pub(super) fn shift<T: Copy + PartialEq>(order: &mut Vec<T>, chosen: &[T], way: Move) {
+pub(super) fn shift<T: Copy + PartialEq>(order: &mut [T], chosen: &[T], way: Move) {
     let is_chosen = |one: &T| chosen.contains(one);
     match way {
         Move::Top => order.sort_by_key(|one| !is_chosen(one)),

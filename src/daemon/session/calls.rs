@@ -129,6 +129,7 @@ impl Owner {
         table: bool,
     ) -> Map<String, serde_json::Value> {
         let (now, costly) = (unix_now(), torrent::is_costly(fields));
+        let before = self.counters();
         let mut views = Vec::new();
         for hash in self.chosen(ids) {
             let had = if costly { self.had(hash).await } else { None };
@@ -146,6 +147,7 @@ impl Owner {
             }
             views.push(view);
         }
+        self.count(before);
         let removed = (*ids == Ids::RecentlyActive).then(|| {
             let recent = |(_, then): &&(i64, u64)| now.saturating_sub(*then) <= RECENT;
             let ids = self.removed.iter().filter(recent).map(|(id, _)| *id);

@@ -247,7 +247,7 @@ impl Owner {
     }
 
     /// Bytes received and given, of all torrents that are there.
-    fn counters(&self) -> (u64, u64) {
+    pub(super) fn counters(&self) -> (u64, u64) {
         let sum = |pick: fn(&Record) -> u64| {
             let all = self.torrents.values();
             all.fold(0_u64, |sum, torrent| {
@@ -261,7 +261,7 @@ impl Owner {
     }
 
     /// Adds what came since to the sums.
-    fn count(&mut self, before: (u64, u64)) {
+    pub(super) fn count(&mut self, before: (u64, u64)) {
         let after = self.counters();
         for totals in [&mut self.ever, &mut self.current] {
             totals.downloaded += after.0.saturating_sub(before.0);
@@ -440,11 +440,11 @@ impl Owner {
         match ended.then {
             Then::Moved(to, Ok(())) => torrent.record.download_dir = to,
             Then::Moved(_, Err(error)) => {
-                torrent.halted = Some(match error.kind() {
-                    io::ErrorKind::AlreadyExists => {
-                        "not moved: a file of the same name is there already".to_owned()
-                    }
-                    kind => format!("not moved: {kind}"),
+                let exists = error.kind() == io::ErrorKind::AlreadyExists;
+                torrent.halted = Some(if exists {
+                    "not moved: a file of the same name is there already".to_owned()
+                } else {
+                    format!("not moved: {}", error.kind())
                 });
             }
             Then::Rest | Then::Removed(_) => {}
