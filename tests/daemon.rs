@@ -199,7 +199,7 @@ fn transmission_remote_drives_it_and_all_stays_over_a_stop_and_a_kill() {
     assert!(si.contains("hushswarm"), "{si}");
     assert!(daemon.remote(&["-st"]).contains("Started 1 times"));
     assert!(daemon.remote(&["-pt"]).contains("Port is open: No"));
-    daemon.order(&["-sr", "1.5"]);
+    daemon.order(&["-gsr", "1.5"]);
     daemon.order(&["-d", "900"]);
 
     // It comes back after a stop, and after a kill.
