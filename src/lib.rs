@@ -12,6 +12,7 @@
 pub mod bencode;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod dht;
 pub mod error;
 pub mod guests;
@@ -25,6 +26,7 @@ pub mod overlay;
 pub mod redact;
 pub mod relay;
 pub mod route;
+pub mod rpc;
 pub mod socks;
 pub mod state;
 pub mod stream;

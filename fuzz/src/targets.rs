@@ -36,6 +36,8 @@ use hushswarm_circuits::target::Target;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+#[path = "targets/daemon.rs"]
+mod daemon;
 #[path = "targets/encryption.rs"]
 mod encryption;
 #[path = "targets/exchange.rs"]
@@ -59,6 +61,7 @@ mod trees;
 #[path = "targets/web.rs"]
 mod web;
 
+pub use daemon::{rpc_call, rpc_head};
 pub use encryption::encrypted_stream;
 pub use exchange::peer_exchange;
 pub use guests::guest_scrub;
@@ -129,6 +132,8 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("relay_config", relay_config),
     ("relay_list", relay_list),
     ("routes_file", routes_file),
+    ("rpc_call", rpc_call),
+    ("rpc_head", rpc_head),
     ("scrape", scrape),
     ("sealed_records", sealed_records),
     ("socks_datagram", socks_datagram),

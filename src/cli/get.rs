@@ -5,32 +5,24 @@ mod feed;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hushswarm_circuits::path::MAX_HOPS;
-use hushswarm_circuits::target::{Host, Target};
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
+use super::compose::{Plan, Surroundings, compose, trackers};
 use super::connect::{Connected, OverlayArgs, Without};
-use super::dht::{DhtArgs, is_hidden};
+use super::dht::DhtArgs;
 use super::limits::LimitArgs;
 use super::progress::{Progress as Display, duration, json_line};
-use super::rendezvous::{self, Meetings};
 use super::routes::{Loaded, RoutesArgs};
 use super::stream::Serve;
-use super::tor::{HAS_TOR, ONION_PORT, OnionOptions, OurTor, has_visitor_key, service_of_url};
+use super::tor::service_of_url;
 use super::transfer::follow;
-use crate::config::RouteAction;
 use crate::error::{Error, Exit, Kind};
-use crate::onion::{Chosen, OnionKey, Visitors};
 use crate::overlay::client::Client;
-use crate::route::Outside;
 use crate::route::special::Place;
 use crate::state::StateDir;
-use crate::torrent::engine::{
-    Encryption, Engine, Job, Limits, OnionDoor, Options, Progress, Source, State,
-};
+use crate::torrent::engine::{Encryption, Job, Limits, Options, Progress, Source, State};
 use crate::torrent::feed::FeedLink;
-use crate::torrent::gossip::OnionPeer;
 use crate::torrent::magnet::Magnet;
 use crate::torrent::metainfo::{MAX_TORRENT, Metainfo};
 use crate::torrent::select::Selection;
@@ -178,33 +170,6 @@ pub(super) fn without(source: &Source, routes: &Loaded) -> Without {
     }
 }
 
-fn trackers(source: &Source) -> Box<dyn Iterator<Item = &str> + '_> {
-    match source {
-        Source::Magnet(magnet) => Box::new(magnet.trackers.iter().map(String::as_str)),
-        Source::Metainfo(metainfo) => {
-            Box::new(metainfo.trackers.iter().flatten().map(String::as_str))
-        }
-    }
-}
-
-fn peers(source: &Source) -> &[Target] {
-    match source {
-        Source::Magnet(magnet) => &magnet.peers,
-        Source::Metainfo(_) => &[],
-    }
-}
-
-/// The onion services that this names: whoever takes it has chosen them.
-fn chosen(source: &Source) -> Chosen {
-    let peers = peers(source).iter().filter_map(|peer| match &peer.host {
-        Host::Name(name) => OnionKey::of_host(name.as_str()),
-        Host::Ip(_) => None,
-    });
-    peers
-        .chain(trackers(source).filter_map(service_of_url))
-        .collect()
-}
-
 /// What is to be downloaded, and where to.
 pub struct Work {
     /// The torrent.
@@ -296,77 +261,32 @@ async fn transfer(
 ) -> Result<Done, Error> {
     let begun = std::time::Instant::now();
     let tor = work.routes.tor(state);
-    let onions = onions(&work, state)?;
-    let chosen = chosen(&work.source);
-    let mut source = work.source;
-    let may_share = work.share && rendezvous::is_possible(client);
-    let mut meetings = Meetings::of(&mut source, may_share, work.hidden_only);
-    let concealed = is_hidden(peers(&source), trackers(&source));
-    meetings.admit(&mut source, state)?;
-    // Nor is what comes from those who let in only some shared by an onion service.
-    let onions = if onions != Onions::None && meetings.is_closed() {
-        Onions::Closed
-    } else {
-        onions
+    let plan = Plan {
+        source: work.source,
+        share: work.share,
+        hidden_only: work.hidden_only,
+        encryption: work.encryption,
     };
-    display.say(which_peers(
-        meetings.only(),
-        concealed,
-        client.list().is_none(),
-    ));
-    if meetings.left_out() > 0 {
-        display.say("trackers and public peers are left out, so that nobody in public hears of it");
-    }
-    if meetings.only() && client.hops() != MAX_HOPS {
-        display.say("hidden seeds are met behind three relays: leave --hops out, or none of them is reached");
-    }
-    if meetings.shares() {
-        display.say("sharing what has come, as a hidden seed of its own; --no-share stops that");
-    }
-    match onions {
-        Onions::None if meetings.is_closed() => {
-            tracing::warn!(
-                "sharing nothing: a peer of this link lets in only those whose key it knows"
-            );
-        }
-        Onions::None | Onions::Taken => {}
-        Onions::Shared => display
-            .say("sharing what has come, as an onion service of its own; --no-share stops that"),
-        Onions::Closed => tracing::warn!(
-            "sharing nothing: a peer of this link lets in only those whose key it knows"
-        ),
-    }
+    // By Tor alone, no datagrams and no lookups leave.
+    let dht = work.dht.filter(|_| !client.list().is_none());
+    let routes = &work.routes;
+    let find = |outside| dht.and_then(|dht| dht.finder(routes, outside));
+    let options = Options::new(state.path().to_owned());
+    options.limits.set(work.limits);
+    let place = Surroundings {
+        client,
+        state,
+        tor: &tor,
+        routes,
+    };
+    let composed = compose(plan, place, options, find, &|text| display.say(text))?;
     let job = Job {
-        source,
+        source: composed.source,
         output: work.output.clone(),
         seed_after: work.seed,
         overwrite: work.overwrite,
     };
-    let mut options = Options::new(state.path().to_owned());
-    options.allow_private = work.routes.policy.allows_private();
-    options.encryption = work.encryption;
-    options.limits.set(work.limits);
-    options.gossip = match onions {
-        Onions::Shared | Onions::Taken => true,
-        Onions::Closed => false,
-        Onions::None => meetings.only() && !meetings.is_closed(),
-    };
-    let gate = work.routes.gate(client, &tor, chosen);
-    // By Tor alone, no datagrams and no lookups leave.
-    let dht = work.dht.filter(|_| !client.list().is_none());
-    let outside: Arc<dyn Outside> = gate;
-    let dht = dht.and_then(|dht| dht.finder(&work.routes, Arc::clone(&outside)));
-    meetings.look_in(dht.clone(), client)?;
-    // Who looks a torrent up in public tells the public swarm of a hidden one.
-    let finder = dht.filter(|_| onions == Onions::None && !concealed && !meetings.only());
-    options.seeds = Some(meetings.book());
-    let outside = meetings.route(outside);
-    let mut engine = Engine::new(Arc::clone(&outside), options);
-    if let Some(finder) = finder {
-        engine = engine.with_finder(finder);
-    }
-    let handle = engine.download_only(job, work.select);
-    let (door, hidden_door) = (handle.onion_door(), handle.hidden_door());
+    let handle = composed.engine.download_only(job, work.select);
     handle.set_sequential(work.sequential);
     let control = handle.control();
     let serving = async {
@@ -375,22 +295,12 @@ async fn transfer(
         }
         std::future::pending().await
     };
+    let beside = composed.beside.run(&handle);
     let followed = follow(handle, client, &tor, display, until);
-    let sharing = async {
-        if onions == Onions::Shared {
-            share(&tor, &door).await;
-        }
-        std::future::pending().await
-    };
-    let meeting = async {
-        meetings.run(outside, hidden_door).await;
-        std::future::pending().await
-    };
     let ended = tokio::select! {
         ended = followed => ended,
-        ended = sharing => ended,
         ended = serving => ended,
-        ended = meeting => ended,
+        never = beside => match never {},
     };
     let last = ended?;
     let name = last.name.as_ref().map(|name| name.expose().clone());
@@ -401,92 +311,6 @@ async fn transfer(
         received: last.downloaded,
         seconds: begun.elapsed().as_secs_f64(),
     })
-}
-
-/// Whom a download has to do with, for the user.
-fn which_peers(only_hidden: bool, hidden: bool, by_tor: bool) -> &'static str {
-    match (only_hidden, hidden, by_tor) {
-        (true, _, _) => "peers: hidden ones only",
-        (false, true, _) => {
-            "peers: hidden ones, and public ones where they are named; --hidden-only leaves those out"
-        }
-        (false, false, true) => "peers: public ones, through Tor",
-        (false, false, false) => "peers: public ones, through circuits",
-    }
-}
-
-/// What a download has to do with onion peers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Onions {
-    /// Nothing.
-    None,
-    /// It takes from them.
-    Taken,
-    /// It takes from them, and is one.
-    Shared,
-    /// It takes from one that lets in only some: others are not let in by us, nor told of it.
-    Closed,
-}
-
-fn onions(work: &Work, state: &StateDir) -> Result<Onions, Error> {
-    let tracker = trackers(&work.source).any(|url| service_of_url(url).is_some());
-    let mut peers = Vec::new();
-    match &work.source {
-        Source::Magnet(magnet) => {
-            peers.extend(magnet.peers.iter().filter_map(OnionPeer::from_target));
-        }
-        // Only its tracker tells who its peers are.
-        Source::Metainfo(metainfo) if metainfo.info.private && !tracker => {
-            return Ok(Onions::None);
-        }
-        Source::Metainfo(_) => {}
-    }
-    let any =
-        !peers.is_empty() || tracker || work.routes.policy.default_action() == RouteAction::Tor;
-    if !any || !HAS_TOR {
-        return Ok(Onions::None);
-    }
-    for peer in &peers {
-        if has_visitor_key(state, &peer.host())? {
-            return Ok(Onions::Closed);
-        }
-    }
-    Ok(if work.share {
-        Onions::Shared
-    } else {
-        Onions::Taken
-    })
-}
-
-/// Runs an onion service until one is met that lets in only some, or for ever. What goes wrong stops no download.
-async fn share(tor: &OurTor, door: &OnionDoor) {
-    let options = OnionOptions {
-        nickname: "share".to_owned(),
-        port: ONION_PORT,
-        ephemeral: true,
-        allow: Vec::new(),
-        visitors: Visitors::Peers,
-    };
-    let serving = async {
-        let mut onion = match tor.serve(&options).await {
-            Ok(onion) => onion,
-            Err(error) => {
-                tracing::warn!(%error, "nothing is shared, since no onion service of its own can be had");
-                return;
-            }
-        };
-        if let Some(own) = OnionPeer::parse(onion.address(), ONION_PORT) {
-            door.open(vec![own]);
-        }
-        while let Some(stream) = onion.next().await {
-            door.accept(stream);
-        }
-    };
-    tokio::select! {
-        () = serving => {}
-        () = tor.key_needed() => tracing::warn!("sharing nothing any more: an onion peer lets in only some"),
-    }
-    door.close();
 }
 
 /// This argument; where it is "-", the first line of standard input.
@@ -538,6 +362,8 @@ pub fn read_source(text: &str) -> Result<Source, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::compose::chosen;
+    use crate::onion::OnionKey;
 
     #[test]
     fn the_onion_services_of_a_link_are_chosen_and_no_others() {

@@ -2,7 +2,9 @@
 
 mod allow;
 pub mod check;
+mod compose;
 pub mod connect;
+pub mod daemon;
 pub mod demo;
 pub mod dht;
 pub mod doctor;
@@ -14,10 +16,12 @@ mod limits;
 pub mod log;
 pub mod network;
 pub mod onion_key;
+pub mod papers;
 pub mod progress;
 pub mod proxy;
 pub mod relay;
 pub mod reload;
+pub mod remote;
 mod rendezvous;
 pub mod routes;
 pub mod run;
@@ -30,7 +34,7 @@ mod transfer;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::error::Error;
 
@@ -56,6 +60,14 @@ enum Command {
     /// Make the key with which you find a seed that lets in only some
     #[command(visible_alias = "visitor-key")]
     OnionKey(onion_key::Args),
+    /// Keep torrents over restarts, and be steered by the programs that know Transmission
+    Daemon(daemon::Args),
+    /// Give the daemon a torrent
+    Add(remote::Add),
+    /// Show the daemon's torrents
+    List(remote::List),
+    /// Take torrents from the daemon
+    Remove(remote::Remove),
     /// See a download through three relays, all on this computer, and what each of them saw
     Demo(demo::Args),
     /// Be a SOCKS and HTTP proxy for the programs of this computer
@@ -72,6 +84,10 @@ enum Command {
     Relay(relay::Args),
     /// Make and check the documents of a network of relays
     Network(network::NetworkArgs),
+    /// Print what a shell needs to complete commands and options
+    Completions(papers::Completions),
+    /// Print a manual page
+    Man(papers::Man),
 }
 
 /// Runs the command that was typed.
@@ -87,6 +103,10 @@ pub fn main() -> ExitCode {
         Command::Stream(args) => block_on(stream::run(args)),
         Command::Seed(args) => block_on(seed::run(args)),
         Command::OnionKey(args) => block_on_one(onion_key::run(args)),
+        Command::Daemon(args) => block_on(daemon::run(args)),
+        Command::Add(args) => block_on_one(remote::add(args)),
+        Command::List(args) => block_on_one(remote::list(args)),
+        Command::Remove(args) => block_on_one(remote::remove(args)),
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Proxy(args) => block_on_one(proxy::run(args)),
         Command::Run(args) => return run::run(args),
@@ -94,6 +114,10 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Leaktest(args) => block_on(leaktest::run(args)),
         Command::Network(args) => network::run(args, &mut std::io::stdout().lock()),
+        Command::Completions(args) => {
+            papers::completions(&args, Cli::command(), &mut std::io::stdout().lock())
+        }
+        Command::Man(args) => papers::man(&args, &Cli::command(), &mut std::io::stdout().lock()),
         Command::Relay(args) => block_on(relay::run(args, &mut std::io::stdout())),
     };
     match done {

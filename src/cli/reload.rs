@@ -10,6 +10,7 @@ use super::routes::{Loaded, RoutesArgs};
 use crate::config::FirstLink;
 use crate::error::Error;
 use crate::route::gate::Gate;
+use crate::route::policy::Policy;
 
 /// Rules are read again on SIGHUP for as long as this is held.
 pub struct Reloading(tokio::task::AbortHandle);
@@ -26,13 +27,25 @@ impl Drop for Reloading {
 /// # Errors
 /// The system gives no signals: tell the user. Without this, SIGHUP ends the process.
 pub fn on_hangup(gate: Arc<Gate>, args: RoutesArgs, loaded: &Loaded) -> Result<Reloading, Error> {
+    on_hangup_with(move |policy| gate.set_policy(policy), args, loaded)
+}
+
+/// The same for whoever holds rules otherwise: `set` is given the new ones.
+///
+/// # Errors
+/// As [`on_hangup`].
+pub(super) fn on_hangup_with(
+    set: impl Fn(Policy) + Send + 'static,
+    args: RoutesArgs,
+    loaded: &Loaded,
+) -> Result<Reloading, Error> {
     let mut hangups = signal(SignalKind::hangup())
         .map_err(|source| Error::local("can't listen for signals").with_source(source))?;
     let mut file = loaded.file.clone();
     let first_link = loaded.first_link;
     let task = tokio::spawn(async move {
         while hangups.recv().await.is_some() {
-            let new = reload(&gate, &args, &mut file);
+            let new = reload(&set, &args, &mut file);
             if new.is_some_and(|new| new != first_link) {
                 tell("first_link holds from the next start: links are opened as before until then");
             }
@@ -43,7 +56,11 @@ pub fn on_hangup(gate: Arc<Gate>, args: RoutesArgs, loaded: &Loaded) -> Result<R
 
 /// Reads the rules once more. `file` is the file that the rules in force came from. Gives what they say of the first link, which
 /// can't change while the program runs.
-fn reload(gate: &Gate, args: &RoutesArgs, file: &mut Option<PathBuf>) -> Option<FirstLink> {
+fn reload(
+    set: &impl Fn(Policy),
+    args: &RoutesArgs,
+    file: &mut Option<PathBuf>,
+) -> Option<FirstLink> {
     // A file that was there is missed: rules don't vanish because an editor is just replacing it.
     let named = args.routes.clone().or_else(|| file.clone());
     let args = RoutesArgs {
@@ -54,7 +71,7 @@ fn reload(gate: &Gate, args: &RoutesArgs, file: &mut Option<PathBuf>) -> Option<
         Ok(loaded) => {
             let rules = loaded.policy.rules();
             *file = loaded.file;
-            gate.set_policy(loaded.policy);
+            set(loaded.policy);
             tell(&format!("routes read again, {rules} rules in force"));
             Some(loaded.first_link)
         }
@@ -187,6 +204,7 @@ mod tests {
         };
         let loaded = args.load().unwrap();
         let gate = Gate::new(Arc::new(Echo), loaded.policy.clone());
+        let set = |policy| gate.set_policy(policy);
         let mut file = loaded.file.clone();
         for text in [
             "default = 'direct'\n",
@@ -195,17 +213,17 @@ mod tests {
             "\u{0}",
         ] {
             std::fs::write(&path, text).unwrap();
-            reload(&gate, &args, &mut file);
+            reload(&set, &args, &mut file);
             assert_eq!(*gate.policy(), loaded.policy, "{text}");
         }
         std::fs::remove_file(&path).unwrap();
-        reload(&gate, &args, &mut file);
+        reload(&set, &args, &mut file);
         assert_eq!(*gate.policy(), loaded.policy);
         // Where no file was named, one that was there and is gone is missed too.
-        reload(&gate, &RoutesArgs::default(), &mut file);
+        reload(&set, &RoutesArgs::default(), &mut file);
         assert_eq!(*gate.policy(), loaded.policy);
         std::fs::write(&path, "default = 'refuse'\n").unwrap();
-        reload(&gate, &args, &mut file);
+        reload(&set, &args, &mut file);
         assert_ne!(*gate.policy(), loaded.policy);
         assert!(gate.policy().allows_private());
     }

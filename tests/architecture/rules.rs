@@ -86,6 +86,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     // Serves a player on loopback: it is given a listener and what to serve, and can dial nobody.
     ("stream", &["route", "net"]),
+    // The Transmission RPC: bytes in, bytes out.
+    ("rpc", &[]),
+    // Torrents that stay. It is given a listener for programs of this computer, and how torrents are started; it can't dial.
+    (
+        "daemon",
+        &[
+            "torrent", "rpc", "route", "net", "circuits", "state", "config", "error",
+        ],
+    ),
     (
         "jail",
         &[
