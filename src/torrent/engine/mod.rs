@@ -24,7 +24,7 @@ use super::gossip::{OnionPeer, SeedBook};
 use super::magnet::Magnet;
 use super::metainfo::Metainfo;
 use super::select::Selection;
-use super::storage::{DEFAULT_BUDGET, StorageOptions};
+use super::storage::{Budget, DEFAULT_BUDGET, StorageOptions};
 use super::swarm::{Command, Driver, Setup, Via, Visitor};
 pub use super::swarm::{Encryption, Failure, Progress, State};
 use super::tracker::TrackerClient;
@@ -44,8 +44,10 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// Circuits over which a swarm's peers are spread.
     pub lanes: u16,
-    /// Memory for blocks that are not yet on disk, bytes, for each torrent.
+    /// Memory for blocks that are not yet on disk, bytes, for all torrents together.
     pub write_budget: usize,
+    /// Take the room on the disk before a download begins, where the file system can.
+    pub preallocate: bool,
     /// Trackers and peers may be at private addresses: for test networks only (leaks L49).
     pub allow_private: bool,
     /// Of streams to public peers.
@@ -65,6 +67,7 @@ impl Options {
             state_dir,
             lanes: DEFAULT_LANES,
             write_budget: DEFAULT_BUDGET,
+            preallocate: false,
             allow_private: false,
             encryption: Encryption::default(),
             gossip: false,
@@ -100,6 +103,7 @@ pub struct Job {
 pub struct Engine {
     outside: Arc<dyn Outside>,
     options: Options,
+    budget: Arc<Budget>,
     tracker: TrackerClient,
     finder: Option<Arc<dyn PeerFinder>>,
 }
@@ -116,6 +120,7 @@ impl Engine {
         let tracker = TrackerClient::new(options.allow_private);
         Self {
             outside,
+            budget: Budget::new(options.write_budget),
             options,
             tracker,
             finder: None,
@@ -214,8 +219,9 @@ impl Engine {
     fn storage(&self, root: PathBuf, write: bool) -> StorageOptions {
         StorageOptions {
             root,
-            budget: self.options.write_budget,
+            budget: Arc::clone(&self.budget),
             write,
+            preallocate: self.options.preallocate,
         }
     }
 

@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use self::clock::Recording;
 use self::early::Early;
 use self::seeds::Rumours;
 use super::announce::{Answer, Counters};
@@ -202,9 +203,9 @@ pub(crate) struct Driver {
     seeker: JoinSet<()>,
     /// Those whom only the DHT named before it was known that the torrent is not private.
     sought: Vec<SocketAddr>,
-    recording: Option<JoinHandle<Result<(), StorageError>>>,
+    recording: Option<Recording>,
     unrecorded: bool,
-    recorded_at: u64,
+    record_after: u64,
     seconds: u64,
     no_network: bool,
     checked: Arc<AtomicU32>,
@@ -303,7 +304,7 @@ impl Driver {
             sought: Vec::new(),
             recording: None,
             unrecorded: false,
-            recorded_at: 0,
+            record_after: 0,
             seconds: 0,
             no_network: false,
             checked: Arc::default(),
@@ -407,12 +408,13 @@ impl Driver {
         };
         self.checked.store(0, Ordering::Relaxed);
         let job = prepare::Job {
-            info,
             options: self.setup.storage.clone(),
             overwrite: self.setup.overwrite,
             store: Arc::clone(&self.store),
             reports: self.report_sender.clone(),
             checked: Arc::clone(&self.checked),
+            wanted: self.setup.select.pieces(&info),
+            info,
         };
         self.phase = Phase::Checking(tokio::task::spawn_blocking(move || job.run()));
     }
@@ -665,6 +667,7 @@ impl Driver {
         for liar in self.settle(report) {
             self.ban(liar);
         }
+        self.record();
     }
 
     /// Tells the picker, and the connections; gives who lied.
@@ -729,7 +732,7 @@ impl Driver {
         self.announcer.shutdown().await;
         self.seeker.shutdown().await;
         if let Some(recording) = self.recording.take() {
-            let _ = recording.await;
+            recording.settle().await;
         }
         if let Phase::Active { storage } = std::mem::replace(&mut self.phase, Phase::Over) {
             loop {
@@ -742,7 +745,7 @@ impl Driver {
                 self.take_report(report);
             }
             if self.setup.storage.write
-                && let Some(save) = self.saver(storage)
+                && let Some(save) = self.saver(storage, true)
             {
                 let result = tokio::task::spawn_blocking(save).await.ok();
                 self.recorded(result);
@@ -789,11 +792,9 @@ async fn next_step(phase: &mut Phase) -> Woken {
     }
 }
 
-async fn finish(
-    recording: &mut Option<JoinHandle<Result<(), StorageError>>>,
-) -> Option<Result<(), StorageError>> {
+async fn finish(recording: &mut Option<Recording>) -> Option<Result<(), StorageError>> {
     match recording {
-        Some(handle) => handle.await.ok(),
+        Some(recording) => (&mut recording.task).await.ok(),
         None => std::future::pending().await,
     }
 }
