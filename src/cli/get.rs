@@ -97,6 +97,10 @@ pub struct Args {
     /// Files that share a piece with a chosen one come in part
     #[arg(long, value_name = "FILES")]
     only: Vec<String>,
+    /// Take the room on the disk before the download begins, so that it can't become full meanwhile. By default files take up what has
+    /// come of them
+    #[arg(long)]
+    preallocate: bool,
     /// Overwrite files of the same name that are not this torrent's
     #[arg(long)]
     overwrite: bool,
@@ -147,6 +151,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         select,
         overwrite: args.overwrite,
         encryption: args.encryption.into(),
+        preallocate: args.preallocate,
         routes,
         dht: Some(args.dht),
     };
@@ -213,6 +218,8 @@ pub struct Work {
     pub overwrite: bool,
     /// Of streams to public peers.
     pub encryption: Encryption,
+    /// Take the room on the disk first.
+    pub preallocate: bool,
     /// Which trackers and peers may be asked, and through what.
     pub routes: Loaded,
     /// Whether and where peers are looked for in the DHT; `None`: not.
@@ -329,6 +336,7 @@ async fn transfer(
     let mut options = Options::new(state.path().to_owned());
     options.allow_private = work.routes.policy.allows_private();
     options.encryption = work.encryption;
+    options.preallocate = work.preallocate;
     options.gossip = match onions {
         Onions::Shared | Onions::Taken => true,
         Onions::Closed => false,

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 mod crowd;
 mod encryption;
+mod hostile;
 mod onions;
 mod pex;
 mod seeds;

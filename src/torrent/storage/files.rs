@@ -355,10 +355,7 @@ impl Files {
         synced
     }
 
-    fn sync_files(
-        &self,
-        dirty: &BTreeSet<usize>,
-    ) -> Result<Vec<(usize, FileMark)>, StorageError> {
+    fn sync_files(&self, dirty: &BTreeSet<usize>) -> Result<Vec<(usize, FileMark)>, StorageError> {
         let at_once = dirty.len() > MAX_SYNCED;
         if at_once {
             // One by one, thousands of small files would take minutes.
@@ -467,10 +464,7 @@ impl Files {
         }
         match here {
             Some(folder) => Ok(folder),
-            None => self
-                .root
-                .try_clone()
-                .map_err(|e| StorageError::from_io(&e)),
+            None => self.root.try_clone().map_err(|e| StorageError::from_io(&e)),
         }
     }
 

@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used)]
+mod scale;
+
 use super::*;
 use crate::torrent::metainfo::Builder;
 use sha1::{Digest, Sha1};
@@ -80,11 +82,7 @@ async fn blocks_in_any_order_become_the_files() {
     assert_eq!(on_disk(dir.path(), &sizes), content);
     let all = Bits::full(geometry.pieces);
     assert!(storage.check(&all, 2, &AtomicU32::new(0)).is_full());
-    assert_eq!(
-        storage.share.used(),
-        0,
-        "all memory is given back"
-    );
+    assert_eq!(storage.share.used(), 0, "all memory is given back");
     let mut read = Vec::new();
     storage
         .read(

@@ -133,3 +133,6 @@ fn is_by_us(record: &Record, now: Option<FileMark>, then: Option<FileMark>) -> b
 pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
+
+#[cfg(test)]
+mod tests;
