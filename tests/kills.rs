@@ -19,10 +19,12 @@ use support::process::Process;
 
 const NAME: &str = "archive.bin";
 const PIECE: u64 = 256 << 10;
-const SIZE: u64 = 48 * PIECE;
+const SIZE: u64 = 88 * PIECE;
 const KILLS: u64 = 50;
 /// What the seed may give each second, bytes: a run that is killed brings a few pieces.
 const RATE: u64 = 1 << 20;
+/// Most that a run is left to take, bytes: all of them together take less than there is.
+const PART: u64 = 3 * PIECE / 2;
 
 /// What may be on its way when a process dies, bytes: the piece that was begun, and what the seed gave that had not come through the
 /// circuit yet. The size of what is asked for at once follows the rate: it is some two seconds' worth.
@@ -69,7 +71,7 @@ fn a_download_killed_fifty_times_fetches_nothing_again_but_what_was_on_its_way()
         let mut get = loopback.get(&source);
         // Some die while they start or check, most in the middle of the transfer.
         if rng.random_range(0..3) > 0 {
-            let part = rng.random_range(1..SIZE * 3 / 2 / KILLS);
+            let part = rng.random_range(1..PART);
             get.wait_until(PATIENCE, |get| {
                 let went_on = given(&seed) > before + part;
                 (went_on || !get.events("done").is_empty()).then_some(())

@@ -309,7 +309,8 @@ impl Files {
                 }
                 Some(_) | None => {}
             }
-            if entry.len > 0 && whole(index) {
+            // One that has its length is left alone: its time may not change, which the record knows.
+            if len.unwrap_or(0) < entry.len && whole(index) {
                 allocate(&*self.get(index, true)?, entry.len)?;
             }
             Ok(true)
