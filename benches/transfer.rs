@@ -1,10 +1,10 @@
 //! One or several TCP streams through a client, 1 to 3 relay processes and an exit on loopback, beside bare forwarding
 //! over the same number of TCP connections in the same run.
 //!
-//! `cargo bench --bench transfer [-- [--mib N] [--rounds N] [--hops N] [--hidden]]`. Machines are noisy: read the ratios and the
+//! `cargo bench --bench transfer [-- [--mib N] [--rounds N] [--hops N] [--hidden | --get]]`. Machines are noisy: read the ratios and the
 //! processor time. `ends` is this process (the client, and the server that it reads from); `relays` are the processes in
 //! between; `kernel` is the part of both that system calls take. With `--hidden` it is a hidden seed's stream beside one through an
-//! exit: see [`hidden`].
+//! exit: see [`hidden`]; with `--get`, what a torrent's download reaches of a circuit's bare speed: see [`get`].
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -27,6 +27,7 @@ use hushswarm_circuits::target::Target;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+mod get;
 mod hidden;
 #[path = "../tests/support/network.rs"]
 mod network;
@@ -52,6 +53,10 @@ fn main() {
     let (mib, rounds) = (value("--mib", 512), value("--rounds", 3));
     if args.iter().any(|arg| arg == "--hidden") {
         runtime.block_on(hidden::bench(mib, rounds));
+        return;
+    }
+    if args.iter().any(|arg| arg == "--get") {
+        runtime.block_on(get::bench(mib, rounds));
         return;
     }
     let hops = match value("--hops", 0) {

@@ -1,4 +1,4 @@
-//! A download that is killed, interrupted, repeated, or whose files change in between, as its user sees it.
+//! A download that is interrupted, repeated, or whose files change in between, as its user sees it. Those that are killed: `kills.rs`.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -9,10 +9,7 @@
 mod support;
 
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
 use support::PATIENCE;
 use support::clients::{Libtorrent, Torrent, libtorrent_python};
@@ -36,54 +33,6 @@ fn given(mut seed: Libtorrent) -> u64 {
     seed.process.wait_for_event(PATIENCE, "end")["uploaded"]
         .as_u64()
         .unwrap()
-}
-
-#[test]
-fn a_download_killed_at_random_moments_goes_on_and_fetches_little_twice() {
-    const KILLS: u64 = 8;
-    let loopback = Loopback::start("warn");
-    let torrent = loopback.torrent(NAME, SIZE, &[]);
-    let Some(seed) = seed(&loopback, &torrent, Some(3 << 20)) else {
-        return;
-    };
-    let source = with_peers(&torrent, &[seed.addr]);
-    let mut rng = StdRng::seed_from_u64(0x00C0_FFEE);
-    let mut kills = 0;
-    while kills < KILLS {
-        let mut get = loopback.get(&source);
-        // Some die while they start or check, most in the middle of the transfer.
-        let more = rng.random_range(0..3) > 0;
-        if more {
-            let before = given_so_far(&seed);
-            let part = rng.random_range(1..SIZE / 12);
-            get.wait_until(PATIENCE, |get| {
-                let went_on = given_so_far(&seed) > before + part;
-                (went_on || !get.events("done").is_empty()).then_some(())
-            });
-        } else {
-            std::thread::sleep(Duration::from_millis(rng.random_range(0..400)));
-        }
-        assert!(
-            get.exit_status().is_none(),
-            "the download was over after {kills} kills: nothing was tested"
-        );
-        get.kill();
-        kills += 1;
-    }
-    let mut get = loopback.get(&source);
-    assert!(get.wait(PATIENCE).success(), "{}", get.tails());
-    loopback.assert_arrived(NAME);
-    let given = given(seed);
-    assert!(given >= SIZE, "{given} bytes can't be all of it");
-    assert!(
-        given <= SIZE + KILLS * IN_FLIGHT,
-        "{} bytes came twice",
-        given - SIZE
-    );
-}
-
-fn given_so_far(seed: &Libtorrent) -> u64 {
-    seed.peers().iter().filter_map(|peer| peer.uploaded).sum()
 }
 
 #[test]

@@ -94,6 +94,10 @@ pub struct Args {
     /// Take pieces in order, as far as peers have them
     #[arg(long)]
     sequential: bool,
+    /// Take the room on the disk before the download begins, so that it can't become full meanwhile. By default files take up what has
+    /// come of them
+    #[arg(long)]
+    preallocate: bool,
     /// Overwrite files of the same name that are not this torrent's
     #[arg(long)]
     overwrite: bool,
@@ -146,6 +150,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         select,
         overwrite: args.overwrite,
         encryption: args.encryption.into(),
+        preallocate: args.preallocate,
         routes,
         dht: Some(args.dht),
         limits: args.limits.limits(),
@@ -188,6 +193,8 @@ pub struct Work {
     pub overwrite: bool,
     /// Of streams to public peers.
     pub encryption: Encryption,
+    /// Take the room on the disk first.
+    pub preallocate: bool,
     /// Which trackers and peers may be asked, and through what.
     pub routes: Loaded,
     /// Whether and where peers are looked for in the DHT; `None`: not.
@@ -271,7 +278,8 @@ async fn transfer(
     let dht = work.dht.filter(|_| !client.list().is_none());
     let routes = &work.routes;
     let find = |outside| dht.and_then(|dht| dht.finder(routes, outside));
-    let options = Options::new(state.path().to_owned());
+    let mut options = Options::new(state.path().to_owned());
+    options.preallocate = work.preallocate;
     options.limits.set(work.limits);
     let place = Surroundings {
         client,

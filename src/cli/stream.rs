@@ -89,6 +89,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         select,
         overwrite: args.overwrite,
         encryption: args.encryption.into(),
+        preallocate: false,
         routes,
         dht: Some(args.dht),
         limits: args.limits.limits(),

@@ -415,6 +415,7 @@ impl Torrent {
                     trackers: metainfo.trackers.concat(),
                     peers: Vec::new(),
                     seeds: Vec::new(),
+                    web_seeds: Vec::new(),
                     select: None,
                 }
                 .to_string()

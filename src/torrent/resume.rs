@@ -2,15 +2,22 @@
 //!
 //! One record for each torrent and output folder, in the state directory. Its name is a digest and its content is
 //! sealed under a key that only the infohash and the folder give, so that the directory tells nobody what was
-//! downloaded (leaks L45). It is replaced atomically, and claims no piece before that piece survives a power cut.
+//! downloaded (leaks L45). It is replaced atomically, and claims no piece before that piece survives a power cut. What is verified
+//! between two records goes to a journal beside it.
+
+mod journal;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
+use journal::Journal;
 use rand::Rng;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use rustix::fs::FlockOperation;
@@ -20,12 +27,15 @@ use zeroize::Zeroizing;
 use super::infohash::InfoHash;
 use super::metainfo::{MAX_FILES, MAX_PIECES, MAX_TORRENT};
 use super::picker::Bits;
-use super::storage::{FileMark, StorageError};
+use super::storage::{FileMark, StorageError, lock};
 
 /// First byte of a record; another one is not read.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
-/// That of records without piece layers, which are read all the same.
+/// That of records that don't say whether more was being written, which are read all the same.
+const WITHOUT_STATE: u8 = 2;
+
+/// That of records without piece layers either.
 const WITHOUT_LAYERS: u8 = 1;
 
 /// Longest record, bytes: the torrent, its bitfield, marks of 25 bytes for files and what lies between them, and piece layers.
@@ -43,6 +53,17 @@ pub struct Record {
     pub marks: Vec<Option<FileMark>>,
     /// Its piece layers (BEP 52), bencoded; empty where it has none.
     pub layers: Vec<u8>,
+    /// More may have been written afterwards: pieces that are not claimed may be there, and files may be newer.
+    pub open: bool,
+    /// When it was written, nanoseconds since 1970.
+    pub at: i128,
+}
+
+/// Now, as records say it.
+pub fn now() -> i128 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    // A clock before 1970 makes records look old: files are checked then.
+    since.map_or(0, |since| since.as_nanos() as i128)
 }
 
 /// Where the record of one torrent in one output folder lies.
@@ -50,6 +71,8 @@ pub struct Store {
     dir: PathBuf,
     name: String,
     key: Zeroizing<[u8; 32]>,
+    /// That of the record that was written last.
+    journal: Mutex<Option<Journal>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -74,6 +97,7 @@ impl Store {
             dir: dir.to_owned(),
             name: data_encoding::HEXLOWER.encode(&name[..16]),
             key: Zeroizing::new(derive("hushswarm v1 resume key")),
+            journal: Mutex::default(),
         }
     }
 
@@ -97,19 +121,49 @@ impl Store {
         }
     }
 
-    /// Reads the record. One that is damaged counts as none: everything is checked again. Blocks.
+    /// Reads the record and its journal. One that is damaged counts as none: everything is checked again. Blocks.
     pub fn load(&self) -> Option<Record> {
         let file = File::open(self.path()).ok()?;
         let mut sealed = Vec::new();
         file.take(MAX_RECORD).read_to_end(&mut sealed).ok()?;
-        let (nonce, body) = sealed.split_at_mut_checked(NONCE_LEN)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let opened = self.aead()?.open_in_place(nonce, Aad::empty(), body).ok();
-        let record = opened.and_then(|plain| Record::decode(plain));
-        if record.is_none() {
+        let (nonce, body) = sealed.split_first_chunk_mut::<NONCE_LEN>()?;
+        let nonce = *nonce;
+        let key = self.aead()?;
+        let unique = Nonce::assume_unique_for_key(nonce);
+        let opened = key.open_in_place(unique, Aad::empty(), body).ok();
+        let Some(mut record) = opened.and_then(|plain| Record::decode(plain)) else {
             tracing::debug!("a resume record is damaged");
+            return None;
+        };
+        if let Ok(file) = File::open(self.journal_path()) {
+            let mut journal = Vec::new();
+            // What can't be read is not known; what was read counts.
+            let _ = file.take(MAX_RECORD).read_to_end(&mut journal);
+            journal::replay(&mut record, &nonce, &key, &journal);
         }
-        record
+        Some(record)
+    }
+
+    /// Notes that these pieces are verified, and what the files look like that changed since the last note. The pieces must be on
+    /// disk for good. `false`: nothing is noted, a record has to be [saved](Self::save) instead. Blocks.
+    ///
+    /// # Errors
+    /// The state directory can't be written: what stands there stays, the next note has to be a record.
+    pub fn add(
+        &self,
+        had: &Bits,
+        marks: &[(usize, FileMark)],
+        at: i128,
+    ) -> Result<bool, StorageError> {
+        let mut slot = lock(&self.journal);
+        let (Some(mut journal), Some(key)) = (slot.take(), self.aead()) else {
+            return Ok(false);
+        };
+        let added = journal.add(&self.journal_path(), &key, had, marks, at)?;
+        if added {
+            *slot = Some(journal);
+        }
+        Ok(added)
     }
 
     /// Replaces the record. The pieces it claims must be on disk for good. Blocks.
@@ -118,12 +172,14 @@ impl Store {
     /// The state directory can't be written: the old record stays.
     pub fn save(&self, record: &Record) -> Result<(), StorageError> {
         let io = |e: std::io::Error| StorageError::from_io(&e);
-        let mut nonce = [0; NONCE_LEN];
-        rand::rng().fill_bytes(&mut nonce);
+        let mut journal = lock(&self.journal);
+        *journal = None;
+        let mut bytes = [0; NONCE_LEN];
+        rand::rng().fill_bytes(&mut bytes);
         let mut body = record.encode();
         self.aead()
             .and_then(|aead| {
-                let nonce = Nonce::assume_unique_for_key(nonce);
+                let nonce = Nonce::assume_unique_for_key(bytes);
                 aead.seal_in_place_append_tag(nonce, Aad::empty(), &mut body)
                     .ok()
             })
@@ -137,13 +193,21 @@ impl Store {
             .mode(0o600)
             .open(&temporary)
             .map_err(io)?;
-        file.write_all(&nonce).map_err(io)?;
+        file.write_all(&bytes).map_err(io)?;
         file.write_all(&body).map_err(io)?;
         file.sync_all().map_err(io)?;
         std::fs::rename(&temporary, self.path()).map_err(io)?;
         File::open(&self.dir)
             .and_then(|dir| dir.sync_all())
-            .map_err(io)
+            .map_err(io)?;
+        // The old one says nothing of the new record.
+        let _ = std::fs::remove_file(self.journal_path());
+        *journal = Some(Journal::new(bytes, record.had.clone(), body.len()));
+        Ok(())
+    }
+
+    fn journal_path(&self) -> PathBuf {
+        self.dir.join(format!("{}.journal", self.name))
     }
 
     fn path(&self) -> PathBuf {
@@ -177,12 +241,14 @@ impl Record {
             out.extend_from_slice(&mark.mtime.to_be_bytes());
         }
         put_bytes(&mut out, &self.layers);
+        out.push(u8::from(self.open));
+        out.extend_from_slice(&self.at.to_be_bytes());
         out
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (&version, mut rest) = bytes.split_first()?;
-        if ![VERSION, WITHOUT_LAYERS].contains(&version) {
+        if ![VERSION, WITHOUT_STATE, WITHOUT_LAYERS].contains(&version) {
             return None;
         }
         let info = take_bytes(&mut rest)?.into();
@@ -196,14 +262,22 @@ impl Record {
             marks.push((there == 1).then_some(FileMark { len, mtime }));
         }
         let layers = match version {
-            VERSION => take_bytes(&mut rest)?.to_vec(),
-            _ => Vec::new(),
+            WITHOUT_LAYERS => Vec::new(),
+            _ => take_bytes(&mut rest)?.to_vec(),
+        };
+        let (open, at) = if version == VERSION {
+            let [open] = take::<1>(&mut rest)?;
+            (open == 1, i128::from_be_bytes(take(&mut rest)?))
+        } else {
+            (false, 0)
         };
         rest.is_empty().then_some(Self {
             info,
             had,
             marks,
             layers,
+            open,
+            at,
         })
     }
 }
@@ -233,96 +307,4 @@ fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (bytes, more) = rest.split_at_checked(len)?;
     *rest = more;
     Some(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use proptest::prelude::*;
-
-    fn record() -> Record {
-        let mut had = Bits::new(11);
-        had.set(3);
-        Record {
-            info: b"d4:name6:secrete".as_slice().into(),
-            had,
-            marks: vec![None, Some(FileMark { len: 5, mtime: -1 })],
-            layers: b"de".to_vec(),
-        }
-    }
-
-    #[test]
-    fn a_record_reads_back_and_shows_nothing_on_disk() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(dir.path(), InfoHash([0xab; 20]), Path::new("/out"));
-        assert_eq!(store.load(), None);
-        store.save(&record()).unwrap();
-        assert_eq!(store.load(), Some(record()));
-        for entry in std::fs::read_dir(dir.path()).unwrap() {
-            let entry = entry.unwrap();
-            let content = std::fs::read(entry.path()).unwrap();
-            for secret in [&b"secret"[..], &[0xab; 20]] {
-                assert!(!content.windows(secret.len()).any(|part| part == secret));
-            }
-            assert!(!entry.file_name().to_str().unwrap().contains("abab"));
-        }
-        let elsewhere = Store::new(dir.path(), InfoHash([0xab; 20]), Path::new("/other"));
-        assert_eq!(elsewhere.load(), None);
-    }
-
-    #[test]
-    fn a_damaged_or_half_written_record_counts_as_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(dir.path(), InfoHash([1; 20]), Path::new("/out"));
-        store.save(&record()).unwrap();
-        let good = std::fs::read(store.path()).unwrap();
-        for cut in 0..good.len() {
-            std::fs::write(store.path(), &good[..cut]).unwrap();
-            assert_eq!(store.load(), None);
-        }
-        let mut bad = good.clone();
-        bad[20] ^= 1;
-        std::fs::write(store.path(), &bad).unwrap();
-        assert_eq!(store.load(), None);
-        std::fs::write(dir.path().join(format!("{}.new", store.name)), b"half").unwrap();
-        std::fs::write(store.path(), &good).unwrap();
-        assert_eq!(store.load(), Some(record()));
-    }
-
-    #[test]
-    fn a_record_of_an_older_version_still_counts() {
-        let mut bytes = record().encode();
-        bytes[0] = WITHOUT_LAYERS;
-        bytes.truncate(bytes.len() - 6);
-        let layers = Vec::new();
-        assert_eq!(Record::decode(&bytes), Some(Record { layers, ..record() }));
-    }
-
-    #[test]
-    fn only_one_holds_the_lock() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(dir.path(), InfoHash([1; 20]), Path::new("/out"));
-        let held = store.lock().unwrap();
-        assert_eq!(store.lock().err(), Some(StorageError::Busy));
-        drop(held);
-        assert!(store.lock().is_ok());
-    }
-
-    proptest! {
-        #[test]
-        fn any_plain_bytes_are_a_record_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            if let Some(read) = Record::decode(&bytes) {
-                prop_assert_eq!(Record::decode(&read.encode()), Some(read));
-            }
-        }
-
-        #[test]
-        fn a_mutated_record_never_panics(at in any::<prop::sample::Index>(), byte: u8) {
-            let mut bytes = record().encode();
-            let at = at.index(bytes.len());
-            bytes[at] = byte;
-            let _ = Record::decode(&bytes);
-        }
-    }
 }

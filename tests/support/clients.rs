@@ -168,6 +168,11 @@ impl Libtorrent {
         Self::start("libtorrent seed", host, command)
     }
 
+    /// Gives the part of the content that lies in `folder`.
+    pub fn hold(python: &Path, host: Option<&Host>, torrent: &Torrent, folder: &Path) -> Self {
+        Self::seed_with(python, host, torrent, folder, None, &["--part"])
+    }
+
     /// Downloads a magnet link or `.torrent` file into `folder`, also from `peers`; seeds on until it is dropped.
     /// `download_rate` in bytes per second.
     pub fn get(
@@ -255,12 +260,27 @@ impl Aria2 {
         Self::seed_known_to(host, torrent, folder, None)
     }
 
-    /// The same; where a node of a DHT is given, it takes part there and announces itself.
+    /// Gives the part of the content that lies in `folder`.
+    pub fn hold(host: Option<&Host>, torrent: &Torrent, folder: &Path) -> Self {
+        Self::start(host, torrent, folder, None, false)
+    }
+
+    /// As [`Self::seed`]; where a node of a DHT is given, it takes part there and announces itself.
     pub fn seed_known_to(
         host: Option<&Host>,
         torrent: &Torrent,
         folder: &Path,
         node: Option<SocketAddr>,
+    ) -> Self {
+        Self::start(host, torrent, folder, node, true)
+    }
+
+    fn start(
+        host: Option<&Host>,
+        torrent: &Torrent,
+        folder: &Path,
+        node: Option<SocketAddr>,
+        whole: bool,
     ) -> Self {
         let (ip, port, rpc) = (ip_on(host), port_on(host, 6881), port_on(host, 6800));
         let mut command = command_on(host, "aria2c");
@@ -302,7 +322,8 @@ impl Aria2 {
         let (host, rpc) = (this.host.clone(), this.rpc.clone());
         this.process.wait_until(PATIENCE, |_| {
             let active = try_rpc(host.as_ref(), "aria2", &rpc, "aria2.tellActive", &json!([]))?;
-            (active[0]["seeder"] == "true").then_some(())
+            let part = !whole && active[0]["completedLength"].as_str() > Some("0");
+            (part || active[0]["seeder"] == "true").then_some(())
         });
         this
     }
@@ -343,12 +364,27 @@ impl Transmission {
         Self::seed_known_to(host, torrent, folder, None)
     }
 
-    /// The same; where a node of a DHT is given, it takes part there and announces itself.
+    /// Gives the part of the content that lies in `folder`.
+    pub fn hold(host: Option<&Host>, torrent: &Torrent, folder: &Path) -> Self {
+        Self::start(host, torrent, folder, None, false)
+    }
+
+    /// As [`Self::seed`]; where a node of a DHT is given, it takes part there and announces itself.
     pub fn seed_known_to(
         host: Option<&Host>,
         torrent: &Torrent,
         folder: &Path,
         node: Option<SocketAddr>,
+    ) -> Self {
+        Self::start(host, torrent, folder, node, true)
+    }
+
+    fn start(
+        host: Option<&Host>,
+        torrent: &Torrent,
+        folder: &Path,
+        node: Option<SocketAddr>,
+        whole: bool,
     ) -> Self {
         let (ip, port, rpc) = (ip_on(host), port_on(host, 51413), port_on(host, 9091));
         let config = TempDir::new().unwrap();
@@ -386,9 +422,10 @@ impl Transmission {
         this.process
             .wait_until(PATIENCE, |_| call("torrent-add", add.clone()));
         this.process.wait_until(PATIENCE, |_| {
-            // Status 6 is seeding; before it, the content is checked.
+            // Status 6 is seeding, 4 is downloading; before it, the content is checked.
             let state = call("torrent-get", json!({ "fields": ["status"] }))?;
-            (state["torrents"][0]["status"] == 6).then_some(())
+            let status = &state["torrents"][0]["status"];
+            (*status == 6 || !whole && *status == 4).then_some(())
         });
         this
     }

@@ -107,6 +107,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         select: Selection::all(),
         overwrite: false,
         encryption: Encryption::default(),
+        preallocate: false,
         routes: Loaded {
             policy: Policy::default().with_private(true),
             ..Loaded::default()

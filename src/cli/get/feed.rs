@@ -206,6 +206,7 @@ async fn get(
             select: super::selection(&args.only)?,
             overwrite: args.overwrite,
             encryption: args.encryption.into(),
+            preallocate: args.preallocate,
             routes: routes.clone(),
             dht: Some(args.dht.clone()),
             limits: args.limits.limits(),

@@ -30,7 +30,7 @@ use super::magnet::Magnet;
 use super::metainfo::{Metainfo, WebSeed};
 use super::pace::Pace;
 use super::select::Selection;
-use super::storage::{DEFAULT_BUDGET, StorageOptions};
+use super::storage::{DEFAULT_BUDGET, StorageOptions, WriteBudget};
 use super::swarm::{Command, Driver, Setup, Via, Visitor, Wishes};
 pub use super::swarm::{Encryption, Failure, Progress, State};
 use super::tracker::TrackerClient;
@@ -50,8 +50,10 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// Circuits over which a swarm's peers are spread.
     pub lanes: u16,
-    /// Memory for blocks that are not yet on disk, bytes, for each torrent.
-    pub write_budget: usize,
+    /// Memory for blocks that are not yet on disk, for all torrents of all engines that are given this.
+    pub write_budget: Arc<WriteBudget>,
+    /// Take the room on the disk before a download begins, where the file system can.
+    pub preallocate: bool,
     /// Trackers and peers may be at private addresses: for test networks only (leaks L49).
     pub allow_private: bool,
     /// Of streams to public peers.
@@ -72,7 +74,8 @@ impl Options {
         Self {
             state_dir,
             lanes: DEFAULT_LANES,
-            write_budget: DEFAULT_BUDGET,
+            write_budget: WriteBudget::new(DEFAULT_BUDGET),
+            preallocate: false,
             allow_private: false,
             encryption: Encryption::default(),
             gossip: false,
@@ -232,8 +235,9 @@ impl Engine {
     fn storage(&self, root: PathBuf, write: bool) -> StorageOptions {
         StorageOptions {
             root,
-            budget: self.options.write_budget,
+            budget: Arc::clone(&self.options.write_budget),
             write,
+            preallocate: self.options.preallocate,
         }
     }
 

@@ -2,6 +2,7 @@
 mod control;
 mod crowd;
 mod encryption;
+mod hostile;
 mod onions;
 mod pex;
 mod seeds;
@@ -705,7 +706,7 @@ async fn on_several_threads_with_hardly_any_memory_the_files_are_right() {
         .map(|n| {
             let name = format!("out{n}");
             let options = Options {
-                write_budget: 0,
+                write_budget: WriteBudget::new(0),
                 ..Options::new(bench.path(&format!("state{n}")))
             };
             let engine = Engine::new(Arc::new(View(Arc::clone(&bench.world))), options);

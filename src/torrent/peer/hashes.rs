@@ -45,6 +45,7 @@ impl Peer {
 
     /// Asks for hashes.
     pub fn ask_hashes(&mut self, request: HashRequest) {
+        self.core.chatter.expect_one();
         MessageRef::HashRequest(request).encode(&mut self.core.out);
     }
 

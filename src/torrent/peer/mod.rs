@@ -5,6 +5,7 @@
 //! serves [`Peer::take_uploads`], writes what [`Peer::transmit`] gives, and calls [`Peer::handle_timeout`] when
 //! [`Peer::poll_timeout`] is due. An error means: close the connection.
 
+mod chatter;
 mod event;
 mod extended;
 mod fast;
@@ -27,6 +28,7 @@ use super::metainfo::MAX_PIECES;
 use super::pex::PeerExchange;
 use super::picker::{Bits, Geometry};
 use super::wire::{BlockRef, Decoder, HANDSHAKE_LEN, Handshake, MessageRef};
+use chatter::Chatter;
 pub use event::{CloseReason, Event};
 use fast::Fast;
 use pipeline::Pipeline;
@@ -110,6 +112,7 @@ struct Core {
     hashes_left: u64,
     /// Requests for hashes refused since one was answered.
     hashes_refused: u32,
+    chatter: Chatter,
     ours: Bits,
     theirs: Theirs,
     /// A message came, so a bitfield is too late.
@@ -167,6 +170,7 @@ impl Peer {
             metadata_left: 0,
             hashes_left: 0,
             hashes_refused: 0,
+            chatter: Chatter::new(now),
             ours: Bits::default(),
             theirs: Theirs::Early {
                 bitfield: None,
@@ -576,6 +580,7 @@ impl Core {
         if self.out.len() > MAX_OUTPUT {
             return Err(CloseReason::Stuck);
         }
+        self.count(now, &message)?;
         let first = !self.spoken;
         // The extension handshake may come before the bitfield.
         let counts = !matches!(message, MessageRef::Extended { .. } | MessageRef::KeepAlive);

@@ -3,11 +3,18 @@
 use sha1::{Digest, Sha1};
 
 use super::files::Layout;
+use crate::torrent::picker::BlockDigest;
 use crate::torrent::v2::merkle::{Hash, climb, height_over, sha256};
 use crate::torrent::wire::BLOCK;
 
 /// Zeros at a time that stand for padding.
 const ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
+
+/// What the picker compares blocks by.
+pub fn short(hashes: &[Hash]) -> Vec<BlockDigest> {
+    let short = |hash: &Hash| hash.first_chunk().copied().unwrap_or_default();
+    hashes.iter().map(short).collect()
+}
 
 /// Hashes one piece as it comes. Each part but the last is of whole blocks.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{StorageError, lock};
@@ -18,6 +18,9 @@ use crate::torrent::v2::HashedFiles;
 
 /// Most files of a torrent that are open at once: well below the usual 1,024 of a process.
 const MAX_OPEN: usize = 64;
+
+/// Most files that are brought to the disk one by one; of more, their whole file system is.
+const MAX_SYNCED: usize = 64;
 
 /// One file of a torrent.
 #[derive(Clone, Debug)]
@@ -50,6 +53,13 @@ pub struct FileMark {
     pub len: u64,
     /// Time of the last change, nanoseconds since 1970.
     pub mtime: i128,
+}
+
+impl FileMark {
+    fn new(len: u64, seconds: i64, nanoseconds: i64) -> Self {
+        let mtime = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+        Self { len, mtime }
+    }
 }
 
 impl Layout {
@@ -166,7 +176,7 @@ impl Layout {
     }
 
     /// The pieces that hold a part of file `index`.
-    fn pieces_of(&self, index: usize) -> std::ops::Range<u32> {
+    pub(super) fn pieces_of(&self, index: usize) -> std::ops::Range<u32> {
         let Some(entry) = self.entries.get(index).filter(|e| e.len > 0) else {
             return 0..0;
         };
@@ -285,13 +295,11 @@ impl Files {
         Ok(())
     }
 
-    /// Creates empty files, which no piece brings, and cuts files that are too long. They must be known to be ours.
-    pub(crate) fn prepare(&self) -> Result<(), StorageError> {
-        for (index, entry) in self.layout.entries.iter().enumerate() {
-            if entry.pad {
-                continue;
-            }
-            let len = self.mark_of(index)?.map(|mark| mark.len);
+    /// Creates empty files, which no piece brings, cuts files that are too long, and takes the room on the disk for those that are
+    /// wanted `whole`. They must be known to be ours.
+    pub(crate) fn prepare(&self, whole: impl Fn(usize) -> bool) -> Result<(), StorageError> {
+        self.walk(|index, entry, mark| {
+            let len = mark.map(|mark| mark.len);
             match len {
                 None if entry.len == 0 => drop(self.get(index, true)?),
                 Some(len) if len > entry.len => {
@@ -301,25 +309,24 @@ impl Files {
                 }
                 Some(_) | None => {}
             }
-        }
-        Ok(())
+            // One that has its length is left alone: its time may not change, which the record knows.
+            if len.unwrap_or(0) < entry.len && whole(index) {
+                allocate(&*self.get(index, true)?, entry.len)?;
+            }
+            Ok(true)
+        })
     }
 
     /// Finds a file that is somebody else's: longer than the torrent's, or with content of which no piece verified.
     pub(crate) fn has_foreign(&self, verified: impl Fn(u32) -> bool) -> Result<bool, StorageError> {
-        for (index, entry) in self.layout.entries.iter().enumerate() {
-            if entry.pad {
-                continue;
-            }
-            let Some(mark) = self.mark_of(index)? else {
-                continue;
-            };
-            let foreign = mark.len > 0 && !self.layout.pieces_of(index).any(&verified);
-            if foreign || mark.len > entry.len {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let mut found = false;
+        self.walk(|index, entry, mark| {
+            let len = mark.map_or(0, |mark| mark.len);
+            let foreign = len > 0 && !self.layout.pieces_of(index).any(&verified);
+            found = foreign || len > entry.len;
+            Ok(!found)
+        })?;
+        Ok(found)
     }
 
     /// Tells whether any file with content exists.
@@ -329,27 +336,76 @@ impl Files {
 
     /// What every file looks like now; `None` where there is none. Pads count as missing.
     pub(crate) fn marks(&self) -> Result<Vec<Option<FileMark>>, StorageError> {
-        (0..self.layout.entries.len())
-            .map(|index| {
-                if self.is_pad(index) {
-                    Ok(None)
-                } else {
-                    self.mark_of(index)
-                }
-            })
-            .collect()
+        let mut marks = vec![None; self.layout.entries.len()];
+        self.walk(|index, _, mark| {
+            if let Some(slot) = marks.get_mut(index) {
+                *slot = mark;
+            }
+            Ok(true)
+        })?;
+        Ok(marks)
     }
 
-    /// Makes everything written so far survive a power cut.
-    pub(crate) fn sync(&self) -> Result<(), StorageError> {
+    /// Makes everything written so far survive a power cut, and says what the files of it look like then.
+    pub(crate) fn sync(&self) -> Result<Vec<(usize, FileMark)>, StorageError> {
         let dirty = std::mem::take(&mut *lock(&self.dirty));
-        for (done, &index) in dirty.iter().enumerate() {
-            let synced = self
-                .get(index, true)
-                .and_then(|file| file.sync_data().map_err(|e| StorageError::from_io(&e)));
-            if let Err(error) = synced {
-                lock(&self.dirty).extend(dirty.iter().skip(done));
-                return Err(error);
+        let synced = self.sync_files(&dirty);
+        if synced.is_err() {
+            lock(&self.dirty).extend(dirty);
+        }
+        synced
+    }
+
+    fn sync_files(&self, dirty: &BTreeSet<usize>) -> Result<Vec<(usize, FileMark)>, StorageError> {
+        let at_once = dirty.len() > MAX_SYNCED;
+        if at_once {
+            // One by one, thousands of small files would take minutes.
+            rustix::fs::syncfs(&self.root).map_err(StorageError::from_errno)?;
+        }
+        let mut marks = Vec::with_capacity(dirty.len());
+        for &index in dirty {
+            let file = self.get(index, false)?;
+            if !at_once {
+                file.sync_data().map_err(|e| StorageError::from_io(&e))?;
+            }
+            let meta = file.metadata().map_err(|e| StorageError::from_io(&e))?;
+            let (seconds, more) = (meta.mtime(), meta.mtime_nsec());
+            marks.push((index, FileMark::new(meta.len(), seconds, more)));
+        }
+        Ok(marks)
+    }
+
+    /// Looks at every file in turn, as long as `look` says to go on: folders that several files share are opened once.
+    fn walk(
+        &self,
+        mut look: impl FnMut(usize, &Entry, Option<FileMark>) -> Result<bool, StorageError>,
+    ) -> Result<(), StorageError> {
+        let mut last: Option<(&[String], Option<OwnedFd>)> = None;
+        for (index, entry) in self.layout.entries.iter().enumerate() {
+            let Some((name, folders)) = entry.path.split_last().filter(|_| !entry.pad) else {
+                continue;
+            };
+            let known = last.take().filter(|(of, _)| *of == folders);
+            let folder = match known {
+                Some((_, folder)) => folder,
+                None => match self.open_folder(folders, false) {
+                    Ok(folder) => Some(folder),
+                    Err(StorageError::Missing) => None,
+                    Err(error) => return Err(error),
+                },
+            };
+            let mark = match &folder {
+                Some(folder) => look_at(folder, name)?,
+                None => None,
+            };
+            let missing = folder.is_none();
+            last = Some((folders, folder));
+            if !look(index, entry, mark)? {
+                return Ok(());
+            }
+            if missing {
+                // It may have been made now.
+                last = None;
             }
         }
         Ok(())
@@ -359,23 +415,7 @@ impl Files {
         self.layout.entries.get(index).is_some_and(|e| e.pad)
     }
 
-    fn mark_of(&self, index: usize) -> Result<Option<FileMark>, StorageError> {
-        match self.get(index, false) {
-            Ok(file) => {
-                let meta = file.metadata().map_err(|e| StorageError::from_io(&e))?;
-                let mtime =
-                    i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
-                Ok(Some(FileMark {
-                    len: meta.len(),
-                    mtime,
-                }))
-            }
-            Err(StorageError::Missing) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn get(&self, index: usize, write: bool) -> Result<Arc<File>, StorageError> {
+    pub(super) fn get(&self, index: usize, write: bool) -> Result<Arc<File>, StorageError> {
         let mut open = lock(&self.open);
         open.clock += 1;
         let clock = open.clock;
@@ -408,17 +448,11 @@ impl Files {
     }
 
     /// Walks down from the output folder, one component at a time.
-    fn open_file(&self, index: usize, write: bool) -> Result<File, StorageError> {
-        let entry = self
-            .layout
-            .entries
-            .get(index)
-            .ok_or(StorageError::Missing)?;
-        let (name, folders) = entry.path.split_last().ok_or(StorageError::UnsafePath)?;
+    fn open_folder(&self, folders: &[String], create: bool) -> Result<OwnedFd, StorageError> {
         let mut here: Option<OwnedFd> = None;
         for folder in folders {
             let parent = here.as_ref().unwrap_or(&self.root);
-            if write {
+            if create {
                 match rustix::fs::mkdirat(parent, folder.as_str(), Mode::from_raw_mode(0o755)) {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(errno) => return Err(StorageError::from_errno(errno)),
@@ -429,7 +463,20 @@ impl Files {
                 .map_err(|errno| blame(parent, folder, errno))?;
             here = Some(next);
         }
-        let parent = here.as_ref().unwrap_or(&self.root);
+        match here {
+            Some(folder) => Ok(folder),
+            None => self.root.try_clone().map_err(|e| StorageError::from_io(&e)),
+        }
+    }
+
+    fn open_file(&self, index: usize, write: bool) -> Result<File, StorageError> {
+        let entry = self
+            .layout
+            .entries
+            .get(index)
+            .ok_or(StorageError::Missing)?;
+        let (name, folders) = entry.path.split_last().ok_or(StorageError::UnsafePath)?;
+        let parent = self.open_folder(folders, write)?;
         // NONBLOCK: a planted FIFO must not hold a thread.
         let common = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let flags = if write {
@@ -438,17 +485,51 @@ impl Files {
             OFlags::RDONLY
         };
         let fd = rustix::fs::openat(
-            parent,
+            &parent,
             name.as_str(),
             flags | common,
             Mode::from_raw_mode(0o644),
         )
-        .map_err(|errno| blame(parent, name, errno))?;
+        .map_err(|errno| blame(&parent, name, errno))?;
         let stat = rustix::fs::fstat(&fd).map_err(StorageError::from_errno)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(StorageError::NotAFile);
         }
         Ok(File::from(fd))
+    }
+}
+
+/// What a file looks like; `None` where there is none.
+fn look_at(folder: &OwnedFd, name: &str) -> Result<Option<FileMark>, StorageError> {
+    let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(StorageError::from_errno(errno)),
+    };
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind.is_symlink() {
+        return Err(StorageError::Symlink);
+    }
+    if !kind.is_file() {
+        return Err(StorageError::NotAFile);
+    }
+    // No file is of negative length.
+    let len = u64::try_from(stat.st_size).unwrap_or(0);
+    Ok(Some(FileMark::new(
+        len,
+        stat.st_mtime,
+        i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
+    )))
+}
+
+/// Takes the room for a whole file. Where the file system can't, it gets its length alone.
+fn allocate(file: &File, len: u64) -> Result<(), StorageError> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
+        Ok(()) => Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+            file.set_len(len).map_err(|e| StorageError::from_io(&e))
+        }
+        Err(errno) => Err(StorageError::from_errno(errno)),
     }
 }
 

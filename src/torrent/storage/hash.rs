@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::digest::PieceHasher;
 use super::files::{Files, Layout};
+use super::holes::Zeros;
 use super::{StorageError, lock};
 use crate::torrent::metainfo::{Builder, MAX_PIECES, PieceHashes};
 use crate::torrent::picker::Bits;
@@ -59,14 +60,30 @@ pub fn hash_files(
 /// Gives those of `pieces` that are right.
 pub(super) fn check(files: &Files, pieces: &Bits, threads: usize, progress: &AtomicU32) -> Bits {
     let right = Mutex::new(Bits::new(files.layout.geometry.pieces));
+    let zeros = Zeros::default();
     each(pieces.ones(), threads, |piece, scratch| {
-        let hasher = hash(files, piece, scratch).ok();
-        if hasher.is_some_and(|hasher| files.layout.is_right(piece, hasher)) {
+        if is_right(files, piece, &zeros, scratch).unwrap_or(false) {
             lock(&right).set(piece);
         }
         progress.fetch_add(1, Ordering::Relaxed);
     });
     right.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn is_right(
+    files: &Files,
+    piece: u32,
+    zeros: &Zeros,
+    scratch: &mut Vec<u8>,
+) -> Result<bool, StorageError> {
+    let layout = &files.layout;
+    let len = u64::from(layout.geometry.len_of(piece));
+    if files.is_hole(layout.start_of(piece), len)?
+        && let Some(right) = zeros.are_right(layout, piece)
+    {
+        return Ok(right);
+    }
+    Ok(layout.is_right(piece, hash(files, piece, scratch)?))
 }
 
 /// Runs `work` for each piece, with a buffer that each thread keeps.

@@ -4,10 +4,12 @@
 //! which writes them and hashes them while they are warm. When the last block of a piece is in, the worker compares the
 //! hash and sends a [`Report`]. Memory is bounded by a budget: [`Storage::ready`] makes readers wait.
 
+mod budget;
 mod digest;
 mod error;
 mod files;
 mod hash;
+mod holes;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -15,12 +17,16 @@ mod worker;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
+use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc};
 
+use budget::Share;
+pub use budget::{DEFAULT_BUDGET, WriteBudget};
+pub use digest::short;
 pub use error::StorageError;
 pub use files::FileMark;
 use files::{Files, Layout};
@@ -29,10 +35,8 @@ use worker::{Job, Worker};
 
 use super::metainfo::Info;
 use super::picker::{Bits, BlockDigest, Geometry};
+use super::v2::merkle::{Hash, sha256};
 use super::wire::{BLOCK, BlockRef};
-
-/// Memory for blocks that are not yet on disk, bytes.
-pub const DEFAULT_BUDGET: usize = 32 << 20;
 
 /// Blocks of a segment, the unit of memory and of writes: 256 KiB is large enough to make system calls cheap and
 /// small enough that many peers can each fill one.
@@ -73,21 +77,12 @@ pub enum Report {
 pub struct StorageOptions {
     /// The output folder.
     pub root: PathBuf,
-    /// Memory budget, bytes.
-    pub budget: usize,
+    /// Memory for blocks that are not on disk yet; torrents may share it.
+    pub budget: Arc<WriteBudget>,
     /// Whether files may be created and written.
     pub write: bool,
-}
-
-impl StorageOptions {
-    /// For a download into this folder.
-    pub fn download(root: PathBuf) -> Self {
-        Self {
-            root,
-            budget: DEFAULT_BUDGET,
-            write: true,
-        }
-    }
+    /// Take the room on the disk before anything comes, where the file system can; else it is taken as blocks come.
+    pub preallocate: bool,
 }
 
 struct Segment {
@@ -120,13 +115,13 @@ struct Shard {
 pub struct Storage {
     files: Files,
     shards: Vec<Shard>,
-    /// Bytes of segments in use.
-    used: AtomicUsize,
-    budget: usize,
-    room: Notify,
-    pool: Mutex<Vec<Vec<u8>>>,
+    /// Memory of segments.
+    share: Share,
+    /// A worker came to its end.
+    settled: Notify,
     reports: mpsc::Sender<Report>,
     segment_len: usize,
+    preallocate: bool,
     /// The swarm is gone: what waits is not written any more.
     closed: AtomicBool,
     /// Held as long as anything may still be written.
@@ -162,18 +157,19 @@ impl Storage {
             }),
             worker: Mutex::default(),
         };
-        Ok(Arc::new(Self {
+        let storage = Arc::new(Self {
             files,
             shards: (0..SHARDS).map(|_| shard()).collect(),
-            used: AtomicUsize::new(0),
-            budget: options.budget.max(4 * SEGMENT as usize),
-            room: Notify::new(),
-            pool: Mutex::default(),
+            share: Share::new(Arc::clone(&options.budget)),
+            settled: Notify::new(),
             reports,
             segment_len: SEGMENT.min(geometry.piece_len.next_multiple_of(BLOCK)) as usize,
+            preallocate: options.preallocate,
             closed: AtomicBool::new(false),
             _lock: lock,
-        }))
+        });
+        options.budget.join(&storage);
+        Ok(storage)
     }
 
     /// Says which pieces are verified; they are never written again.
@@ -243,19 +239,12 @@ impl Storage {
 
     /// Tells whether more may be read from peers. If not, wait for [`Storage::ready`].
     pub fn has_room(&self) -> bool {
-        self.used.load(Ordering::Acquire) < self.budget
+        self.share.has_room()
     }
 
-    /// Waits until there is room in the memory budget. Call before reading more from a peer.
-    pub async fn ready(self: &Arc<Self>) {
-        while !self.has_room() {
-            let mut room = std::pin::pin!(self.room.notified());
-            room.as_mut().enable();
-            self.write_gathered();
-            if !self.has_room() {
-                room.await;
-            }
-        }
+    /// Waits until there is room in the memory budget. Call before reading more from a peer, within a tokio runtime.
+    pub async fn ready(&self) {
+        self.share.ready().await;
     }
 
     /// Sends what is gathered to the disk, complete or not, to free its memory.
@@ -293,12 +282,32 @@ impl Storage {
         result
     }
 
-    /// Makes all verified pieces survive a power cut. Blocks.
+    /// Makes everything written so far survive a power cut, and says what the files look like that this concerns. Blocks.
     ///
     /// # Errors
     /// Nothing new may be recorded as had; pause and tell the user.
-    pub fn sync(&self) -> Result<(), StorageError> {
+    pub fn sync(&self) -> Result<Vec<(usize, FileMark)>, StorageError> {
         self.files.sync()
+    }
+
+    /// SHA-256 of each block of a piece as it is on disk: of version 2, the leaves of its tree. Blocks.
+    ///
+    /// # Errors
+    /// The file is gone or can't be read.
+    pub fn block_hashes(&self, piece: u32) -> Result<Vec<Hash>, StorageError> {
+        let geometry = self.geometry();
+        let mut buffer = Vec::with_capacity(BLOCK as usize);
+        let hash = |number| {
+            buffer.clear();
+            self.read(geometry.block(piece, number), &mut buffer)?;
+            Ok(sha256(&buffer))
+        };
+        (0..geometry.blocks_of(piece)).map(hash).collect()
+    }
+
+    /// The pieces that hold a part of a file.
+    pub fn pieces_of(&self, file: usize) -> Range<u32> {
+        self.files.layout.pieces_of(file)
     }
 
     /// What the files look like now. Blocks.
@@ -309,13 +318,14 @@ impl Storage {
         self.files.marks()
     }
 
-    /// Creates what no piece brings (empty files) and cuts what is too long. The files must be known to be this
-    /// torrent's. Blocks.
+    /// Creates what no piece brings (empty files), cuts what is too long, and takes the room for files of which all pieces are
+    /// `wanted`, where that was asked for. The files must be known to be this torrent's. Blocks.
     ///
     /// # Errors
     /// The folder can't be used: tell the user, with the hint.
-    pub fn prepare(&self) -> Result<(), StorageError> {
-        self.files.prepare()
+    pub fn prepare(&self, wanted: impl Fn(u32) -> bool) -> Result<(), StorageError> {
+        let whole = |file| self.preallocate && self.pieces_of(file).all(&wanted);
+        self.files.prepare(whole)
     }
 
     /// Tells whether any of the torrent's files exists with content. Blocks.
@@ -348,30 +358,21 @@ impl Storage {
     /// Waits until everything put so far is written and checked.
     pub async fn idle(&self) {
         loop {
-            let mut room = std::pin::pin!(self.room.notified());
-            room.as_mut().enable();
+            let mut settled = std::pin::pin!(self.settled.notified());
+            settled.as_mut().enable();
             if self.shards.iter().all(|shard| !lock(&shard.state).running) {
                 return;
             }
-            room.await;
+            settled.await;
         }
     }
 
     fn buffer(&self) -> Vec<u8> {
-        self.used.fetch_add(self.segment_len, Ordering::AcqRel);
-        lock(&self.pool)
-            .pop()
-            .unwrap_or_else(|| vec![0; self.segment_len])
+        self.share.buffer(self.segment_len)
     }
 
     fn recycle(&self, buffer: Vec<u8>) {
-        let mut pool = lock(&self.pool);
-        if pool.len() * self.segment_len < self.budget {
-            pool.push(buffer);
-        }
-        drop(pool);
-        self.used.fetch_sub(self.segment_len, Ordering::AcqRel);
-        self.room.notify_waiters();
+        self.share.recycle(buffer);
     }
 
     /// Starts the shard's worker if there is work and none runs.

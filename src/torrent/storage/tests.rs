@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used)]
+mod scale;
+
 use super::*;
 use crate::torrent::metainfo::Builder;
 use sha1::{Digest, Sha1};
@@ -27,8 +29,9 @@ fn open(info: &Info, root: &Path, budget: usize) -> (Arc<Storage>, mpsc::Receive
     let (sender, reports) = mpsc::channel(64);
     let options = StorageOptions {
         root: root.to_owned(),
-        budget,
+        budget: WriteBudget::new(budget),
         write: true,
+        preallocate: false,
     };
     (
         Storage::open(info, &options, sender, None).unwrap(),
@@ -59,7 +62,7 @@ async fn blocks_in_any_order_become_the_files() {
     let dir = tempfile::tempdir().unwrap();
     // The least budget: everything passes through it.
     let (storage, mut reports) = open(&info, dir.path(), 0);
-    storage.prepare().unwrap();
+    storage.prepare(|_| true).unwrap();
     let geometry = storage.geometry();
     let mut blocks: Vec<(u32, u32)> = (0..geometry.pieces)
         .flat_map(|piece| (0..geometry.blocks_of(piece)).map(move |number| (piece, number)))
@@ -79,11 +82,7 @@ async fn blocks_in_any_order_become_the_files() {
     assert_eq!(on_disk(dir.path(), &sizes), content);
     let all = Bits::full(geometry.pieces);
     assert!(storage.check(&all, 2, &AtomicU32::new(0)).is_full());
-    assert_eq!(
-        storage.used.load(Ordering::Acquire),
-        0,
-        "all memory is given back"
-    );
+    assert_eq!(storage.share.used(), 0, "all memory is given back");
     let mut read = Vec::new();
     storage
         .read(
@@ -194,7 +193,7 @@ async fn a_full_disk_loses_the_piece_and_nothing_else() {
         panic!()
     };
     assert_eq!(error, StorageError::Full);
-    assert_eq!(storage.used.load(Ordering::Acquire), 0);
+    assert_eq!(storage.share.used(), 0);
     set_fault(dir.path(), None);
     (0..4).for_each(|number| put(&storage, &content, 1, number));
     assert!(matches!(

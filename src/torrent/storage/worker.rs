@@ -7,10 +7,9 @@ use std::sync::atomic::Ordering;
 use super::digest::PieceHasher;
 use super::{
     BLOCK, Report, SEGMENT, SEGMENT_BLOCKS, Segment, Storage, StorageError, Suspects, full_mask,
-    lock,
+    lock, short,
 };
 use crate::torrent::picker::BlockDigest;
-use crate::torrent::v2::merkle::sha256;
 
 /// Work for a shard, done in order, so that a check comes after all writes of its piece.
 pub(super) enum Job {
@@ -54,7 +53,7 @@ impl Storage {
                 let Some(job) = state.jobs.pop_front() else {
                     state.running = false;
                     drop(state);
-                    self.room.notify_waiters();
+                    self.settled.notify_waiters();
                     return;
                 };
                 job
@@ -95,7 +94,7 @@ impl Storage {
         if segment.mask != full_mask(blocks, at) {
             return self.recycle(segment.data);
         }
-        if at > hashing.next && self.used.load(Ordering::Acquire) > self.budget / 2 {
+        if at > hashing.next && self.share.is_short() {
             return self.recycle(segment.data);
         }
         hashing.kept.insert(at, segment.data);
@@ -139,7 +138,7 @@ impl Storage {
                 lock(&slot.state).done.set(piece);
             }
             let digests = match worker.suspects.remove(&piece) {
-                true => self.digests(worker, piece),
+                true => self.digests(piece),
                 false => Vec::new(),
             };
             Report::Passed { piece, digests }
@@ -147,7 +146,7 @@ impl Storage {
             worker.suspects.insert(piece);
             Report::Failed {
                 piece,
-                digests: self.digests(worker, piece),
+                digests: self.digests(piece),
             }
         };
         self.report(report);
@@ -225,20 +224,7 @@ impl Storage {
     }
 
     /// Digests of a piece's blocks as they are on disk; empty when it can't be read.
-    fn digests(&self, worker: &mut Worker, piece: u32) -> Vec<BlockDigest> {
-        let geometry = self.geometry();
-        let mut digests = Vec::new();
-        for number in 0..geometry.blocks_of(piece) {
-            let block = geometry.block(piece, number);
-            worker.scratch.clear();
-            if self.read(block, &mut worker.scratch).is_err() {
-                return Vec::new();
-            }
-            // Of version 2, the same stands in the tree.
-            let hash = sha256(&worker.scratch);
-            let digest: Option<&BlockDigest> = hash.first_chunk();
-            digests.push(digest.copied().unwrap_or_default());
-        }
-        digests
+    fn digests(&self, piece: u32) -> Vec<BlockDigest> {
+        short(&self.block_hashes(piece).unwrap_or_default())
     }
 }

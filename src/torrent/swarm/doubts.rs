@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::torrent::picker::{BlockDigest, PeerKey};
-use crate::torrent::v2::merkle::Hash;
+use crate::torrent::picker::PeerKey;
 use crate::torrent::v2::request::HashRequest;
 
 /// Most pieces that are in doubt; of those beyond, only another attempt tells.
@@ -75,12 +74,6 @@ impl Doubts {
         self.0.remove(&piece);
         Some(piece)
     }
-}
-
-/// What the picker compares blocks by.
-pub(super) fn digests(hashes: &[Hash]) -> Vec<BlockDigest> {
-    let short = |hash: &Hash| hash.first_chunk().copied().unwrap_or_default();
-    hashes.iter().map(short).collect()
 }
 
 #[cfg(test)]

@@ -7,16 +7,14 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::connection::{Connection, News};
-use super::doubts::digests;
 use super::{Shared, Torrent};
 use crate::torrent::peer::{CloseReason, Peer};
 use crate::torrent::picker::PeerKey;
-use crate::torrent::storage::{Storage, lock};
+use crate::torrent::storage::{lock, short};
 use crate::torrent::v2::Answer;
 use crate::torrent::v2::fetch::Outcome;
-use crate::torrent::v2::merkle::{Hash, sha256};
+use crate::torrent::v2::merkle::Hash;
 use crate::torrent::v2::request::HashRequest;
-use crate::torrent::wire::BLOCK;
 
 /// Requests for which a piece has to be read that wait, at most; those beyond are refused. One is begun each second: reading a piece
 /// costs us a thousand times what asking costs the peer.
@@ -93,7 +91,7 @@ impl Connection {
             *job = begin(&self.shared.hashing, move || {
                 let v2 = torrent.info.v2.as_ref();
                 let hashes = v2
-                    .zip(leaves(&torrent.storage, piece))
+                    .zip(torrent.storage.block_hashes(piece).ok())
                     .and_then(|(v2, leaves)| v2.answer_with(&request, leaves));
                 (request, hashes)
             });
@@ -131,19 +129,6 @@ pub(super) async fn hashed(job: &mut Option<Job>) -> Option<(HashRequest, Option
         Some(handle) => handle.await.ok(),
         None => std::future::pending().await,
     }
-}
-
-/// Hashes of the blocks of a piece on disk.
-fn leaves(storage: &Arc<Storage>, piece: u32) -> Option<Vec<Hash>> {
-    let geometry = storage.geometry();
-    let mut buffer = Vec::with_capacity(BLOCK as usize);
-    let read = |number| {
-        buffer.clear();
-        let block = geometry.block(piece, number);
-        storage.read(block, &mut buffer).ok()?;
-        Some(sha256(&buffer))
-    };
-    (0..geometry.blocks_of(piece)).map(read).collect()
 }
 
 /// Answers a request, or lets it wait for [`Connection::hash_next`]. A piece that has to be read costs the peer as much of its share as
@@ -190,7 +175,7 @@ pub(super) fn hashes_came(
         if !v2.proves(request, hashes) {
             return Some(News::Liars(vec![key]));
         }
-        let right = digests(hashes);
+        let right = short(hashes);
         let liars = work.picker.as_mut()?.blame(piece, &right);
         return Some(News::Liars(liars));
     }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{Driver, Phase};
 use crate::redact::Redacted;
 use crate::torrent::picker::{PeerKey, Picker};
-use crate::torrent::resume::Record;
+use crate::torrent::resume::{self, Record};
 use crate::torrent::storage::{Storage, StorageError, lock};
 use crate::torrent::swarm::announce::Counters;
 use crate::torrent::swarm::choker::Candidate;
@@ -20,8 +22,42 @@ use crate::torrent::swarm::{Order, Seat};
 /// Seconds between rounds of the choker (BEP 3).
 const CHOKE_EVERY: u64 = 10;
 
-/// Seconds between records of what is verified, where anything is new.
-const RECORD_EVERY: u64 = 5;
+/// Seconds until a note of what is verified is tried again, after it could not be written.
+const RECORD_AGAIN: u64 = 5;
+
+/// How long to rest between two notes, as a multiple of what the last one took, and within which bounds: on a slow disk, noting takes
+/// a part of the time that is left for writing; on a quick one, a power cut costs what came in a moment.
+const REST: u32 = 4;
+const LEAST_REST: Duration = Duration::from_millis(200);
+const MOST_REST: Duration = Duration::from_secs(5);
+
+/// A note that is being written, or the rest after it.
+pub(super) struct Recording {
+    pub(super) task: JoinHandle<Result<(), StorageError>>,
+    /// Ends the rest when it is dropped.
+    _rest: oneshot::Sender<()>,
+}
+
+impl Recording {
+    fn start(save: impl FnOnce() -> Result<(), StorageError> + Send + 'static) -> Self {
+        let (rest, woken) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            let begun = Instant::now();
+            let saved = tokio::task::spawn_blocking(save).await;
+            let rest = (begun.elapsed() * REST).clamp(LEAST_REST, MOST_REST);
+            let _ = tokio::time::timeout(rest, woken).await;
+            saved.unwrap_or(Err(StorageError::Io(std::io::ErrorKind::Other)))
+        });
+        Self { task, _rest: rest }
+    }
+
+    /// Waits for what is being written, without the rest.
+    pub(super) async fn settle(self) {
+        let Self { task, _rest } = self;
+        drop(_rest);
+        let _ = task.await;
+    }
+}
 
 impl Driver {
     pub(super) fn tick(&mut self) {
@@ -40,9 +76,7 @@ impl Driver {
         self.tend_webs();
         self.tell_onions();
         self.tell_peers();
-        if self.unrecorded && self.seconds >= self.recorded_at + RECORD_EVERY {
-            self.record();
-        }
+        self.record();
         let now = Instant::now();
         if self.paused.is_some_and(|(_, until)| until <= now) {
             self.retry();
@@ -101,25 +135,27 @@ impl Driver {
         self.unchoked = chosen;
     }
 
-    /// Begins to record what is verified now; what comes meanwhile waits for the next.
-    fn record(&mut self) {
+    /// Begins to note what is verified, where anything is new; what comes meanwhile waits for the next.
+    pub(super) fn record(&mut self) {
         let Phase::Active { storage } = &self.phase else {
             return;
         };
-        if self.recording.is_some() || !self.setup.storage.write {
+        let waits = self.recording.is_some() || self.seconds < self.record_after;
+        if waits || !self.unrecorded || !self.setup.storage.write {
             return;
         }
-        let Some(save) = self.saver(Arc::clone(storage)) else {
+        let Some(save) = self.saver(Arc::clone(storage), false) else {
             return;
         };
         self.unrecorded = false;
-        self.recorded_at = self.seconds;
-        self.recording = Some(tokio::task::spawn_blocking(save));
+        self.recording = Some(Recording::start(save));
     }
 
+    /// What notes the pieces that are verified now. When nothing will be written any more, as at the end of a run, as a record in full.
     pub(super) fn saver(
         &self,
         storage: Arc<Storage>,
+        over: bool,
     ) -> Option<impl FnOnce() -> Result<(), StorageError> + Send + 'static> {
         let had = lock(&self.shared.work)
             .picker
@@ -129,13 +165,18 @@ impl Driver {
         let store = Arc::clone(&self.store);
         Some(move || {
             // Only what survives a power cut may be claimed.
-            storage.sync()?;
-            let marks = storage.marks()?;
+            let changed = storage.sync()?;
+            let (open, at) = (!over && !had.is_full(), resume::now());
+            if open && store.add(&had, &changed, at)? {
+                return Ok(());
+            }
             store.save(&Record {
                 info: Arc::clone(&torrent.bytes),
                 had,
-                marks,
+                marks: storage.marks()?,
                 layers: torrent.layers(),
+                open,
+                at,
             })
         })
     }
@@ -146,7 +187,9 @@ impl Driver {
             // The old record stays true. Said to the user, since a kill would now cost a check of all files.
             tracing::warn!(%error, "can't record the progress: {}", error.hint());
             self.unrecorded = true;
+            self.record_after = self.seconds + RECORD_AGAIN;
         }
+        self.record();
     }
 
     fn state(&self) -> State {

@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use self::clock::Recording;
 use self::early::Early;
 use self::seeds::Rumours;
 use self::steer::{Contacts, Steered};
@@ -216,9 +217,9 @@ pub(crate) struct Driver {
     seeker: JoinSet<()>,
     /// Those whom only the DHT named before it was known that the torrent is not private.
     sought: Vec<SocketAddr>,
-    recording: Option<JoinHandle<Result<(), StorageError>>>,
+    recording: Option<Recording>,
     unrecorded: bool,
-    recorded_at: u64,
+    record_after: u64,
     seconds: u64,
     no_network: bool,
     checked: Arc<AtomicU32>,
@@ -321,7 +322,7 @@ impl Driver {
             sought: Vec::new(),
             recording: None,
             unrecorded: false,
-            recorded_at: 0,
+            record_after: 0,
             seconds: 0,
             no_network: false,
             checked: Arc::default(),
@@ -426,14 +427,16 @@ impl Driver {
             return;
         };
         self.checked.store(0, Ordering::Relaxed);
+        let wanted = self.wanted_pieces(&info);
         let job = prepare::Job {
-            info,
             verify: std::mem::take(&mut self.steered.verify),
             options: self.setup.storage.clone(),
             overwrite: self.setup.overwrite,
             store: Arc::clone(&self.store),
             reports: self.report_sender.clone(),
             checked: Arc::clone(&self.checked),
+            wanted,
+            info,
         };
         self.phase = Phase::Checking(tokio::task::spawn_blocking(move || job.run()));
     }
@@ -559,6 +562,7 @@ impl Driver {
         for liar in self.settle(report) {
             self.ban(liar);
         }
+        self.record();
     }
 
     /// Tells the picker, and the connections; gives who lied.
@@ -634,7 +638,7 @@ impl Driver {
     /// Waits until what has come is written, and records it.
     async fn settle_down(&mut self, storage: Arc<Storage>) {
         if let Some(recording) = self.recording.take() {
-            let _ = recording.await;
+            recording.settle().await;
         }
         loop {
             tokio::select! {
@@ -646,7 +650,7 @@ impl Driver {
             self.take_report(report);
         }
         if self.setup.storage.write
-            && let Some(save) = self.saver(storage)
+            && let Some(save) = self.saver(storage, true)
         {
             let result = tokio::task::spawn_blocking(save).await.ok();
             self.recorded(result);
@@ -673,11 +677,9 @@ async fn next_step(phase: &mut Phase) -> Woken {
     }
 }
 
-async fn finish(
-    recording: &mut Option<JoinHandle<Result<(), StorageError>>>,
-) -> Option<Result<(), StorageError>> {
+async fn finish(recording: &mut Option<Recording>) -> Option<Result<(), StorageError>> {
     match recording {
-        Some(handle) => handle.await.ok(),
+        Some(recording) => (&mut recording.task).await.ok(),
         None => std::future::pending().await,
     }
 }

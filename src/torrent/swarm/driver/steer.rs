@@ -104,6 +104,20 @@ impl Driver {
         Some(())
     }
 
+    /// The pieces that are wanted of a torrent whose files are about to be opened.
+    pub(super) fn wanted_pieces(&mut self, info: &Info) -> Bits {
+        let mut wanted = Bits::new(info.piece_count());
+        if self.choose_files(info).is_none() {
+            return wanted;
+        }
+        for (piece, priority) in (0..).zip(piece_priorities(info, &self.steered.files)) {
+            if priority != Priority::Skip {
+                wanted.set(piece);
+            }
+        }
+        wanted
+    }
+
     /// Tells the picker what is wanted, and takes back requests for what is not any more.
     pub(super) fn steer(&mut self) {
         let Some(info) = self.info.clone() else {
