@@ -19,16 +19,15 @@ use support::process::Process;
 
 const NAME: &str = "archive.bin";
 const PIECE: u64 = 256 << 10;
-const SIZE: u64 = 88 * PIECE;
+const SIZE: u64 = 72 * PIECE;
 const KILLS: u64 = 50;
 /// What the seed may give each second, bytes: a run that is killed brings a few pieces.
-const RATE: u64 = 1 << 20;
+const RATE: u64 = 768 << 10;
 /// Most that a run is left to take, bytes: all of them together take less than there is.
 const PART: u64 = 3 * PIECE / 2;
 
-/// What may be on its way when a process dies, bytes: the piece that was begun, and what the seed gave that had not come through the
-/// circuit yet. The size of what is asked for at once follows the rate: it is some two seconds' worth.
-const IN_FLIGHT: u64 = PIECE + RATE;
+/// What may be on its way when a process dies, bytes: the piece in flight. With one peer at this rate it is a third of it on average.
+const IN_FLIGHT: u64 = PIECE;
 
 fn given(seed: &Libtorrent) -> u64 {
     seed.peers().iter().filter_map(|peer| peer.uploaded).sum()
@@ -69,8 +68,13 @@ fn a_download_killed_fifty_times_fetches_nothing_again_but_what_was_on_its_way()
         let had = right(&loopback, &content);
         let before = given(&seed);
         let mut get = loopback.get(&source);
-        // Some die while they start or check, most in the middle of the transfer.
-        if rng.random_range(0..3) > 0 {
+        // Some die as soon as they said what they began with, some while they start or check, most in the middle of the transfer.
+        if kill % 5 == 4 {
+            get.wait_until(PATIENCE, |get| {
+                let over = !get.events("done").is_empty();
+                (over || resumed(get).is_some()).then_some(())
+            });
+        } else if rng.random_range(0..3) > 0 {
             let part = rng.random_range(1..PART);
             get.wait_until(PATIENCE, |get| {
                 let went_on = given(&seed) > before + part;
@@ -91,7 +95,7 @@ fn a_download_killed_fifty_times_fetches_nothing_again_but_what_was_on_its_way()
             checked += 1;
         }
     }
-    assert!(cut >= 20 && checked >= 20, "{cut} cut, {checked} looked at");
+    assert!(cut >= 20 && checked >= 10, "{cut} cut, {checked} looked at");
     let had = right(&loopback, &content);
     assert!(
         (PIECE..SIZE).contains(&had),

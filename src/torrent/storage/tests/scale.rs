@@ -27,7 +27,9 @@ fn opened(root: &Path) -> usize {
 async fn a_hundred_thousand_files_come_with_few_open_at_once() {
     const FILES: usize = 100_000;
     let file = |n: usize| vec![format!("{:03}", n / 1000), format!("{:03}", n % 1000)];
-    let sizes: Vec<u64> = (0..FILES as u64).map(|n| n % 4 * 5).collect();
+    // Most are empty, so that this takes seconds.
+    let len = |n| if n % 10 == 0 { 15 } else { 0 };
+    let sizes: Vec<u64> = (0..FILES as u64).map(len).collect();
     let files = sizes.iter().enumerate().map(|(n, &len)| (file(n), len));
     let mut builder = Builder::new("top".into(), files.collect());
     builder.piece_len = PIECE;
@@ -50,7 +52,7 @@ async fn a_hundred_thousand_files_come_with_few_open_at_once() {
         assert!(opened(dir.path()) <= 64 + 8, "{}", opened(dir.path()));
     }
     let synced = storage.sync().unwrap();
-    assert_eq!(synced.len(), FILES / 4 * 3, "all but the empty ones");
+    assert_eq!(synced.len(), FILES / 10, "all but the empty ones");
     storage.prepare(|_| true).unwrap();
     let marks = storage.marks().unwrap();
     for (mark, len) in marks.iter().zip(&sizes) {

@@ -1,13 +1,7 @@
 //! `hushswarm seed` on a host that could reach the whole world directly: a real client gets the content, and sees only
 //! exits.
-#![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_types,
-    clippy::disallowed_methods
-)]
 
-mod support;
+use crate::support;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,13 +1,8 @@
 //! Lookups at the exit, from the client's route to a nameserver: real relays, the system's own resolver, and a
 //! nameserver of the test that also says nothing, or lies.
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_types,
-    clippy::disallowed_methods
-)]
 
-mod support;
-#[path = "support/relays.rs"]
+use crate::support;
+#[path = "../support/relays.rs"]
 mod world;
 
 use std::collections::BTreeMap;
@@ -190,7 +185,7 @@ async fn resolve_ptr(route: &CircuitRoute, ip: &str) -> Result<String, RouteErro
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_are_looked_up_at_the_exit() {
-    if !inside("names_are_looked_up_at_the_exit", FILES) {
+    if !inside("lookups::names_are_looked_up_at_the_exit", FILES) {
         return;
     }
     let many: Vec<String> = (1..=25).map(|n| format!("93.184.216.{n}")).collect();
@@ -254,7 +249,10 @@ async fn names_are_looked_up_at_the_exit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exit_that_may_reach_private_addresses_tells_them() {
-    if !inside("an_exit_that_may_reach_private_addresses_tells_them", FILES) {
+    if !inside(
+        "lookups::an_exit_that_may_reach_private_addresses_tells_them",
+        FILES,
+    ) {
         return;
     }
     let _nameserver = Nameserver::start(&[("inner.example", records(&["192.168.1.1"]))]);
@@ -278,7 +276,10 @@ async fn an_exit_that_may_reach_private_addresses_tells_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_name_of_an_address_is_looked_up_at_the_exit() {
-    if !inside("the_name_of_an_address_is_looked_up_at_the_exit", FILES) {
+    if !inside(
+        "lookups::the_name_of_an_address_is_looked_up_at_the_exit",
+        FILES,
+    ) {
         return;
     }
     let zeros = "0.".repeat(20);
@@ -360,7 +361,10 @@ async fn circuit_to(world: &World, place: usize) -> (Client, Arc<Circuit>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_refuses_what_a_client_should_not_have_asked() {
-    if !inside("a_relay_refuses_what_a_client_should_not_have_asked", FILES) {
+    if !inside(
+        "lookups::a_relay_refuses_what_a_client_should_not_have_asked",
+        FILES,
+    ) {
         return;
     }
     let nameserver = Nameserver::start(&[
@@ -396,7 +400,7 @@ async fn a_relay_refuses_what_a_client_should_not_have_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_circuit_cannot_keep_all_lookups_busy() {
-    if !inside("one_circuit_cannot_keep_all_lookups_busy", FILES) {
+    if !inside("lookups::one_circuit_cannot_keep_all_lookups_busy", FILES) {
         return;
     }
     let _nameserver = Nameserver::start(&[

@@ -1,13 +1,7 @@
 //! `hushswarm leaktest` with real clients: plain each of them leaks what docs/leaks.md says, so the test can fail; through
 //! `hushswarm run` nothing leaves, whatever breaks. All of it happens in namespaces that the command makes itself.
-#![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_types,
-    clippy::disallowed_methods
-)]
 
-mod support;
+use crate::support;
 
 use std::collections::BTreeSet;
 use std::process::Command;

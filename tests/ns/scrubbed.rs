@@ -1,13 +1,7 @@
 //! What a download shows of itself to trackers and peers, byte for byte: nothing that tells one user, session or torrent
 //! from another but what it must (`L07`, `L08`, `L18` to `L24`, `L37`, `L43`, `L48` of the list of leaks).
-#![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_types,
-    clippy::disallowed_methods
-)]
 
-mod support;
+use crate::support;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

@@ -1,14 +1,8 @@
 //! Real, unmodified clients download through `hushswarm proxy`, each with its settings of `docs/clients.md`, on a host that
 //! could reach everything directly. What its cable carries is captured: what a client leaks beside the proxy by itself is
 //! on that page, and nothing else.
-#![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_types,
-    clippy::disallowed_methods
-)]
 
-mod support;
+use crate::support;
 
 use std::process::Command;
 

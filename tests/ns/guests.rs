@@ -1,13 +1,7 @@
 //! BitTorrent clients that nobody here wrote, as hidden peers: inside `hushswarm run --tracker` they serve and get what hidden seeds
 //! have, no relay lets anything out, and their hosts speak to guards alone. Where one relay does, nobody out there hears of it either.
-#![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_types,
-    clippy::disallowed_methods
-)]
 
-mod support;
+use crate::support;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,7 @@
 //! Onion peers that know only the seed, or only a tracker, find each other, give to each other, and go on when the seed is gone:
 //! on a private network of Debian's `tor`.
-#![cfg(feature = "tor")]
-#![allow(clippy::unwrap_used, clippy::disallowed_types)]
 
-mod support;
+use crate::support;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

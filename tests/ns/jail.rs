@@ -1,13 +1,7 @@
 //! `hushswarm run`: nothing gets out of the jail, and everything that a program expects of a terminal and a shell works. No
 //! relay runs here, so whatever reaches somebody outside went past the circuits.
-#![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_types,
-    clippy::disallowed_methods
-)]
 
-mod support;
+use crate::support;
 
 use std::fs;
 use std::io::Write;

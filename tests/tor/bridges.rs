@@ -1,9 +1,7 @@
 //! Bridges and pluggable transports, really run: on a host that could reach every relay of a private Tor network, the program with
 //! bridges in its Tor file talks to the bridge alone, plainly or through Debian's `obfs4proxy`; with a wrong bridge, to nobody else.
-#![cfg(feature = "tor")]
-#![allow(clippy::unwrap_used, clippy::disallowed_types)]
 
-mod support;
+use crate::support;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,14 +1,7 @@
 //! A bare magnet link, an infohash and nothing else: peers are found in a private DHT of a hundred real foreign nodes. What
 //! those nodes learn of a plain client, and what of `hushswarm get`.
-#![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    clippy::disallowed_types,
-    clippy::disallowed_methods
-)]
 
-mod support;
+use crate::support;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

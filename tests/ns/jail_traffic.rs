@@ -1,9 +1,7 @@
 //! Programs that know no proxy, inside `hushswarm run`: they reach servers through a private network of relays, by name
 //! and by address, over TCP and UDP, and the host they run on speaks to guards alone.
-#![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::disallowed_types)]
 
-mod support;
+use crate::support;
 
 use std::net::SocketAddr;
 use std::path::Path;

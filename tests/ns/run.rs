@@ -1,13 +1,7 @@
 //! Real, unmodified clients inside `hushswarm run`: they complete, also where they know no proxy or are told to ignore it,
 //! and whatever happens to them or to the network, the host's cable carries nothing but what goes to a guard.
-#![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_types,
-    clippy::disallowed_methods
-)]
 
-mod support;
+use crate::support;
 
 use std::fs;
 use std::time::{Duration, Instant};

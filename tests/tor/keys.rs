@@ -1,9 +1,7 @@
 //! Onion seeds that only some find, and onion seeds whose key is never on the disk, on a private Tor network of Debian's
 //! `tor`.
-#![cfg(feature = "tor")]
-#![allow(clippy::unwrap_used, clippy::disallowed_types)]
 
-mod support;
+use crate::support;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,6 @@
 //! The private Tor network that benches and tests run on: it carries a page, and it goes when it should.
-#![allow(clippy::unwrap_used, clippy::disallowed_types)]
 
-mod support;
+use crate::support;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

@@ -1,9 +1,7 @@
 //! What keeps Tor from starting is told to the user, in the progress of a download and on standard error, with what to do about it;
 //! and Ctrl-C ends the wait.
-#![cfg(feature = "tor")]
-#![allow(clippy::unwrap_used, clippy::disallowed_types)]
 
-mod support;
+use crate::support;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};

@@ -1,9 +1,7 @@
 //! `seed --over tor` and `get` by its magnet link, on a private network of Debian's `tor` and without any relay list; and what
 //! both do where there is no network.
-#![cfg(feature = "tor")]
-#![allow(clippy::unwrap_used, clippy::disallowed_types)]
 
-mod support;
+use crate::support;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

@@ -1,13 +1,7 @@
 //! A swarm of the clients that people use, through circuits: what no one of them has in full comes together, and what we make is
 //! taken by all of them.
-#![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_types,
-    clippy::disallowed_methods
-)]
 
-mod support;
+use crate::support;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,13 +1,7 @@
 //! Hidden seeds over circuits: what anybody sees on any cable while one is visited, and what its visitors notice when relays or
 //! the seed itself go away. Everything is the real program, each on a host of its own.
-#![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_types,
-    clippy::disallowed_methods
-)]
 
-mod support;
+use crate::support;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};

@@ -1,13 +1,11 @@
 //! How Tor is kept in the long run: it rests while nothing is open and wakes for the next request; and an onion seed that is to
 //! stay has full vanguards.
-#![cfg(feature = "tor")]
-#![allow(clippy::unwrap_used, clippy::disallowed_types)]
 
-mod support;
+use crate::support;
 
-#[path = "support/proxy.rs"]
+#[path = "../support/proxy.rs"]
 mod proxy;
-#[path = "support/relays.rs"]
+#[path = "../support/relays.rs"]
 mod world;
 
 use std::io::{Read as _, Write as _};

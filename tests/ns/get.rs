@@ -1,13 +1,7 @@
 //! `hushswarm get` on a host that could reach the whole world directly: what a real BitTorrent client, a tracker and
 //! the wire see of it. Relays are processes of their own, each on a host of its own.
-#![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_types,
-    clippy::disallowed_methods
-)]
 
-mod support;
+use crate::support;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};

@@ -1,9 +1,8 @@
 //! The fixtures work, before anything is concluded from them: real clients transfer between namespaces, and each says
 //! truly whom it saw.
-#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)] // a broken set-up is a failed test
 
-mod support;
+use crate::support;
 
 use std::path::{Path, PathBuf};
 

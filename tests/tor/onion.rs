@@ -1,13 +1,11 @@
 //! Tor through hushswarm's proxy, on a private network of Debian's `tor`: curl and ncat reach an onion service that Debian's
 //! `tor` runs; and with Tor as the only way, a page through an exit.
-#![cfg(feature = "tor")]
-#![allow(clippy::unwrap_used, clippy::disallowed_types)]
 
-mod support;
+use crate::support;
 
-#[path = "support/proxy.rs"]
+#[path = "../support/proxy.rs"]
 mod proxy;
-#[path = "support/relays.rs"]
+#[path = "../support/relays.rs"]
 mod world;
 
 use std::io::{Read as _, Write as _};

@@ -1,13 +1,7 @@
 //! Feeds: one link that leads to whatever its publisher puts out, through a DHT of real foreign nodes, and what those nodes see of
 //! it. Everything of ours is the real program, each on a host of its own.
-#![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_types,
-    clippy::disallowed_methods
-)]
 
-mod support;
+use crate::support;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

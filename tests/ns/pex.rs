@@ -1,12 +1,6 @@
 //! Peer exchange (BEP 11) with real clients: they tell ours of a seeder, ours tells them of one, and of itself nothing.
-#![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_types,
-    clippy::disallowed_methods
-)]
 
-mod support;
+use crate::support;
 
 use std::net::SocketAddr;
 

@@ -1,9 +1,8 @@
 //! `hushswarm get` of an onion seed, and the seed itself, on hosts that could reach the whole world directly: what the wire sees of
 //! them, also when Tor goes away in the middle.
 #![cfg(feature = "tor")]
-#![allow(clippy::unwrap_used, clippy::disallowed_types)]
 
-mod support;
+use crate::support;
 
 use std::time::Duration;
 

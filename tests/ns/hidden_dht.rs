@@ -1,14 +1,8 @@
 //! Hidden seeds that no link names any more, found through a DHT of a hundred real foreign nodes: the items that seeds keep there,
 //! sealed to who knows the infohash. What those nodes and everybody's cables learn while 256 MiB are downloaded, and that nobody
 //! there hears of a seed that lets in only some.
-#![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_types,
-    clippy::disallowed_methods
-)]
 
-mod support;
+use crate::support;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

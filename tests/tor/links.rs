@@ -1,9 +1,7 @@
 //! Circuits over Tor (PROTOCOL.md §2.7): the first link runs through a private Tor network, to a relay's onion service or to
 //! its address, and what the wire, the relay and its log see of the client.
-#![cfg(feature = "tor")]
-#![allow(clippy::unwrap_used, clippy::disallowed_types, clippy::print_stderr)]
 
-mod support;
+use crate::support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
