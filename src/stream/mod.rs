@@ -113,7 +113,8 @@ impl<C: Content> Server<C> {
         if !asked.body || wanted.is_empty() {
             return stream.write_all(response.as_bytes()).await;
         }
-        let mut content = match self.content.open(wanted.start).await {
+        let opening = self.content.open(wanted.start);
+        let mut content = match while_there(stream, opening).await? {
             Ok(content) => content,
             Err(_) => {
                 let refused = refusal("503 Service Unavailable", "Retry-After: 5\r\n");
@@ -179,6 +180,21 @@ async fn read_head(stream: &mut BoxStream) -> Option<Vec<u8>> {
     }
 }
 
+/// Waits for this while the player is there. One that seeks hangs up, and what it wanted must not be waited for any more: its place
+/// would be wanted above others, and its connection count. What else it says is passed over: there is one request to a connection.
+async fn while_there<T>(stream: &mut BoxStream, work: impl Future<Output = T>) -> io::Result<T> {
+    let mut work = std::pin::pin!(work);
+    let mut more = [0; 256];
+    loop {
+        tokio::select! {
+            done = &mut work => return Ok(done),
+            got = stream.read(&mut more) => if got? == 0 {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            },
+        }
+    }
+}
+
 /// Moves so many bytes.
 async fn copy(
     from: &mut (impl AsyncRead + Unpin),
@@ -189,7 +205,7 @@ async fn copy(
     while len > 0 {
         let most = usize::try_from(len).unwrap_or(BUFFER).min(BUFFER);
         let room = buffer.get_mut(..most).unwrap_or(&mut []);
-        let read = from.read(room).await?;
+        let read = while_there(to, from.read(room)).await??;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

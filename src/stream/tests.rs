@@ -99,6 +99,20 @@ async fn curl_gets_all_or_any_part() {
 }
 
 #[tokio::test]
+async fn what_a_player_that_hung_up_waited_for_is_waited_for_no_more() {
+    let (mut player, server) = tokio::io::duplex(64);
+    let mut server: BoxStream = Box::new(server);
+    player.write_all(b"more").await.unwrap();
+    let waiting =
+        tokio::spawn(async move { while_there(&mut server, std::future::pending::<()>()).await });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    drop(player);
+    let error = waiting.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[tokio::test]
 async fn curl_gets_nothing_without_the_token_or_as_another() {
     let (url, _server) = serve(100, false).await;
     let (base, _) = url.rsplit_once("/film").unwrap();

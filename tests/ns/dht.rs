@@ -1,5 +1,6 @@
 //! A bare magnet link, an infohash and nothing else: peers are found in a private DHT of a hundred real foreign nodes. What
 //! those nodes learn of a plain client, and what of `hushswarm get`.
+#![allow(clippy::print_stdout)]
 
 use crate::support;
 

@@ -3,10 +3,7 @@
 
 use crate::support;
 
-#[path = "../support/proxy.rs"]
-mod proxy;
-#[path = "../support/relays.rs"]
-mod world;
+use crate::proxy;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};

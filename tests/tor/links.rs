@@ -1,5 +1,6 @@
 //! Circuits over Tor (PROTOCOL.md §2.7): the first link runs through a private Tor network, to a relay's onion service or to
 //! its address, and what the wire, the relay and its log see of the client.
+#![allow(clippy::print_stderr)]
 
 use crate::support;
 

@@ -6,8 +6,12 @@
     clippy::disallowed_methods
 )]
 
+#[path = "../support/proxy.rs"]
+mod proxy;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/relays.rs"]
+mod world;
 
 mod bridges;
 mod care;

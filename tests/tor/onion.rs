@@ -3,10 +3,8 @@
 
 use crate::support;
 
-#[path = "../support/proxy.rs"]
-mod proxy;
-#[path = "../support/relays.rs"]
-mod world;
+use crate::proxy;
+use crate::world;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

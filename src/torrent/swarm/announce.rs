@@ -162,6 +162,8 @@ impl Announcer {
                 Ok(answer) => {
                     circuits_lost = 0;
                     self.tiers.succeeded(&url, now, answer.interval);
+                    self.tiers
+                        .left_alone(answer.min_interval.unwrap_or_default());
                     let status = format!("{} peers", answer.peers.len() + answer.onions.len());
                     self.tiers.note(&url, now, &status);
                     let counts = Scraped {

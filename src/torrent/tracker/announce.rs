@@ -193,6 +193,8 @@ impl AnnounceError {
 pub struct AnnounceResponse {
     /// Time until the next announce, [`MIN_INTERVAL`] to [`MAX_INTERVAL`].
     pub interval: Duration,
+    /// Time before which nothing may have it asked again; `None`: it does not say.
+    pub min_interval: Option<Duration>,
     /// Peers, each once, at most [`MAX_PEERS`], none that can't be dialled.
     pub peers: Vec<SocketAddr>,
     /// Peers that are onion services, each once, at most [`MAX_PEERS`]. Believed from trackers that are onion services alone.
@@ -274,7 +276,8 @@ impl AnnounceResponse {
             )?;
         }
         let seconds = |value: Option<Value<'_>>| value.and_then(Value::as_int);
-        let interval = seconds(interval).max(seconds(min_interval));
+        let least = seconds(min_interval);
+        let interval = seconds(interval).max(least);
         let count = |value: Option<Value<'_>>| {
             value
                 .and_then(Value::as_uint)
@@ -282,6 +285,7 @@ impl AnnounceResponse {
         };
         Ok(Self {
             interval: clamp_interval(interval),
+            min_interval: least.is_some().then(|| clamp_interval(least)),
             peers: distinct(found),
             onions,
             seeders: count(complete),
@@ -393,6 +397,7 @@ mod tests {
 \x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x09\x1a\xe115:warning message4:hi\x1b!e";
         let answer = AnnounceResponse::parse(body).unwrap();
         assert_eq!(answer.interval, Duration::from_secs(1000));
+        assert_eq!(answer.min_interval, Some(Duration::from_secs(1000)));
         let expected = ["1.2.3.4:6881", "5.6.7.8:80", "[2001:db8::9]:6881"].map(addr);
         assert_eq!(answer.peers, expected);
         assert_eq!((answer.seeders, answer.leechers), (Some(3), Some(9)));

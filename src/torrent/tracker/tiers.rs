@@ -60,6 +60,8 @@ pub struct TierList {
     resting_until: Option<Instant>,
     /// When one answered last.
     answered: Option<Instant>,
+    /// How long the one that answered is left alone at least.
+    least: Duration,
     /// Who answered last is an onion service.
     onion: bool,
 }
@@ -98,6 +100,7 @@ impl TierList {
             tiers,
             resting_until: None,
             answered: None,
+            least: NEVER_SOONER,
             onion: false,
         }
     }
@@ -196,9 +199,15 @@ impl TierList {
             tier.iter_mut().for_each(|entry| entry.tried = false);
         }
         self.answered = Some(now);
+        self.least = NEVER_SOONER;
         self.resting_until = Some(now + interval);
         self.onion =
             Endpoint::parse(url, false).is_ok_and(|endpoint| Place::is_onion(&endpoint.target));
+    }
+
+    /// The tracker that answered last asks to be left alone for so long, whoever wants it.
+    pub fn left_alone(&mut self, least: Duration) {
+        self.least = self.least.max(least);
     }
 
     /// There is news for trackers that are onion services: one that answered and rests is asked again soon.
@@ -211,7 +220,7 @@ impl TierList {
     /// The user wants to be announced again: those that rest are asked as soon as they may be, those that failed within
     /// half a minute.
     pub fn again(&mut self, now: Instant) {
-        let soonest = self.answered.map_or(now, |at| at + NEVER_SOONER);
+        let soonest = self.answered.map_or(now, |at| at + self.least);
         self.resting_until = self.resting_until.map(|until| until.min(soonest));
         for entry in self.tiers.iter_mut().flatten() {
             entry.not_before = entry.not_before.map(|until| until.min(now + FIRST_BACKOFF));
@@ -448,6 +457,20 @@ mod tests {
         list.again(now + 2 * MINUTE);
         let soon = now + 2 * MINUTE + FIRST_BACKOFF;
         assert_eq!(list.next_at(now + 2 * MINUTE), Some(soon));
+    }
+
+    #[test]
+    fn who_asks_to_be_left_alone_is_not_asked_again_before_however_often_the_user_wants_it() {
+        let now = Instant::now();
+        let mut list = list(&[&[A]]);
+        list.next_url(now);
+        list.succeeded(A, now, 60 * MINUTE);
+        list.left_alone(30 * MINUTE);
+        list.again(now);
+        assert_eq!(list.next_at(now), Some(now + 30 * MINUTE));
+        list.succeeded(A, now + 30 * MINUTE, 60 * MINUTE);
+        list.again(now);
+        assert_eq!(list.next_at(now), Some(now + 31 * MINUTE));
     }
 
     #[test]

@@ -239,6 +239,7 @@ impl Exchange {
         }
         Ok(AnnounceResponse {
             interval: clamp_interval(Some(interval.into())),
+            min_interval: None,
             peers: distinct(found),
             onions: Vec::new(),
             leechers: Some(u32::from_be_bytes([e, f, g, h])),

@@ -32,10 +32,10 @@ pub(super) const MAX_REDIRECTS: usize = 5;
 pub(super) const HEAD_TIME: Duration = Duration::from_secs(60);
 
 /// Of a body at least [`SLOW_BYTES`] come in each such time: who drips keeps others from giving what was asked of it.
-const SLOW_TIME: Duration = Duration::from_secs(60);
+pub(in crate::torrent) const SLOW_TIME: Duration = Duration::from_secs(60);
 
 /// Bytes: what the slowest circuit brings in that time.
-const SLOW_BYTES: u64 = 64 << 10;
+pub(in crate::torrent) const SLOW_BYTES: u64 = 64 << 10;
 
 /// Asks a web seed.
 pub struct WebClient {

@@ -10,6 +10,7 @@ pub mod place;
 use std::time::Duration;
 
 pub use client::{Body, WebClient};
+pub(in crate::torrent) use client::{SLOW_BYTES, SLOW_TIME};
 
 use super::tracker::AnnounceError;
 use crate::route::RouteError;
