@@ -1,7 +1,7 @@
 //! The daemon: torrents that stay over restarts, steered by the Transmission RPC ([`crate::rpc`]).
 //!
 //! One task, the [`session`], owns all torrents and takes calls in turn; [`serve`] reads them from a loopback listener that it is given.
-//! What has to be known again is written by [`record`] at once when somebody changed it, counters once a minute. How a torrent reaches
+//! What has to be known again is written by `record` at once when somebody changed it, counters once a minute. How a torrent reaches
 //! the world is not known here: a [`Starter`] starts it.
 
 mod bytes;

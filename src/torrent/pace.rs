@@ -1,6 +1,6 @@
 //! How fast payload may go: limits of one torrent and of all together. Pure: it is told the time and says when it is somebody's turn.
 //!
-//! Who wants to move bytes takes a [`Turn`] for them and waits until it has come. Turns are given in the order in which they are
+//! Who wants to move bytes takes a `Turn` for them and waits until it has come. Turns are given in the order in which they are
 //! taken, so that of many connections none starves, and each direction has its own. What is given back makes room for the next.
 //! Only blocks count: messages are never held up.
 
