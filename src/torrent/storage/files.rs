@@ -375,11 +375,9 @@ impl Files {
         let mut marks = Vec::with_capacity(dirty.len());
         for &index in dirty {
             let file = self.get(index, false)?;
-            if !at_once {
-                if let Err(error) = self.sync_file(&file) {
-                    lock(&self.unsynced).insert(index);
-                    return Err(error);
-                }
+            if !at_once && let Err(error) = self.sync_one(&file) {
+                lock(&self.unsynced).insert(index);
+                return Err(error);
             }
             let meta = file.metadata().map_err(|e| StorageError::from_io(&e))?;
             let (seconds, more) = (meta.mtime(), meta.mtime_nsec());
@@ -388,13 +386,15 @@ impl Files {
         Ok(marks)
     }
 
-    fn sync_file(&self, file: &File) -> Result<(), StorageError> {
+    fn sync_one(&self, file: &File) -> Result<(), StorageError> {
+        #[cfg(test)]
         self.sync_fault()?;
         file.sync_data().map_err(|e| StorageError::from_io(&e))
     }
 
     /// Brings the whole file system of the output folder to the disk, with what others wrote.
     pub(super) fn sync_found(&self) -> Result<(), StorageError> {
+        #[cfg(test)]
         self.sync_fault()?;
         rustix::fs::syncfs(&self.root).map_err(StorageError::from_errno)
     }
@@ -402,16 +402,6 @@ impl Files {
     /// The files of which a sync failed.
     pub(super) fn unsynced(&self) -> BTreeSet<usize> {
         lock(&self.unsynced).clone()
-    }
-
-    #[cfg(not(test))]
-    #[expect(
-        clippy::unused_self,
-        clippy::unnecessary_wraps,
-        reason = "tests make it fail"
-    )]
-    fn sync_fault(&self) -> Result<(), StorageError> {
-        Ok(())
     }
 
     #[cfg(test)]
