@@ -408,15 +408,17 @@ impl Peer {
         self.core.request(now, blocks);
     }
 
-    /// Takes a request back, since another peer was quicker.
-    pub fn cancel(&mut self, block: BlockRef) {
-        self.core.cancel(block);
+    /// Takes a request back, since another peer was quicker. Tells whether it was outstanding.
+    pub fn cancel(&mut self, block: BlockRef) -> bool {
+        self.core.cancel(block)
     }
 
     /// Takes back all requests and gives them to be released.
     pub fn cancel_all(&mut self) -> Vec<BlockRef> {
         let blocks: Vec<BlockRef> = self.outstanding_blocks().collect();
-        blocks.iter().for_each(|&block| self.core.cancel(block));
+        for &block in &blocks {
+            self.core.cancel(block);
+        }
         blocks
     }
 
@@ -754,15 +756,17 @@ impl Core {
         }
     }
 
-    fn cancel(&mut self, block: BlockRef) {
-        if let Some(at) = self.asked.iter().position(|asked| asked.block == block) {
-            self.asked.remove(at);
-            self.pardon(1);
-            MessageRef::Cancel(block).encode(&mut self.out);
-            if self.asked.is_empty() {
-                self.snub_at = None;
-            }
+    fn cancel(&mut self, block: BlockRef) -> bool {
+        let Some(at) = self.asked.iter().position(|asked| asked.block == block) else {
+            return false;
+        };
+        self.asked.remove(at);
+        self.pardon(1);
+        MessageRef::Cancel(block).encode(&mut self.out);
+        if self.asked.is_empty() {
+            self.snub_at = None;
         }
+        true
     }
 
     fn pardon(&mut self, blocks: usize) {

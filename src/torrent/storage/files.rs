@@ -193,6 +193,10 @@ impl Layout {
 pub(crate) static FAULTS: Mutex<std::collections::BTreeMap<std::path::PathBuf, StorageError>> =
     Mutex::new(std::collections::BTreeMap::new());
 
+/// Output folders whose files can't be brought to the disk.
+#[cfg(test)]
+pub(crate) static SYNC_FAULTS: Mutex<BTreeSet<std::path::PathBuf>> = Mutex::new(BTreeSet::new());
+
 struct Open {
     index: usize,
     file: Arc<File>,
@@ -213,6 +217,8 @@ pub(crate) struct Files {
     open: Mutex<OpenFiles>,
     /// Written since the last sync.
     dirty: Mutex<BTreeSet<usize>>,
+    /// Those of which a sync failed, once at least: the system tells of what it lost only once.
+    unsynced: Mutex<BTreeSet<usize>>,
     #[cfg(test)]
     path: std::path::PathBuf,
 }
@@ -231,6 +237,7 @@ impl Files {
             layout,
             open: Mutex::default(),
             dirty: Mutex::default(),
+            unsynced: Mutex::default(),
             #[cfg(test)]
             path: root.to_owned(),
         })
@@ -360,19 +367,49 @@ impl Files {
         let at_once = dirty.len() > MAX_SYNCED;
         if at_once {
             // One by one, thousands of small files would take minutes.
-            rustix::fs::syncfs(&self.root).map_err(StorageError::from_errno)?;
+            if let Err(error) = self.sync_found() {
+                lock(&self.unsynced).extend(dirty);
+                return Err(error);
+            }
         }
         let mut marks = Vec::with_capacity(dirty.len());
         for &index in dirty {
             let file = self.get(index, false)?;
-            if !at_once {
-                file.sync_data().map_err(|e| StorageError::from_io(&e))?;
+            if !at_once && let Err(error) = self.sync_one(&file) {
+                lock(&self.unsynced).insert(index);
+                return Err(error);
             }
             let meta = file.metadata().map_err(|e| StorageError::from_io(&e))?;
             let (seconds, more) = (meta.mtime(), meta.mtime_nsec());
             marks.push((index, FileMark::new(meta.len(), seconds, more)));
         }
         Ok(marks)
+    }
+
+    fn sync_one(&self, file: &File) -> Result<(), StorageError> {
+        #[cfg(test)]
+        self.sync_fault()?;
+        file.sync_data().map_err(|e| StorageError::from_io(&e))
+    }
+
+    /// Brings the whole file system of the output folder to the disk, with what others wrote.
+    pub(super) fn sync_found(&self) -> Result<(), StorageError> {
+        #[cfg(test)]
+        self.sync_fault()?;
+        rustix::fs::syncfs(&self.root).map_err(StorageError::from_errno)
+    }
+
+    /// The files of which a sync failed.
+    pub(super) fn unsynced(&self) -> BTreeSet<usize> {
+        lock(&self.unsynced).clone()
+    }
+
+    #[cfg(test)]
+    fn sync_fault(&self) -> Result<(), StorageError> {
+        match lock(&SYNC_FAULTS).contains(&self.path) {
+            true => Err(StorageError::Io(std::io::ErrorKind::Other)),
+            false => Ok(()),
+        }
     }
 
     /// Looks at every file in turn, as long as `look` says to go on: folders that several files share are opened once.

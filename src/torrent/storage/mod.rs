@@ -247,7 +247,8 @@ impl Storage {
         self.share.ready().await;
     }
 
-    /// Sends what is gathered to the disk, complete or not, to free its memory.
+    /// Sends what is gathered to the disk, complete or not, to free its memory, and has what is kept in memory only to be hashed
+    /// dropped.
     fn write_gathered(self: &Arc<Self>) {
         for (number, slot) in (0..).zip(&self.shards) {
             let mut state = lock(&slot.state);
@@ -256,6 +257,12 @@ impl Storage {
                 for (at, segment) in std::mem::take(&mut gathering.segments) {
                     state.jobs.push_back(Job::Write { piece, at, segment });
                 }
+            }
+            // A worker that is at work may keep something by the time it is through.
+            let keeps = !state.jobs.is_empty()
+                || slot.worker.try_lock().map_or(true, |worker| worker.keeps());
+            if keeps && !matches!(state.jobs.back(), Some(Job::Shed)) {
+                state.jobs.push_back(Job::Shed);
             }
             self.start(number, state);
         }
@@ -290,6 +297,29 @@ impl Storage {
         self.files.sync()
     }
 
+    /// The same, and takes from the pieces that are to be claimed those of files of which it once failed: what was lost then is
+    /// told once, and the next attempt succeeds without it. Nor is it said what such files look like. Blocks.
+    ///
+    /// # Errors
+    /// Nothing new may be recorded as had; pause and tell the user.
+    pub fn sync_and_claim(&self, had: &mut Bits) -> Result<Vec<(usize, FileMark)>, StorageError> {
+        let mut changed = self.files.sync()?;
+        let lost = self.files.unsynced();
+        for piece in lost.iter().flat_map(|&file| self.pieces_of(file)) {
+            had.clear(piece);
+        }
+        changed.retain(|(file, _)| !lost.contains(file));
+        Ok(changed)
+    }
+
+    /// Makes everything that was found in the files survive a power cut, whoever wrote it. Blocks.
+    ///
+    /// # Errors
+    /// What was found may not be recorded as had; tell the user.
+    pub fn sync_found(&self) -> Result<(), StorageError> {
+        self.files.sync_found()
+    }
+
     /// SHA-256 of each block of a piece as it is on disk: of version 2, the leaves of its tree. Blocks.
     ///
     /// # Errors
@@ -316,6 +346,20 @@ impl Storage {
     /// The folder can't be read: tell the user.
     pub fn marks(&self) -> Result<Vec<Option<FileMark>>, StorageError> {
         self.files.marks()
+    }
+
+    /// The same for a record: a file of which writing to the disk once failed has no mark, so that it is checked next time. Blocks.
+    ///
+    /// # Errors
+    /// The folder can't be read: tell the user.
+    pub fn marks_to_claim(&self) -> Result<Vec<Option<FileMark>>, StorageError> {
+        let mut marks = self.files.marks()?;
+        for file in self.files.unsynced() {
+            if let Some(mark) = marks.get_mut(file) {
+                *mark = None;
+            }
+        }
+        Ok(marks)
     }
 
     /// Creates what no piece brings (empty files), cuts what is too long, and takes the room for files of which all pieces are
@@ -402,6 +446,17 @@ pub(crate) fn set_fault(root: &std::path::Path, fault: Option<StorageError>) {
         Some(error) => faults.insert(root.to_owned(), error),
         None => faults.remove(root),
     };
+}
+
+/// Makes every attempt to bring an output folder's files to the disk fail, or work again.
+#[cfg(test)]
+pub(crate) fn set_sync_fault(root: &std::path::Path, fault: bool) {
+    let mut faults = lock(&files::SYNC_FAULTS);
+    if fault {
+        faults.insert(root.to_owned());
+    } else {
+        faults.remove(root);
+    }
 }
 
 /// Pieces that failed before and whose digests are wanted when they pass.

@@ -301,3 +301,71 @@ fn files_are_hashed_as_their_torrent_says() {
     let short = hash_files(dir.path(), &builder, 2, &progress);
     assert_eq!(short, Err(StorageError::Missing));
 }
+
+#[tokio::test]
+async fn what_is_kept_to_be_hashed_is_given_back_when_memory_is_short() {
+    // Of two segments, the second of which comes first.
+    let len = SEGMENT * 2;
+    let content: Vec<u8> = (0..len).map(|n| (n / 253) as u8).collect();
+    let files = vec![(vec!["f".to_owned()], u64::from(len))];
+    let mut builder = Builder::new("top".into(), files);
+    builder.piece_len = len;
+    let hash = Sha1::digest(&content).into();
+    let info = builder.finish(vec![hash]).unwrap().0.info;
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, mut reports) = open(&info, dir.path(), DEFAULT_BUDGET);
+    let put = |number| {
+        let block = storage.geometry().block(0, number);
+        let data = &content[block.begin as usize..][..block.len as usize];
+        storage.put(block, data);
+    };
+    (SEGMENT_BLOCKS..2 * SEGMENT_BLOCKS).for_each(put);
+    storage.idle().await;
+    assert_eq!(storage.share.used(), SEGMENT as usize, "kept for the first");
+    // As when another torrent finds no room.
+    storage.write_gathered();
+    storage.idle().await;
+    assert_eq!(storage.share.used(), 0);
+    (0..SEGMENT_BLOCKS).for_each(put);
+    let report = reports.recv().await;
+    assert!(matches!(report, Some(Report::Passed { .. })), "{report:?}");
+    storage.idle().await;
+    assert_eq!(storage.share.used(), 0);
+}
+
+#[tokio::test]
+async fn what_could_not_be_brought_to_the_disk_is_not_claimed_later() {
+    let sizes = [u64::from(PIECE) * 2, u64::from(PIECE) * 2];
+    let (info, content) = torrent(&sizes);
+    let dir = tempfile::tempdir().unwrap();
+    let (storage, mut reports) = open(&info, dir.path(), DEFAULT_BUDGET);
+    let blocks = storage.geometry().blocks_of(0);
+    let claim = || {
+        let mut had = Bits::full(4);
+        let changed = storage.sync_and_claim(&mut had)?;
+        let changed: Vec<usize> = changed.into_iter().map(|(file, _)| file).collect();
+        Ok::<_, StorageError>((had.ones().collect::<Vec<u32>>(), changed))
+    };
+    // The second file alone, and then, while the disk refuses, the first.
+    for piece in [2, 3, 0, 1] {
+        (0..blocks).for_each(|number| put(&storage, &content, piece, number));
+        let report = reports.recv().await;
+        assert!(matches!(report, Some(Report::Passed { .. })), "{report:?}");
+        if piece == 3 {
+            assert_eq!(claim().unwrap(), (vec![0, 1, 2, 3], vec![1]));
+            set_sync_fault(dir.path(), true);
+        }
+    }
+    assert_eq!(claim(), Err(StorageError::Io(std::io::ErrorKind::Other)));
+    set_sync_fault(dir.path(), false);
+    // It is said once: the next attempt succeeds, whatever was lost.
+    assert_eq!(claim().unwrap(), (vec![2, 3], Vec::new()));
+    assert_eq!(claim().unwrap(), (vec![2, 3], Vec::new()));
+    let known: Vec<bool> = storage
+        .marks_to_claim()
+        .unwrap()
+        .iter()
+        .map(Option::is_some)
+        .collect();
+    assert_eq!(known, [false, true]);
+}

@@ -21,6 +21,8 @@ pub(super) enum Job {
     },
     /// All blocks were written: hash and report.
     Check { piece: u32 },
+    /// Memory is short: give back what was kept for hashing, which is on disk.
+    Shed,
 }
 
 /// A piece that is hashed while its segments come in.
@@ -38,6 +40,14 @@ pub(super) struct Worker {
     hashing: BTreeMap<u32, Hashing>,
     suspects: Suspects,
     scratch: Vec<u8>,
+}
+
+impl Worker {
+    /// Whether it keeps anything that it could read back.
+    pub(super) fn keeps(&self) -> bool {
+        let mut pieces = self.hashing.values();
+        pieces.any(|hashing| !hashing.kept.is_empty())
+    }
 }
 
 impl Storage {
@@ -61,6 +71,7 @@ impl Storage {
             match job {
                 Job::Write { piece, at, segment } => self.write(&mut worker, piece, at, segment),
                 Job::Check { piece } => self.check_piece(&mut worker, piece),
+                Job::Shed => self.shed(&mut worker),
             }
         }
     }
@@ -105,6 +116,14 @@ impl Storage {
             );
             hashing.next += 1;
             self.recycle(data);
+        }
+    }
+
+    /// Gives back the memory of segments that wait for earlier ones: they are read back when their piece is complete.
+    fn shed(&self, worker: &mut Worker) {
+        for hashing in worker.hashing.values_mut() {
+            let kept = std::mem::take(&mut hashing.kept);
+            kept.into_values().for_each(|data| self.recycle(data));
         }
     }
 
@@ -177,7 +196,7 @@ impl Storage {
                         freed.push(segment.data);
                     }
                     Job::Check { piece: other } if other == piece => {}
-                    Job::Write { .. } | Job::Check { .. } => state.jobs.push_back(job),
+                    Job::Write { .. } | Job::Check { .. } | Job::Shed => state.jobs.push_back(job),
                 }
             }
         }

@@ -442,7 +442,12 @@ impl Connection {
             match order {
                 Order::Torrent => self.learn()?,
                 Order::Have(piece) => self.peer.have(piece)?,
-                Order::Cancel(block) => self.peer.cancel(block),
+                Order::Cancel(block) => {
+                    if self.peer.cancel(block) {
+                        let (pace, len) = (&self.shared.pace, u64::from(block.len));
+                        pace.give_back(Direction::Down, len);
+                    }
+                }
                 Order::Choke(choke) => self.peer.set_choking(choke),
                 Order::Pause => {
                     let blocks = self.peer.cancel_all();
@@ -481,6 +486,9 @@ impl Connection {
     fn ask(&mut self) {
         let want = self.peer.wants();
         if want == 0 || self.dry {
+            // Nothing can be asked for: the turn is for others, and must not wake us for nothing.
+            let turn = self.asking.take();
+            self.give_back(Direction::Down, turn);
             return;
         }
         let bytes = want.saturating_mul(BLOCK as usize);
@@ -532,9 +540,19 @@ impl Connection {
         self.waits.is_none()
     }
 
-    /// Waits for the next turn, where there is one to wait for.
+    /// Gives back a turn that will not be used. One by limits that are not the present ones counts no more.
+    fn give_back(&self, way: Direction, turn: Option<Turn>) {
+        let pace = &self.shared.pace;
+        if let Some(turn) = turn.filter(|turn| !pace.is_stale(turn)) {
+            pace.give_back(way, turn.bytes);
+        }
+    }
+
+    /// Waits for the next turn that can be used, where there is one to wait for.
     fn turn(&self) -> impl Future<Output = ()> + use<> {
-        let turns = [self.asking, self.waits].into_iter().flatten();
+        // Before all that is being written has gone, the next blocks can't, whose turn ever it is.
+        let waits = self.waits.filter(|_| self.written >= self.out.len());
+        let turns = [self.asking, waits].into_iter().flatten();
         let next = turns.map(|turn| turn.at).min();
         async move {
             match next {
@@ -681,9 +699,8 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let owed: Vec<BlockRef> = self.peer.outstanding_blocks().collect();
         release(&self.shared, self.key, &owed);
-        let pace = &self.shared.pace;
-        pace.give_back(Direction::Down, self.asking.map_or(0, |turn| turn.bytes));
-        pace.give_back(Direction::Up, self.waits.map_or(0, |turn| turn.bytes));
+        self.give_back(Direction::Down, self.asking);
+        self.give_back(Direction::Up, self.waits);
         let mut work = lock(&self.shared.work);
         let work = &mut *work;
         work.seats.remove(&self.key);
@@ -751,3 +768,6 @@ async fn ready(storage: Option<&Arc<crate::torrent::storage::Storage>>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,6 +85,8 @@ struct Work {
     /// Pieces of version 2 that failed.
     doubts: Doubts,
     readers: Readers,
+    /// Nothing comes any more, not even from the disk.
+    over: bool,
     seats: BTreeMap<PeerKey, Arc<Seat>>,
     /// Nothing is asked for: the disk takes nothing.
     paused: bool,

@@ -50,6 +50,7 @@ impl Job {
             .filter(|record| record.info == self.info.bytes && record.had.len() == pieces);
         let ours = record.is_some();
         let record = record.filter(|_| !self.verify);
+        let claimed = record.as_ref().map(|record| record.had.clone());
         let had = match record.and_then(|record| self.resume(&storage, &record)) {
             Some(had) => had,
             None if storage.any_exists()? => self.check(&storage, &Bits::full(pieces)),
@@ -64,6 +65,11 @@ impl Job {
         // First the claim, then the files: a crash in between must not make our own files look foreign. What is only
         // seeded is recorded too, to be trusted next time, but not if a download may later take it for its own.
         if self.options.write || !storage.has_foreign(&had)? {
+            // What was found by hashing may be in the system's memory alone: only what survives a power cut may be claimed.
+            let is_claimed = |piece| claimed.as_ref().is_some_and(|had| had.get(piece));
+            if !had.ones().all(is_claimed) {
+                storage.sync_found()?;
+            }
             let record = Record {
                 info: Arc::clone(&self.info.bytes),
                 had: had.clone(),

@@ -244,6 +244,9 @@ impl Pump {
         let (piece, begin, len, geometry_len) = loop {
             let mut news = std::pin::pin!(shared.news.notified());
             news.as_mut().enable();
+            if lock(&shared.work).over {
+                return Err(io::ErrorKind::NotConnected.into());
+            }
             if let Some(torrent) = shared.torrent() {
                 let geometry = torrent.storage.geometry();
                 let piece_len = u64::from(geometry.piece_len.max(1));

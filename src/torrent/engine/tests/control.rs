@@ -339,6 +339,43 @@ async fn readers_are_few_and_give_their_places_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reader_ends_with_its_torrent_and_its_folder_is_free() {
+    let bench = Bench::new().await;
+    let handle = bench.engine("a").download(bench.keep("out"));
+    until(&handle, |p| p.state == State::Downloading).await;
+    let mut reader = handle.reader(bench.number(LARGE).0).await.unwrap();
+    let stop = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        handle.stop().await;
+    };
+    let mut byte = [0];
+    let (read, ()) = tokio::join!(reader.read(&mut byte), stop);
+    assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::NotConnected);
+    let again = bench.engine("a").download(bench.keep("out"));
+    until(&again, |p| p.state == State::Downloading).await;
+    drop(reader);
+    again.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verification_is_not_forgotten_while_the_files_are_in_use() {
+    let bench = Bench::new().await;
+    bench.world.script("11.0.0.1:7000", bench.honest());
+    let first = bench.engine("a").download(bench.keep("out"));
+    until(&first, |p| p.state == State::Seeding).await;
+    let second = bench.engine("a").download(bench.keep("out"));
+    let busy = State::Paused(StorageError::Busy);
+    until(&second, |p| p.state == busy).await;
+    second.verify();
+    // It is tried in vain.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    first.stop().await;
+    let last = until(&second, |p| p.state == State::Seeding).await;
+    assert_eq!(last.checked, last.pieces, "not a sample alone");
+    second.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn verification_finds_what_was_damaged_and_it_is_fetched_again() {
     let bench = Bench::new().await;
     bench.world.script("11.0.0.1:7000", bench.honest());

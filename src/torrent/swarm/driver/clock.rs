@@ -25,6 +25,10 @@ const CHOKE_EVERY: u64 = 10;
 /// Seconds until a note of what is verified is tried again, after it could not be written.
 const RECORD_AGAIN: u64 = 5;
 
+/// Seconds between notes of what the files look like while blocks come, though no piece is complete: on a slow way one takes minutes,
+/// and after a kill files that are newer than the last note are checked in full.
+const NOTE_EVERY: u64 = 10;
+
 /// How long to rest between two notes, as a multiple of what the last one took, and within which bounds: on a slow disk, noting takes
 /// a part of the time that is left for writing; on a quick one, a power cut costs what came in a moment.
 const REST: u32 = 4;
@@ -76,6 +80,10 @@ impl Driver {
         self.tend_webs();
         self.tell_onions();
         self.tell_peers();
+        if self.seconds.is_multiple_of(NOTE_EVERY) && self.noted != downloaded {
+            self.noted = downloaded;
+            self.unrecorded = true;
+        }
         self.record();
         let now = Instant::now();
         if self.paused.is_some_and(|(_, until)| until <= now) {
@@ -157,7 +165,7 @@ impl Driver {
         storage: Arc<Storage>,
         over: bool,
     ) -> Option<impl FnOnce() -> Result<(), StorageError> + Send + 'static> {
-        let had = lock(&self.shared.work)
+        let mut had = lock(&self.shared.work)
             .picker
             .as_ref()
             .map(|picker| picker.had().clone())?;
@@ -165,7 +173,7 @@ impl Driver {
         let store = Arc::clone(&self.store);
         Some(move || {
             // Only what survives a power cut may be claimed.
-            let changed = storage.sync()?;
+            let changed = storage.sync_and_claim(&mut had)?;
             let (open, at) = (!over && !had.is_full(), resume::now());
             if open && store.add(&had, &changed, at)? {
                 return Ok(());
@@ -173,7 +181,7 @@ impl Driver {
             store.save(&Record {
                 info: Arc::clone(&torrent.bytes),
                 had,
-                marks: storage.marks()?,
+                marks: storage.marks_to_claim()?,
                 layers: torrent.layers(),
                 open,
                 at,

@@ -219,6 +219,10 @@ pub(crate) struct Driver {
     sought: Vec<SocketAddr>,
     recording: Option<Recording>,
     unrecorded: bool,
+    /// Bytes that had come at the last note for their sake.
+    noted: u64,
+    /// Everything is to be verified, until that was done.
+    verifying: bool,
     record_after: u64,
     seconds: u64,
     no_network: bool,
@@ -322,6 +326,8 @@ impl Driver {
             sought: Vec::new(),
             recording: None,
             unrecorded: false,
+            noted: 0,
+            verifying: false,
             record_after: 0,
             seconds: 0,
             no_network: false,
@@ -428,8 +434,10 @@ impl Driver {
         };
         self.checked.store(0, Ordering::Relaxed);
         let wanted = self.wanted_pieces(&info);
+        // Kept until it was done: files may be another's for now.
+        self.verifying |= std::mem::take(&mut self.steered.verify);
         let job = prepare::Job {
-            verify: std::mem::take(&mut self.steered.verify),
+            verify: self.verifying,
             options: self.setup.storage.clone(),
             overwrite: self.setup.overwrite,
             store: Arc::clone(&self.store),
@@ -447,6 +455,7 @@ impl Driver {
         };
         match prepared {
             Some(Ok((storage, had))) => {
+                self.verifying = false;
                 if self.choose_files(&info).is_none() {
                     return self.fail(Failure::Selection);
                 }
@@ -572,12 +581,13 @@ impl Driver {
         let Some(picker) = &mut work.picker else {
             return Vec::new();
         };
+        // Whoever waits looks again as soon as this is done.
+        self.shared.news.notify_waiters();
         match report {
             Report::Passed { piece, digests } => {
                 self.unrecorded = true;
                 work.doubts.passed(piece);
                 let liars = picker.passed(piece, &digests);
-                self.shared.news.notify_waiters();
                 for seat in work.seats.values() {
                     seat.order(Order::Have(piece));
                 }
@@ -658,12 +668,19 @@ impl Driver {
     }
 }
 
-/// What waits to be written is dropped, so that a torrent started anew does not meet a late write.
+/// What waits to be written is dropped, so that a torrent started anew does not meet a late write. Readers end, so that they do not
+/// keep its folder from it.
 impl Drop for Driver {
     fn drop(&mut self) {
-        if let Some(torrent) = self.shared.torrent() {
+        let torrent = lock(&self.shared.torrent).take();
+        if let Some(torrent) = torrent {
             torrent.storage.close();
         }
+        let mut work = lock(&self.shared.work);
+        work.picker = None;
+        work.over = true;
+        drop(work);
+        self.shared.news.notify_waiters();
     }
 }
 

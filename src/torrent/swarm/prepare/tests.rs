@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::metainfo::Builder;
-use crate::torrent::storage::WriteBudget;
+use crate::torrent::storage::{WriteBudget, set_sync_fault};
 
 const PIECE: u32 = 16 << 10;
 /// Pieces of each of the two files.
@@ -53,6 +53,10 @@ impl World {
 
     /// Gives the pieces that are known afterwards, and how many were hashed.
     fn prepare(&self) -> (Bits, u32) {
+        self.try_prepare().unwrap()
+    }
+
+    fn try_prepare(&self) -> Result<(Bits, u32), StorageError> {
         let (reports, _) = mpsc::channel(1);
         let job = Job {
             info: Arc::clone(&self.info),
@@ -70,8 +74,8 @@ impl World {
             verify: false,
         };
         let checked = Arc::clone(&job.checked);
-        let (_, had) = job.run().unwrap();
-        (had, checked.load(Ordering::Relaxed))
+        let (_, had) = job.run()?;
+        Ok((had, checked.load(Ordering::Relaxed)))
     }
 
     /// A record that claims the first `a` and `b` pieces of the files as they are.
@@ -154,4 +158,19 @@ fn a_wrong_sample_has_everything_checked() {
     let (had, checked) = world.prepare();
     assert!(!had.get(0));
     assert_eq!((had.count(), checked), (79, 16 + 80));
+}
+
+#[test]
+fn what_was_found_is_claimed_once_it_is_on_the_disk() {
+    let world = World::new();
+    let had = world.record(30, 20, true);
+    set_sync_fault(world.dir.path(), true);
+    // What the record claims was brought there before.
+    assert_eq!(world.prepare().0, had);
+    touch(&world.file("a"), Duration::from_secs(1));
+    assert!(world.try_prepare().is_err());
+    assert_eq!(world.store.load().unwrap().had, had);
+    set_sync_fault(world.dir.path(), false);
+    assert_eq!(world.prepare().0.count(), 40 + 20);
+    assert_eq!(world.store.load().unwrap().had.count(), 40 + 20);
 }
