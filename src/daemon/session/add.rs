@@ -78,7 +78,7 @@ impl Owner {
         });
         match saved.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(format!("the torrent can't be kept: {error}")),
+            Ok(Err(error)) => return Err(format!("the torrent can't be kept: {}", error.kind())),
             Err(_) => return Err("the torrent can't be kept".to_owned()),
         }
         let info = match &source {
