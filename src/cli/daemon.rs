@@ -321,6 +321,7 @@ impl Starter for Ours {
     fn start(&self, start: Start) -> Result<Running, String> {
         let plan = Plan {
             source: start.source,
+            info: start.info.clone(),
             share: self.share,
             hidden_only: self.hidden_only,
             encryption: self.encryption,
@@ -345,6 +346,7 @@ impl Starter for Ours {
             output: start.output,
             seed_after: true,
             overwrite: false,
+            info: start.info,
         };
         let handle = composed.engine.download_only(job, start.select);
         let beside = tokio::spawn(composed.beside.run(&handle));

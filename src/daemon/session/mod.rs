@@ -363,6 +363,7 @@ impl Owner {
         };
         let start = Start {
             source: torrent.start_source(),
+            info: torrent.info.clone(),
             output: PathBuf::from(&torrent.record.download_dir),
             select: select.unwrap_or_else(Selection::all),
         };
