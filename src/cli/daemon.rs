@@ -186,6 +186,8 @@ pub async fn run(args: Args) -> Result<(), Error> {
         _ = &mut task => say.event("stopping", "stopping", json!({})),
     }
     serving.abort();
+    // Whoever listens at that address from now on is not us.
+    let _ = std::fs::remove_file(state.path().join(ADDRESS));
     client.close();
     Ok(())
 }
