@@ -123,6 +123,7 @@ async fn take(python: &Path, dir: &Path, name: &str, made: &Created) {
         output: output.clone(),
         seed_after: false,
         overwrite: false,
+        info: None,
     };
     let handle = engine(&dir.join(format!("state-{name}"))).download(job);
     let last = tokio::time::timeout(PATIENCE, handle.finished()).await;

@@ -20,11 +20,14 @@ use crate::route::gate::Gate;
 use crate::state::StateDir;
 use crate::torrent::engine::{Encryption, Engine, Handle, OnionDoor, Options, Source};
 use crate::torrent::gossip::OnionPeer;
+use crate::torrent::metainfo::Info;
 
 /// Which torrent, and what the user wants of its peers.
 pub(super) struct Plan {
     /// Which.
     pub(super) source: Source,
+    /// What it is, where a link says only which and that is known.
+    pub(super) info: Option<Arc<Info>>,
     /// Whether to share by an onion service, or as a hidden seed, where others are reached that way.
     pub(super) share: bool,
     /// Whether public peers are refused, even where the source names no hidden one.
@@ -104,8 +107,13 @@ pub(super) fn compose(
     let chosen = chosen(&plan.source);
     let mut source = plan.source;
     let may_share = plan.share && rendezvous::is_possible(client);
+    let info = plan.info;
+    let private = is_private(&source, info.as_deref());
     let mut meetings = Meetings::of(&mut source, may_share, plan.hidden_only);
-    let concealed = is_hidden(peers(&source), trackers(&source));
+    if private {
+        meetings.keep_private();
+    }
+    let concealed = names_hidden(&source);
     meetings.admit(&mut source, state)?;
     // Nor is what comes from those who let in only some shared by an onion service.
     let onions = if onions != Onions::None && meetings.is_closed() {
@@ -155,7 +163,8 @@ pub(super) fn compose(
     let dht = find(Arc::clone(&outside));
     meetings.look_in(dht.clone(), client)?;
     // Who looks a torrent up in public tells the public swarm of a hidden one.
-    let finder = dht.filter(|_| onions == Onions::None && !concealed && !meetings.only());
+    let finder =
+        dht.filter(|_| onions == Onions::None && !concealed && !meetings.only() && !private);
     options.seeds = Some(meetings.book());
     let outside = meetings.route(outside);
     let mut engine = Engine::new(Arc::clone(&outside), options);
@@ -181,6 +190,31 @@ pub(super) fn trackers(source: &Source) -> Box<dyn Iterator<Item = &str> + '_> {
         Source::Metainfo(metainfo) => {
             Box::new(metainfo.trackers.iter().flatten().map(String::as_str))
         }
+    }
+}
+
+/// Web seeds' URLs.
+fn web_seeds(source: &Source) -> Box<dyn Iterator<Item = &str> + '_> {
+    match source {
+        Source::Magnet(magnet) => Box::new(magnet.web_seeds.iter().map(String::as_str)),
+        Source::Metainfo(metainfo) => {
+            Box::new(metainfo.web_seeds.iter().map(|seed| seed.url.as_str()))
+        }
+    }
+}
+
+/// Whether it names anybody who is hidden, of whatever kind.
+fn names_hidden(source: &Source) -> bool {
+    is_hidden(peers(source), trackers(source).chain(web_seeds(source)))
+}
+
+/// Whether it is known to be private (BEP 27).
+fn is_private(source: &Source, info: Option<&Info>) -> bool {
+    match source {
+        Source::Magnet(magnet) => {
+            info.is_some_and(|info| info.private && info.is_named(magnet.hash, magnet.v2))
+        }
+        Source::Metainfo(metainfo) => metainfo.info.private,
     }
 }
 
@@ -285,4 +319,49 @@ async fn share(tor: &OurTor, door: &OnionDoor) {
         () = tor.key_needed() => tracing::warn!("sharing nothing any more: an onion peer lets in only some"),
     }
     door.close();
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::torrent::magnet::Magnet;
+    use crate::torrent::metainfo::Metainfo;
+
+    fn torrent(private: &str, more: &str) -> Metainfo {
+        let text = format!(
+            "d4:infod6:lengthi1e4:name1:n12:piece lengthi16384e6:pieces20:{}{private}e{more}e",
+            "h".repeat(20)
+        );
+        Metainfo::parse(text.as_bytes()).unwrap()
+    }
+
+    fn link(rest: &str) -> Source {
+        let hash = torrent("", "").info.hash.hex();
+        Source::Magnet(Magnet::parse(&format!("magnet:?xt=urn:btih:{hash}{rest}")).unwrap())
+    }
+
+    #[test]
+    fn an_onion_web_seed_alone_makes_a_torrent_a_hidden_one() {
+        let onion = OnionKey([1; 32]).address();
+        let url = format!("http://{onion}/f");
+        assert!(names_hidden(&link(&format!("&ws={url}"))));
+        let list = format!("8:url-list{}:{url}", url.len());
+        assert!(names_hidden(&Source::Metainfo(torrent("", &list))));
+        assert!(!names_hidden(&link("&ws=http://a.example/f")));
+        assert!(!names_hidden(&Source::Metainfo(torrent("", ""))));
+    }
+
+    #[test]
+    fn a_link_of_a_private_torrent_is_private_once_that_is_known() {
+        let private = torrent("7:privatei1e", "");
+        let hash = private.info.hash.hex();
+        let magnet = Magnet::parse(&format!("magnet:?xt=urn:btih:{hash}")).unwrap();
+        let source = Source::Magnet(magnet);
+        assert!(!is_private(&source, None));
+        assert!(is_private(&source, Some(&private.info)));
+        assert!(!is_private(&link(""), Some(&private.info)), "another's");
+        assert!(is_private(&Source::Metainfo(private), None));
+        assert!(!is_private(&Source::Metainfo(torrent("", "")), None));
+    }
 }

@@ -186,6 +186,8 @@ pub async fn run(args: Args) -> Result<(), Error> {
         _ = &mut task => say.event("stopping", "stopping", json!({})),
     }
     serving.abort();
+    // Whoever listens at that address from now on is not us.
+    let _ = std::fs::remove_file(state.path().join(ADDRESS));
     client.close();
     Ok(())
 }
@@ -321,6 +323,7 @@ impl Starter for Ours {
     fn start(&self, start: Start) -> Result<Running, String> {
         let plan = Plan {
             source: start.source,
+            info: start.info.clone(),
             share: self.share,
             hidden_only: self.hidden_only,
             encryption: self.encryption,
@@ -345,6 +348,7 @@ impl Starter for Ours {
             output: start.output,
             seed_after: true,
             overwrite: false,
+            info: start.info,
         };
         let handle = composed.engine.download_only(job, start.select);
         let beside = tokio::spawn(composed.beside.run(&handle));

@@ -270,6 +270,7 @@ async fn transfer(
     let tor = work.routes.tor(state);
     let plan = Plan {
         source: work.source,
+        info: None,
         share: work.share,
         hidden_only: work.hidden_only,
         encryption: work.encryption,
@@ -293,6 +294,7 @@ async fn transfer(
         output: work.output.clone(),
         seed_after: work.seed,
         overwrite: work.overwrite,
+        info: None,
     };
     let handle = composed.engine.download_only(job, work.select);
     handle.set_sequential(work.sequential);

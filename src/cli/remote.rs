@@ -285,6 +285,12 @@ struct Daemon {
 
 impl Daemon {
     /// Reads where it is. Nothing is sent yet.
+    ///
+    /// Where no daemon uses the state folder, whoever listens at the address is somebody else, who must be told neither password nor link.
+    /// Who names the address himself knows who is there: it may lead to another computer.
+    ///
+    /// # Errors
+    /// There is no daemon, or the state folder can't be used: tell the user.
     fn find(place: &Where) -> Result<Self, Error> {
         let path = match &place.state {
             Some(path) => path.clone(),
@@ -295,6 +301,12 @@ impl Daemon {
             true => Some(StateDir::open(&path)?),
             false => None,
         };
+        if place.rpc.is_none() {
+            let in_use = state.as_ref().map(StateDir::is_locked).transpose()?;
+            if in_use != Some(true) {
+                return Err(not_there());
+            }
+        }
         let (mut said, mut credentials) = (None, None);
         if let Some(state) = state {
             said = state.read(ADDRESS, MAX_ADDRESS)?;
@@ -320,21 +332,19 @@ impl Daemon {
         arguments: Map<String, Value>,
     ) -> Result<Map<String, Value>, Error> {
         let body = json!({ "method": method, "arguments": arguments }).to_string();
+        if self.session.is_empty() {
+            // Only who answers as a daemon does is told what is asked, and so of a link.
+            let first = self.post("{}").await?;
+            self.begin(&first)?;
+        }
         let mut answer = self.post(&body).await?;
         if answer.status == 409 {
-            let id = answer.header(SESSION_HEADER);
-            self.session = id.ok_or_else(no_daemon)?;
+            // It was started anew.
+            self.begin(&answer)?;
             answer = self.post(&body).await?;
         }
-        match answer.status {
-            200 => {}
-            401 => {
-                return Err(
-                    Error::new(Kind::Policy, "the daemon does not take this password")
-                        .with_hint("name the daemon's state folder with --state DIR"),
-                );
-            }
-            _ => return Err(no_daemon()),
+        if answer.status != 200 {
+            return Err(refused(answer.status));
         }
         let mut message: Value = serde_json::from_slice(&answer.body).map_err(|_| no_daemon())?;
         let result = message["result"].as_str().unwrap_or_default();
@@ -349,6 +359,15 @@ impl Daemon {
             | Value::String(_)
             | Value::Array(_) => Ok(Map::new()),
         }
+    }
+
+    /// Takes over the session's id.
+    fn begin(&mut self, answer: &Answer) -> Result<(), Error> {
+        if answer.status != 409 {
+            return Err(refused(answer.status));
+        }
+        self.session = answer.header(SESSION_HEADER).ok_or_else(no_daemon)?;
+        Ok(())
     }
 
     async fn post(&self, body: &str) -> Result<Answer, Error> {
@@ -419,7 +438,15 @@ impl Answer {
 fn not_there() -> Error {
     Error::new(Kind::Local, "the daemon does not answer")
         .with_exit(Exit::Unreachable)
-        .with_hint("start it with \"hushswarm daemon\", or name its state folder with --state DIR")
+        .with_hint("start it with \"hushswarm daemon\", or name its state folder with --state DIR, or its address with --rpc ADDR")
+}
+
+fn refused(status: u16) -> Error {
+    if status == 401 {
+        return Error::new(Kind::Policy, "the daemon does not take this password")
+            .with_hint("name the daemon's state folder with --state DIR");
+    }
+    no_daemon()
 }
 
 fn no_daemon() -> Error {
@@ -434,6 +461,7 @@ fn no_daemon() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::os::LocalListener;
 
     #[test]
     fn what_a_torrent_is_called_does_not_steer_the_terminal() {
@@ -447,6 +475,72 @@ mod tests {
             [&row[0], &row[1], &row[3], &row[5], &row[6]],
             ["3", "99%", "-", "-", "downloading"]
         );
+    }
+
+    #[test]
+    fn where_no_daemon_runs_nobody_is_spoken_to_unless_the_user_names_him() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let find = |rpc: Option<&str>| {
+            Daemon::find(&Where {
+                state: Some(path.clone()),
+                rpc: rpc.map(|rpc| rpc.parse().unwrap()),
+            })
+        };
+        assert!(find(None).is_err() && !path.exists());
+        let state = StateDir::open(&path).unwrap();
+        state.write(ADDRESS, b"127.0.0.1:5").unwrap();
+        assert!(find(None).is_err());
+        assert_eq!(find(Some("127.0.0.1:6")).unwrap().at.port(), 6);
+        let lock = state.lock().unwrap();
+        assert_eq!(find(None).unwrap().at.port(), 5);
+        drop(lock);
+        assert!(find(None).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_link_is_told_to_nobody_who_does_not_answer_as_a_daemon_does() {
+        for (answer, tells) in [
+            ("HTTP/1.1 200 OK\r\n\r\n{\"result\":\"success\"}", false),
+            ("HTTP/1.1 409 Conflict\r\n\r\n", false),
+            (
+                "HTTP/1.1 409 Conflict\r\nX-Transmission-Session-Id: abc\r\n\r\n",
+                true,
+            ),
+        ] {
+            let listener = LocalListener::loopback("127.0.0.1:0".parse().unwrap()).unwrap();
+            let mut daemon = Daemon {
+                at: listener.local_addr().unwrap().unwrap(),
+                credentials: None,
+                session: String::new(),
+            };
+            let serving = tokio::spawn(async move {
+                let mut said = String::new();
+                loop {
+                    let mut stream = listener.accept().await.unwrap().stream;
+                    let mut bytes = Vec::new();
+                    while !bytes.ends_with(b"}") {
+                        stream.read_buf(&mut bytes).await.unwrap();
+                    }
+                    said.push_str(std::str::from_utf8(&bytes).unwrap());
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                    stream.shutdown().await.unwrap();
+                    if !tells || said.contains("abc") {
+                        return said;
+                    }
+                }
+            });
+            let mut arguments = Map::new();
+            arguments.insert("filename".to_owned(), "magnet:?private".into());
+            // The second answer is no success either.
+            assert!(daemon.call("torrent-add", arguments).await.is_err());
+            if tells {
+                // A third request is not answered.
+                assert!(serving.await.unwrap().contains("private"));
+            } else {
+                assert!(!serving.await.unwrap().contains("private"), "{answer}");
+            }
+        }
     }
 
     #[test]

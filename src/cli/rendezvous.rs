@@ -260,6 +260,11 @@ impl Meetings {
         }
     }
 
+    /// Says that the torrent is private (BEP 27), which its link does not tell.
+    pub(super) fn keep_private(&mut self) {
+        self.private = true;
+    }
+
     /// Takes our keys for those that let in only some from this folder; who can't be shown a key is not called. Where there is one of
     /// them, nothing is shared, and nobody is told of anybody.
     ///
@@ -669,6 +674,7 @@ mod tests {
                 output,
                 seed_after: true,
                 overwrite: false,
+                info: None,
             };
             let engine = Engine::new(
                 Arc::new(Nobody::default()),

@@ -1,17 +1,73 @@
 //! A torrent's files on the disk, when they are removed or moved: only those that are the torrent's, and never through a link.
+//!
+//! Files of the torrent's names may be somebody else's: the engine refuses such a torrent before it touches any of them. They are its own
+//! where a resume record for the folder says so, which the engine writes only after it has made sure.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::bytes;
+use crate::torrent::infohash::InfoHash;
 use crate::torrent::metainfo::Info;
+use crate::torrent::resume::{Record, Store};
 
-/// Removes a torrent's files below `root`, and folders that are empty then. What is not the torrent's stays, and so does the folder
-/// that holds it. Blocks.
-///
-/// # Errors
-/// The first thing that went wrong; the rest was tried all the same.
-pub(super) fn remove(root: &Path, info: &Info) -> io::Result<()> {
+/// What tells which files are a torrent's own.
+pub(super) struct Claims {
+    /// Where resume records lie.
+    pub(super) state: PathBuf,
+    /// The name that the torrent was started by.
+    pub(super) hash: InfoHash,
+}
+
+impl Claims {
+    fn of(&self, root: &Path) -> Store {
+        Store::new(&self.state, self.hash, root)
+    }
+
+    /// The record that says that files of these names in this folder are the torrent's.
+    fn claim(&self, root: &Path, info: &Info) -> Option<(Store, Record)> {
+        let store = self.of(root);
+        let record = store.load().filter(|record| record.info == info.bytes)?;
+        Some((store, record))
+    }
+
+    /// Removes a torrent's files below `root`, and folders that are empty then. What is not the torrent's stays, and so does the
+    /// folder that holds it. Files that come there later are not the torrent's any more. Blocks.
+    ///
+    /// # Errors
+    /// The first thing that went wrong; the rest was tried all the same.
+    pub(super) fn remove(&self, root: &Path, info: &Info) -> io::Result<()> {
+        let Some((store, _)) = self.claim(root, info) else {
+            return Ok(());
+        };
+        let removed = remove(root, info);
+        removed.and(store.remove())
+    }
+
+    /// Moves a torrent's files from one folder to another, and what is known of them. What is there already is not replaced; files that
+    /// are not the torrent's stay where they are. Blocks, and for long where the other folder is on another disk.
+    ///
+    /// # Errors
+    /// What went wrong. Files that were moved are moved back, where that can be done.
+    pub(super) fn relocate(&self, from: &Path, to: &Path, info: &Info) -> io::Result<()> {
+        let Some((store, record)) = self.claim(from, info) else {
+            return Ok(());
+        };
+        relocate(from, to, info)?;
+        if let Err(error) = self.of(to).save(&record) {
+            // Unknown there, they would count as somebody else's.
+            let _ = relocate(to, from, info);
+            return Err(io::Error::other(error));
+        }
+        if from != to {
+            // Left over, it says that nothing is there.
+            let _ = store.remove();
+        }
+        Ok(())
+    }
+}
+
+fn remove(root: &Path, info: &Info) -> io::Result<()> {
     let mut first = Ok(());
     for file in bytes::files(info) {
         let Some(path) = plain(root, &file.path) else {
@@ -45,12 +101,7 @@ fn remove_empty(root: &Path, info: &Info) {
     }
 }
 
-/// Moves a torrent's files from one folder to another. What is there already is not replaced. Blocks, and for long where the other folder
-/// is on another disk.
-///
-/// # Errors
-/// What went wrong. Files that were moved are moved back, where that can be done.
-pub(super) fn relocate(from: &Path, to: &Path, info: &Info) -> io::Result<()> {
+fn relocate(from: &Path, to: &Path, info: &Info) -> io::Result<()> {
     std::fs::create_dir_all(to)?;
     let pairs: Vec<(PathBuf, PathBuf)> = bytes::files(info)
         .filter_map(|file| Some((plain(from, &file.path)?, plain(to, &file.path)?)))
@@ -152,6 +203,80 @@ mod tests {
             std::fs::create_dir_all(root.join("n").join(folder)).unwrap();
             std::fs::write(root.join("n").join(folder).join(name), name).unwrap();
         }
+    }
+
+    /// As the engine says of files that it found to be the torrent's, or wrote.
+    fn claimed(dir: &Path, root: &Path, info: &Info) -> Claims {
+        let claims = Claims {
+            state: dir.join("state"),
+            hash: info.hash,
+        };
+        claims.of(root).save(&known(info)).unwrap();
+        claims
+    }
+
+    fn known(info: &Info) -> Record {
+        Record {
+            info: info.bytes.clone(),
+            had: crate::torrent::picker::Bits::full(info.piece_count()),
+            marks: vec![None; 3],
+            layers: Vec::new(),
+            open: false,
+            at: 5,
+        }
+    }
+
+    #[test]
+    fn files_that_nobody_found_to_be_the_torrents_are_neither_removed_nor_moved() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, to) = (dir.path().join("root"), dir.path().join("to"));
+        fill(&root);
+        let info = info();
+        // What is known of another folder says nothing of this one.
+        let claims = claimed(dir.path(), &to, &info);
+        claims.remove(&root, &info).unwrap();
+        claims.relocate(&root, &to, &info).unwrap();
+        assert_eq!(std::fs::read(root.join("n/x/a")).unwrap(), b"a");
+        assert!(!to.exists());
+        // Nor does what is known of another torrent's.
+        let other = Record {
+            info: b"de".as_slice().into(),
+            ..known(&info)
+        };
+        claims.of(&root).save(&other).unwrap();
+        claims.remove(&root, &info).unwrap();
+        assert_eq!(std::fs::read(root.join("n/x/a")).unwrap(), b"a");
+    }
+
+    #[test]
+    fn what_comes_after_a_removal_is_not_the_torrents() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        fill(&root);
+        let claims = claimed(dir.path(), &root, &info());
+        claims.remove(&root, &info()).unwrap();
+        assert!(!root.join("n").exists());
+        fill(&root);
+        claims.remove(&root, &info()).unwrap();
+        assert_eq!(std::fs::read(root.join("n/x/a")).unwrap(), b"a");
+    }
+
+    #[test]
+    fn what_is_known_of_files_moves_with_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fill(&from);
+        let info = info();
+        let claims = claimed(dir.path(), &from, &info);
+        claims.relocate(&from, &to, &info).unwrap();
+        assert_eq!(std::fs::read(to.join("n/x/a")).unwrap(), b"a");
+        assert_eq!(claims.of(&to).load(), Some(known(&info)));
+        assert_eq!(claims.of(&from).load(), None);
+        // Where they can't go, they and what is known of them stay.
+        fill(&from);
+        claims.relocate(&to, &from, &info).unwrap_err();
+        assert_eq!(claims.of(&to).load(), Some(known(&info)));
+        assert_eq!(std::fs::read(to.join("n/x/a")).unwrap(), b"a");
     }
 
     #[test]

@@ -15,8 +15,10 @@ mod steer;
 mod torrent;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::torrent::engine::{Handle, Source};
+use crate::torrent::metainfo::Info;
 use crate::torrent::select::Selection;
 
 /// A torrent that runs.
@@ -42,6 +44,8 @@ impl Drop for Beside {
 pub struct Start {
     /// Which.
     pub source: Source,
+    /// What it is, where a link says only which and that is known.
+    pub info: Option<Arc<Info>>,
     /// The folder that takes it.
     pub output: PathBuf,
     /// Which files.

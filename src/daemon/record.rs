@@ -22,8 +22,8 @@ const VERSION: u32 = 1;
 const FOLDER: &str = "torrents";
 /// File of the settings, in that folder.
 const SETTINGS: &str = "session.json";
-/// Largest entry, bytes: a link of the greatest length, and a number for each file.
-const MAX_ENTRY: usize = 4 << 20;
+/// Largest entry, bytes: a link of the greatest length, and three lists of a number for each file.
+const MAX_ENTRY: usize = 16 << 20;
 /// Most torrents: entries beyond are left where they are.
 pub(super) const MAX_TORRENTS: usize = 10_000;
 /// What is set aside ends so.
@@ -173,8 +173,16 @@ impl Store {
     /// # Errors
     /// The disk: the entry is as it was.
     pub(super) fn save(&self, record: &Record) -> Result<(), StateError> {
-        let text = serde_json::to_vec_pretty(record).unwrap_or_default();
-        self.dir.write(&format!("{}.json", record.hash), &text)
+        let name = format!("{}.json", record.hash);
+        let text = serde_json::to_vec(record).unwrap_or_default();
+        // What could not be read again must not replace what can.
+        if text.is_empty() || text.len() > MAX_ENTRY {
+            return Err(StateError::TooLarge {
+                path: self.dir.path_of(&name)?,
+                limit: MAX_ENTRY,
+            });
+        }
+        self.dir.write(&name, &text)
     }
 
     /// Writes the torrent file of an entry.
@@ -346,6 +354,7 @@ impl Store {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::torrent::metainfo::MAX_FILES;
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
@@ -380,6 +389,26 @@ mod tests {
         }
         store.remove(&record(1).hash).unwrap();
         assert_eq!(store.load().unwrap().0.len(), 1);
+    }
+
+    #[test]
+    fn a_very_large_entry_is_read_again_and_a_larger_one_replaces_nothing() {
+        let (_dir, store) = store();
+        let all: Vec<u32> = (0..MAX_FILES as u32).map(|n| u32::MAX - n).rev().collect();
+        let large = Record {
+            unwanted: all.clone(),
+            high: all,
+            ..record(1)
+        };
+        store.save(&large).unwrap();
+        let too_large = Record {
+            labels: vec!["x".repeat(MAX_ENTRY)],
+            ..record(1)
+        };
+        assert!(store.save(&too_large).is_err());
+        let (kept, aside) = store.load().unwrap();
+        assert_eq!((kept.len(), aside), (1, 0));
+        assert!(kept[0].record == large);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{Running, bytes};
 use crate::rpc::session::Settings;
 use crate::rpc::torrent::{Change, Fault, File, Priority, Status, Torrent as View, Tracker};
 use crate::torrent::engine::{Progress, Source, State};
-use crate::torrent::metainfo::Info;
+use crate::torrent::metainfo::{Info, MAX_FILES};
 use crate::torrent::picker::Bits;
 
 /// Within so many seconds something happened "recently": what the RPC's specification says.
@@ -128,12 +128,11 @@ impl Torrent {
         }
         let is_settled = match progress.state {
             State::FetchingMetadata | State::Checking | State::Failed(_) => false,
-            State::Downloading
-            | State::Seeding
-            | State::WaitingForNetwork
-            | State::Paused(_)
-            | State::Done
-            | State::Stopped => progress.total > 0,
+            State::Downloading | State::Seeding | State::WaitingForNetwork | State::Done => {
+                progress.total > 0
+            }
+            // It may have been stopped before it was looked at what is there.
+            State::Paused(_) | State::Stopped => progress.total > 0 && progress.pieces_done > 0,
         };
         if is_settled {
             record.wanted_bytes = progress.total;
@@ -501,6 +500,10 @@ impl Torrent {
             list.sort_unstable();
             list.dedup();
         }
+        // Where the files are not known yet, any number may be named.
+        if unwanted.len().max(high.len()).max(low.len()) > MAX_FILES {
+            return Err("a torrent has 200,000 files at most".to_owned());
+        }
         if count.is_some_and(|count| count > 0 && unwanted.len() as u64 >= u64::from(count)) {
             return Err("at least one file must be wanted: stop the torrent instead".to_owned());
         }
@@ -583,4 +586,54 @@ fn is_tracker(url: &str) -> bool {
         && known
             .iter()
             .any(|scheme| url.len() > scheme.len() && url.starts_with(scheme))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::torrent::infohash::InfoHash;
+    use crate::torrent::magnet::Magnet;
+
+    fn torrent() -> Torrent {
+        let mut record = Record::new(InfoHash([1; 20]), "/tmp/x".to_owned(), 7);
+        record.wanted_bytes = 100;
+        record.done_bytes = 100;
+        record.done = 9;
+        let link = format!("magnet:?xt=urn:btih:{}", record.hash);
+        let kept = Kept {
+            record,
+            source: Source::Magnet(Magnet::parse(&link).unwrap()),
+            info: None,
+        };
+        Torrent::new(1, kept)
+    }
+
+    #[test]
+    fn one_that_is_stopped_before_it_was_looked_at_stays_complete() {
+        let mut torrent = torrent();
+        let mut progress = Progress::new(State::Stopped);
+        (progress.total, progress.pieces) = (100, 2);
+        torrent.take(progress.clone(), 20, 1);
+        assert!(torrent.record.is_complete());
+        assert_eq!(torrent.record.done, 9);
+        // What was looked at counts.
+        (progress.done, progress.pieces_done) = (50, 1);
+        torrent.take(progress, 30, 1);
+        assert!(!torrent.record.is_complete());
+        assert_eq!(torrent.record.done, 0);
+    }
+
+    #[test]
+    fn no_more_files_are_named_than_a_torrent_can_have() {
+        let most = MAX_FILES as u32;
+        let naming = |count| Change {
+            unwanted: Some((0..count).collect()),
+            ..Change::default()
+        };
+        assert!(torrent().change(&naming(most), 1).is_ok());
+        let mut torrent = torrent();
+        assert!(torrent.change(&naming(most + 1), 1).is_err());
+        assert!(torrent.record.unwanted.is_empty());
+    }
 }

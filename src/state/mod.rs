@@ -107,6 +107,25 @@ impl StateError {
         }
     }
 
+    /// What went wrong, for a log: without paths, since names of files say which torrents there are.
+    pub fn kind(&self) -> String {
+        match self {
+            Self::NoHome => "no home",
+            Self::Symlink(_) => "symbolic link",
+            Self::NotAFolder(_) => "not a folder",
+            Self::ForeignOwner(_) => "another user's",
+            Self::FolderTooOpen { .. } | Self::SecretTooOpen { .. } => "open to other users",
+            Self::Locked(_) => "in use",
+            Self::BadName => "bad name",
+            Self::TooLarge { .. } => "too large",
+            Self::BadKeys(_) => "no key file",
+            Self::Exists(_) => "there already",
+            Self::NoKeys(_) => "no keys",
+            Self::Io { what, source, .. } => return format!("can't {what}: {}", source.kind()),
+        }
+        .to_owned()
+    }
+
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         match self {

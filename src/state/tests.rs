@@ -37,6 +37,18 @@ fn a_new_folder_and_its_files_are_for_this_user_alone() {
 }
 
 #[test]
+fn a_log_is_told_what_went_wrong_and_no_path() {
+    let (_temp, dir) = fresh();
+    fs::create_dir(dir.path().join("0123abcd.json")).unwrap();
+    let error = dir.write("0123abcd.json", b"x").unwrap_err();
+    assert!(error.to_string().contains("0123abcd"));
+    assert_eq!(error.kind(), "can't write: is a directory");
+    fs::write(dir.path().join("0123abcd.torrent"), b"long").unwrap();
+    let error = dir.read("0123abcd.torrent", 1).unwrap_err();
+    assert_eq!(error.kind(), "too large");
+}
+
+#[test]
 fn a_folder_that_others_can_use_is_refused_with_the_command_to_mend_it() {
     let (_temp, dir) = fresh();
     for bad in [0o701, 0o710, 0o704, 0o750, 0o755, 0o770, 0o777] {

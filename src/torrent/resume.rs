@@ -206,6 +206,22 @@ impl Store {
         Ok(())
     }
 
+    /// Forgets the torrent in this folder: what lies there later is not its own. Blocks.
+    ///
+    /// # Errors
+    /// The record can't be removed, and still counts.
+    pub fn remove(&self) -> std::io::Result<()> {
+        let mut journal = lock(&self.journal);
+        *journal = None;
+        match std::fs::remove_file(self.path()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        // Without its record it says nothing.
+        let _ = std::fs::remove_file(self.journal_path());
+        Ok(())
+    }
+
     fn journal_path(&self) -> PathBuf {
         self.dir.join(format!("{}.journal", self.name))
     }

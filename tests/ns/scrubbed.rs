@@ -283,6 +283,7 @@ async fn torrents_and_their_trackers_share_no_circuit() {
                 output: dir.path().join("out"),
                 seed_after: false,
                 overwrite: false,
+                info: None,
             };
             (Engine::new(outside, options).download(job), seen)
         })

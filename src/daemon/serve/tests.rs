@@ -43,6 +43,7 @@ impl Starter for Alone {
             output: start.output,
             seed_after: true,
             overwrite: false,
+            info: start.info,
         };
         let engine = Engine::new(Arc::new(Nobody), self.0.clone());
         let beside = tokio::spawn(std::future::pending::<()>());

@@ -1,9 +1,14 @@
 //! Torrents that are added, or were there before.
 
+use std::fs::OpenOptions;
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use rustix::fs::OFlags;
+
 use super::{Answer, Owner};
-use crate::config::{read_file, unix_now};
+use crate::config::unix_now;
 use crate::daemon::record::{Kept, MAX_TORRENTS, Record};
 use crate::daemon::torrent::Torrent;
 use crate::rpc::call::{Add, What};
@@ -78,7 +83,7 @@ impl Owner {
         });
         match saved.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(format!("the torrent can't be kept: {error}")),
+            Ok(Err(error)) => return Err(format!("the torrent can't be kept: {}", error.kind())),
             Err(_) => return Err("the torrent can't be kept".to_owned()),
         }
         let info = match &source {
@@ -124,6 +129,13 @@ fn read(what: What) -> Result<(Source, Option<Vec<u8>>), String> {
             };
             if is("magnet:") {
                 let magnet = Magnet::parse(&name).map_err(|error| error.to_string())?;
+                // It is kept as we write it, which may be longer.
+                if Magnet::parse(&magnet.to_string()).is_err() {
+                    return Err(
+                        "the magnet link is too long to be kept: remove some of its trackers"
+                            .to_owned(),
+                    );
+                }
                 return Ok((Source::Magnet(magnet), None));
             }
             if is("http://") || is("https://") || is("ftp://") {
@@ -134,10 +146,61 @@ fn read(what: What) -> Result<(Source, Option<Vec<u8>>), String> {
                     "a magnet link or the absolute path of a torrent file is needed".to_owned(),
                 );
             }
-            read_file(Path::new(&name), MAX_TORRENT)
-                .map_err(|_| "there is no torrent file that can be read".to_owned())?
+            read_regular(Path::new(&name), MAX_TORRENT)
+                .ok_or_else(|| "there is no torrent file that can be read".to_owned())?
         }
     };
     let metainfo = Metainfo::parse(&file).map_err(|error| error.to_string())?;
     Ok((Source::Metainfo(metainfo), Some(file)))
+}
+
+/// Reads a file of at most `limit` bytes that is one: whoever waits for the other end of a pipe waits for ever. Blocks.
+fn read_regular(path: &Path, limit: usize) -> Option<Vec<u8>> {
+    let mut options = OpenOptions::new();
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = options
+        .read(true)
+        .custom_flags(i32::try_from(flags.bits()).ok()?)
+        .open(path)
+        .ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut content = Vec::new();
+    let one_more = (limit as u64).saturating_add(1);
+    file.take(one_more).read_to_end(&mut content).ok()?;
+    (content.len() <= limit).then_some(content)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_a_regular_file_is_read_and_nobody_waits_for_a_pipe() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, b"four").unwrap();
+        assert_eq!(read_regular(&file, 4).unwrap(), b"four");
+        assert_eq!(read_regular(&file, 3), None);
+        let pipe = dir.path().join("pipe");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert_eq!(read_regular(&pipe, 4), None);
+        assert_eq!(read_regular(dir.path(), 4), None);
+        assert_eq!(read_regular(&dir.path().join("none"), 4), None);
+    }
+
+    #[test]
+    fn a_link_that_can_not_be_read_again_is_not_taken() {
+        let hash = "0123456789abcdef0123456789abcdef01234567";
+        let link = |tail: &str| What::Name(format!("magnet:?xt=urn:btih:{hash}&dn=n{tail}"));
+        assert!(read(link("&tr=http://t.example/a")).is_ok());
+        // Each of these bytes is three where it is written.
+        let trackers: String = (0..40)
+            .map(|number| format!("&tr=http://t.example/{number}{}", "[".repeat(1000)))
+            .collect();
+        assert!(read(link(&trackers)).is_err());
+    }
 }

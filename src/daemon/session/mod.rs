@@ -15,10 +15,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::files::Claims;
 use super::queue;
 use super::record::{Record, Store};
 use super::torrent::{RECENT, Run, Torrent};
-use super::{Start, Starter, bytes, files, metrics, steer};
+use super::{Start, Starter, bytes, metrics, steer};
 use crate::config::unix_now;
 use crate::error::Error;
 use crate::rpc::call::Call;
@@ -289,7 +290,7 @@ impl Owner {
         let (store, name) = (Arc::clone(&self.store), torrent.record.hash.clone());
         let written = tokio::task::spawn_blocking(move || store.save_info(&name, &info.bytes));
         if let Ok(Err(error)) = written.await {
-            tracing::warn!(%error, "a torrent's metadata could not be kept");
+            tracing::warn!(kind = %error.kind(), "a torrent's metadata could not be kept");
         }
         self.save(hash).await;
     }
@@ -362,6 +363,7 @@ impl Owner {
         };
         let start = Start {
             source: torrent.start_source(),
+            info: torrent.info.clone(),
             output: PathBuf::from(&torrent.record.download_dir),
             select: select.unwrap_or_else(Selection::all),
         };
@@ -395,6 +397,7 @@ impl Owner {
         let from = PathBuf::from(&torrent.record.download_dir);
         torrent.moving = location.is_some();
         let turn = Arc::clone(&torrent.turn).try_lock_owned();
+        let claims = self.claims(hash);
         self.ending.spawn(async move {
             // Free, since nobody else works with a torrent that is not busy.
             let _turn = turn;
@@ -405,7 +408,7 @@ impl Owner {
             let then = match location {
                 None => Then::Rest,
                 Some(to) => {
-                    let moved = relocate(from, PathBuf::from(&to), info).await;
+                    let moved = relocate(claims, from, PathBuf::from(&to), info).await;
                     Then::Moved(to, moved)
                 }
             };
@@ -453,6 +456,14 @@ impl Owner {
         self.save(hash).await;
     }
 
+    /// What tells which files are a torrent's own.
+    fn claims(&self, hash: InfoHash) -> Claims {
+        Claims {
+            state: self.store.state().to_owned(),
+            hash,
+        }
+    }
+
     /// Takes a torrent out. Its entry goes at once, its files when it has stopped.
     async fn remove(&mut self, hash: InfoHash, delete: bool) -> Result<(), String> {
         let Some(torrent) = self.torrents.get(&hash) else {
@@ -483,6 +494,7 @@ impl Owner {
         let root = PathBuf::from(&torrent.record.download_dir);
         let (run, info) = (torrent.run, torrent.info.filter(|_| delete));
         let turn = torrent.turn;
+        let claims = self.claims(hash);
         self.ending.spawn(async move {
             // It may be stopping.
             let _turn = turn.lock_owned().await;
@@ -490,7 +502,7 @@ impl Owner {
                 running.handle.stop().await;
             }
             let removed = tokio::task::spawn_blocking(move || match info {
-                Some(info) => files::remove(&root, &info),
+                Some(info) => claims.remove(&root, &info),
                 None => Ok(()),
             });
             Ended {
@@ -527,7 +539,10 @@ impl Owner {
             Ok(Ok(())) => torrent.dirty = false,
             Ok(Err(error)) => {
                 torrent.dirty = true;
-                tracing::warn!(%error, "a torrent's entry could not be written");
+                tracing::warn!(
+                    kind = %error.kind(),
+                    "a torrent's entry could not be written"
+                );
             }
             Err(_) => torrent.dirty = true,
         }
@@ -548,7 +563,7 @@ impl Owner {
         let (settings, ever) = (self.settings.clone(), self.ever);
         let saved = tokio::task::spawn_blocking(move || store.save_settings(&settings, ever));
         if let Ok(Err(error)) = saved.await {
-            tracing::warn!(%error, "the settings could not be written");
+            tracing::warn!(kind = %error.kind(), "the settings could not be written");
         }
     }
 
@@ -607,9 +622,14 @@ impl Owner {
     }
 }
 
-async fn relocate(from: PathBuf, to: PathBuf, info: Option<Arc<Info>>) -> io::Result<()> {
+async fn relocate(
+    claims: Claims,
+    from: PathBuf,
+    to: PathBuf,
+    info: Option<Arc<Info>>,
+) -> io::Result<()> {
     let moving = tokio::task::spawn_blocking(move || match info {
-        Some(info) => files::relocate(&from, &to, &info),
+        Some(info) => claims.relocate(&from, &to, &info),
         None => Ok(()),
     });
     moving.await.unwrap_or_else(|error| Err(error.into()))

@@ -27,7 +27,7 @@ pub use sorter::Sorter;
 
 use super::gossip::{OnionPeer, SeedBook};
 use super::magnet::Magnet;
-use super::metainfo::{Metainfo, WebSeed};
+use super::metainfo::{Info, Metainfo, WebSeed};
 use super::pace::Pace;
 use super::select::Selection;
 use super::storage::{DEFAULT_BUDGET, StorageOptions, WriteBudget};
@@ -105,6 +105,9 @@ pub struct Job {
     pub seed_after: bool,
     /// Files that stand in the way and are not this torrent's may be overwritten.
     pub overwrite: bool,
+    /// What a magnet link's torrent is, where that is known already: then nobody is asked for it, and a private one is never looked up
+    /// in the DHT (BEP 27). Passed over where it is another torrent's.
+    pub info: Option<Arc<Info>>,
 }
 
 /// Starts torrents.
@@ -148,8 +151,16 @@ impl Engine {
 
     /// The same for some of its files. Without a choice, that of a magnet link counts.
     pub fn download_only(&self, job: Job, mut select: Selection) -> Handle {
+        let mut finder = self.finder.clone();
         let (hash, v2, info, trackers, peers, web_seeds) = match job.source {
             Source::Magnet(magnet) => {
+                let known = job.info;
+                let known = known.filter(|info| info.is_named(magnet.hash, magnet.v2));
+                if known.as_ref().is_some_and(|info| info.private) {
+                    finder = None;
+                }
+                // Without hashes of its pieces it is no use, and the resume record may have them.
+                let known = known.filter(|info| !info.lacks_hashes());
                 let tiers = magnet.trackers.into_iter().map(|url| vec![url]).collect();
                 let mut peers = magnet.peers;
                 if let Some(ranges) = magnet.select.filter(|_| select.is_all()) {
@@ -161,7 +172,7 @@ impl Engine {
                     peers.extend(seed.filter(|seed| !peers.contains(seed)));
                 }
                 let web_seeds = magnet.web_seeds.into_iter().map(WebSeed::files).collect();
-                (magnet.hash, magnet.v2, None, tiers, peers, web_seeds)
+                (magnet.hash, magnet.v2, known, tiers, peers, web_seeds)
             }
             Source::Metainfo(metainfo) => {
                 let hash = metainfo.info.hash;
@@ -193,7 +204,7 @@ impl Engine {
             encryption: self.options.encryption,
             outside: Arc::clone(&self.outside),
             gossip: self.options.gossip,
-            finder: self.finder.clone(),
+            finder,
             own: links.own,
             own_seed: links.own_seed,
             wishes: links.wishes,

@@ -128,6 +128,7 @@ impl Bench {
             output: self.path(name),
             seed_after: false,
             overwrite: false,
+            info: None,
         }
     }
 
@@ -498,6 +499,7 @@ async fn somebody_elses_file_is_not_overwritten_unless_told() {
     drop(handle);
     let job = Job {
         overwrite: true,
+        info: None,
         ..bench.job("out")
     };
     done(&bench.engine("a").download(job)).await;

@@ -36,6 +36,22 @@ fn a_record_reads_back_and_shows_nothing_on_disk() {
 }
 
 #[test]
+fn what_is_removed_is_known_no_more_nor_is_its_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(dir.path(), InfoHash([2; 20]), Path::new("/out"));
+    store.save(&record()).unwrap();
+    std::fs::write(store.journal_path(), b"notes").unwrap();
+    let other = Store::new(dir.path(), InfoHash([2; 20]), Path::new("/other"));
+    other.save(&record()).unwrap();
+    store.remove().unwrap();
+    assert_eq!(store.load(), None);
+    assert!(!store.journal_path().exists());
+    assert_eq!(other.load(), Some(record()));
+    // Nothing there is no error.
+    store.remove().unwrap();
+}
+
+#[test]
 fn a_damaged_or_half_written_record_counts_as_none() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::new(dir.path(), InfoHash([1; 20]), Path::new("/out"));

@@ -155,6 +155,32 @@ async fn a_private_torrent_is_never_looked_up() {
     assert_eq!(bench.world.calls_to("8.8.8.8:1"), 0);
 }
 
+/// As a link's torrent is started again once its metadata came, whatever became of the resume record.
+#[tokio::test(start_paused = true)]
+async fn a_private_torrents_bare_link_is_never_looked_up_once_it_is_known() {
+    let bench = Bench::with(true).await;
+    let private = Arc::new(bench.metainfo.info.clone());
+    let known = Known::new(&[]);
+    let job = Job {
+        info: Some(Arc::clone(&private)),
+        ..bench.bare_job("a")
+    };
+    let handle = bench.finding_engine("a", &known).download(job);
+    until(&handle, |progress| progress.total > 0).await;
+    tokio::time::sleep(60 * MINUTE).await;
+    assert_eq!(known.asked(), 0);
+    // What is known of another torrent says nothing of this one.
+    let bench = Bench::new().await;
+    let job = Job {
+        info: Some(private),
+        ..bench.bare_job("b")
+    };
+    let handle = bench.finding_engine("b", &known).download(job);
+    tokio::time::sleep(MINUTE).await;
+    assert!(known.asked() > 0);
+    assert_eq!(handle.progress().borrow().total, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_private_hybrid_torrent_is_told_to_its_tracker_alone_and_by_one_name() {
     for private in [true, false] {
