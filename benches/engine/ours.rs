@@ -63,6 +63,7 @@ async fn serve(gives: bool, torrent: PathBuf, folder: PathBuf) {
             output: folder,
             seed_after: false,
             overwrite: false,
+            info: None,
         })
     };
     let ready = if gives {

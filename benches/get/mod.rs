@@ -102,6 +102,7 @@ async fn download(client: &Client, made: &Created, peer: SocketAddr, total: u64)
         output: dir.path().join("out"),
         seed_after: true,
         overwrite: false,
+        info: None,
     });
     let mut progress = handle.progress();
     let ready = progress.wait_for(|now| now.state == State::Downloading);

@@ -1,3 +1,4 @@
+//! A connection whose turn has come, or has not, looks at its stream when something may happen, and not else.
 #![allow(clippy::unwrap_used)]
 use std::io;
 use std::sync::atomic::AtomicU32;
@@ -14,7 +15,7 @@ const MOST_LOOKS: u32 = 10_000;
 /// Never takes or gives a byte, and ends when it was looked at too often.
 struct Stuck(Arc<AtomicU32>);
 
-impl crate::net::ByteStream for Stuck {}
+impl crate::route::ByteStream for Stuck {}
 
 impl AsyncRead for Stuck {
     fn poll_read(
