@@ -141,7 +141,8 @@ impl Site {
         let Some((name, port)) = host.rsplit_once(':') else {
             return false;
         };
-        let is_ours = port.parse() == Ok(self.port);
+        // As programs write it, and in no other way.
+        let is_ours = port == self.port.to_string();
         is_ours && (name == "127.0.0.1" || name.eq_ignore_ascii_case("localhost"))
     }
 }
@@ -265,6 +266,8 @@ mod tests {
             "evil.test:4000",
             "127.0.0.1",
             "127.0.0.1:4001",
+            "localhost:+4000",
+            "localhost:04000",
             "[::1]:4000",
         ] {
             let other = text.replace("127.0.0.1:4000", host);
