@@ -133,7 +133,8 @@ pub fn fast_messages() -> Vec<u8> {
 /// What players ask of `hushswarm stream`, where the token is of zeros.
 pub fn players() -> Seeds {
     let path = "/AAAAAAAAAAAAAAAAAAAAAA/film.mkv";
-    let head = |method: &str, lines: &str| format!("{method} {path} HTTP/1.1\r\n{lines}").into_bytes();
+    let head =
+        |method: &str, lines: &str| format!("{method} {path} HTTP/1.1\r\n{lines}").into_bytes();
     vec![
         (
             "part",
@@ -142,7 +143,10 @@ pub fn players() -> Seeds {
                 "Host: 127.0.0.1:4000\r\nUser-Agent: player\r\nRange: bytes=10-99\r\nIf-Range: \"tag\"",
             ),
         ),
-        ("rest", head("HEAD", "Host: localhost:4000\r\nRange: bytes=-5")),
+        (
+            "rest",
+            head("HEAD", "Host: localhost:4000\r\nRange: bytes=-5"),
+        ),
         (
             "page",
             head(
