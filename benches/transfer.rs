@@ -1,7 +1,7 @@
 //! One or several TCP streams through a client, 1 to 3 relay processes and an exit on loopback, beside bare forwarding
 //! over the same number of TCP connections in the same run.
 //!
-//! `cargo bench --bench transfer [-- [--mib N] [--rounds N] [--hops N] [--hidden | --get]]`. Machines are noisy: read the ratios and the
+//! `cargo bench --bench transfer [-- [--mib N] [--rounds N] [--hops N] [--hidden | --get [--no-lines]]]`. Machines are noisy: read the ratios and the
 //! processor time. `ends` is this process (the client, and the server that it reads from); `relays` are the processes in
 //! between; `kernel` is the part of both that system calls take. With `--hidden` it is a hidden seed's stream beside one through an
 //! exit: see [`hidden`]; with `--get`, what a torrent's download reaches of a circuit's bare speed: see [`get`].
@@ -56,7 +56,8 @@ fn main() {
         return;
     }
     if args.iter().any(|arg| arg == "--get") {
-        runtime.block_on(get::bench(mib, rounds));
+        let lines = !args.iter().any(|arg| arg == "--no-lines");
+        runtime.block_on(get::bench(mib, rounds, lines));
         return;
     }
     let hops = match value("--hops", 0) {

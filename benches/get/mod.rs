@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use hushswarm::overlay::client::Client;
 use hushswarm::route::Nowhere;
 use hushswarm::route::circuits::CircuitRoute;
-use hushswarm::torrent::engine::{Created, Engine, Job, Options, Source, State, create};
+use hushswarm::torrent::engine::{
+    Created, Encryption, Engine, Job, Options, Source, State, create,
+};
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::relay_list::Proto;
 use hushswarm_circuits::target::Target;
@@ -20,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::{Process, client, measure, median, network, source, spawn_relay};
+use crate::{Cpu, Process, client, measure, median, network, source, spawn_relay};
 
 /// Bytes that a line takes in at once.
 const PART: usize = 64 << 10;
@@ -34,24 +36,29 @@ struct Line {
     delay: Duration,
 }
 
-pub(crate) async fn bench(mib: u64, rounds: u64) {
+pub(crate) async fn bench(mib: u64, rounds: u64, lines: bool) {
     let total = mib << 20;
     let dir = tempfile::tempdir().unwrap();
     let net = network::Network::build(dir.path(), 3);
-    let _relays: Vec<Process> = net.relays.iter().map(spawn_relay).collect();
+    let relays: Vec<Process> = net.relays.iter().map(spawn_relay).collect();
+    let pids: Vec<u32> = relays.iter().map(|relay| relay.0.id()).collect();
     let client = client(&net, 3);
     let stream_server = source().await;
     let made = make(dir.path(), total).await;
     let peer = peer(&made, dir.path()).await;
     println!("{mib} MiB through three hops, one stream and one peer, median of {rounds}");
-    println!("{:<36} {:>10} {:>10} {:>8}", "", "stream", "get", "part");
-    let lines = [
-        ("as fast as the machine goes", None),
-        ("20 MB/s, 50 ms each way", Some((20e6, 50))),
-        ("5 MB/s, 150 ms each way", Some((5e6, 150))),
-        ("50 MB/s, 100 ms each way", Some((50e6, 100))),
+    println!("processor seconds per GB, of both ends and of the relays, in brackets");
+    println!("{:<30} {:>24} {:>24} {:>6}", "", "stream", "get", "part");
+    let rc4 = Encryption::Preferred;
+    let all = [
+        ("as fast as the machine goes", Encryption::Off, None),
+        ("the same, encrypted (RC4)", rc4, None),
+        ("20 MB/s, 50 ms each way", rc4, Some((20e6, 50))),
+        ("5 MB/s, 150 ms each way", rc4, Some((5e6, 150))),
+        ("50 MB/s, 100 ms each way", rc4, Some((50e6, 100))),
     ];
-    for (name, line) in lines {
+    let count = if lines { all.len() } else { 2 };
+    for (name, encryption, line) in all.into_iter().take(count) {
         let line = line.map(|(rate, ms)| Line {
             rate,
             delay: Duration::from_millis(ms),
@@ -61,25 +68,60 @@ pub(crate) async fn bench(mib: u64, rounds: u64) {
         let (mut bare, mut got) = (Vec::new(), Vec::new());
         for round in 0..rounds {
             let (server, peer) = (shaped(stream_server, line).await, shaped(peer, line).await);
-            bare.push(stream(&client, server, round, share).await);
-            got.push(download(&client, &made, peer, share).await);
+            bare.push(stream(&client, server, round, share, &pids).await);
+            let came = download(&client, &made, encryption, peer, share, &pids);
+            got.push(came.await);
         }
-        let (bare, got) = (median(bare), median(got));
+        let (bare, got) = (Speed::median(&bare), Speed::median(&got));
         println!(
-            "{name:<36} {bare:>5.1} MB/s {got:>5.1} MB/s {:>7.0}%",
-            got / bare * 100.0
+            "{name:<30} {:>24} {:>24} {:>5.0}%",
+            bare.text(),
+            got.text(),
+            got.rate / bare.rate * 100.0
         );
     }
     client.close();
 }
 
-/// MB/s of a bare stream.
-async fn stream(client: &Client, server: SocketAddr, round: u64, total: u64) -> f64 {
+/// How fast, and what it took.
+#[derive(Clone, Copy)]
+struct Speed {
+    /// MB/s.
+    rate: f64,
+    /// Processor seconds per GB, of this process, which is both ends, and of the relays.
+    ends: f64,
+    relays: f64,
+}
+
+impl Speed {
+    fn median(all: &[Self]) -> Self {
+        let of = |get: fn(&Self) -> f64| median(all.iter().map(get).collect());
+        Self {
+            rate: of(|speed| speed.rate),
+            ends: of(|speed| speed.ends),
+            relays: of(|speed| speed.relays),
+        }
+    }
+
+    fn text(self) -> String {
+        let Self { rate, ends, relays } = self;
+        format!("{rate:.1} MB/s ({ends:.2} + {relays:.2})")
+    }
+}
+
+/// A bare stream.
+async fn stream(
+    client: &Client,
+    server: SocketAddr,
+    round: u64,
+    total: u64,
+    relays: &[u32],
+) -> Speed {
     let exit = Target::ip(server);
     let key = Isolation::new("bench", &round.to_be_bytes(), 0);
     let circuit = client.circuit(key, Proto::Tcp, Some(&exit), &[]).await;
     let circuit = circuit.unwrap();
-    let figures = measure(total, 1, &[], |_| {
+    let figures = measure(total, 1, relays, |_| {
         let (circuit, exit) = (Arc::clone(&circuit), exit.clone());
         async move {
             let patience = Duration::from_secs(10);
@@ -88,14 +130,26 @@ async fn stream(client: &Client, server: SocketAddr, round: u64, total: u64) -> 
     });
     let figures = figures.await;
     circuit.close();
-    figures.mb_per_s
+    Speed {
+        rate: figures.mb_per_s,
+        ends: figures.ends_per_gb,
+        relays: figures.relays_per_gb,
+    }
 }
 
-/// MB/s of a download until `total` bytes are verified and on disk.
-async fn download(client: &Client, made: &Created, peer: SocketAddr, total: u64) -> f64 {
+/// A download until `total` bytes are verified and on disk.
+async fn download(
+    client: &Client,
+    made: &Created,
+    encryption: Encryption,
+    peer: SocketAddr,
+    total: u64,
+    relays: &[u32],
+) -> Speed {
     let dir = tempfile::tempdir().unwrap();
     let mut options = Options::new(dir.path().join("state"));
     options.allow_private = true;
+    options.encryption = encryption;
     let engine = Engine::new(Arc::new(CircuitRoute::new(client.clone())), options);
     let handle = engine.download(Job {
         source: Source::Metainfo(made.metainfo.clone()),
@@ -107,13 +161,18 @@ async fn download(client: &Client, made: &Created, peer: SocketAddr, total: u64)
     let mut progress = handle.progress();
     let ready = progress.wait_for(|now| now.state == State::Downloading);
     ready.await.unwrap();
-    let begun = Instant::now();
+    let cpu = || (Cpu::of(&[std::process::id()]), Cpu::of(relays));
+    let (before, begun) = (cpu(), Instant::now());
     handle.onion_door().tell(Target::ip(peer));
     let enough = progress.wait_for(|now| now.done >= total);
     let done = enough.await.unwrap().done;
-    let rate = done as f64 / 1e6 / begun.elapsed().as_secs_f64();
+    let (seconds, gb, after) = (begun.elapsed().as_secs_f64(), done as f64 / 1e9, cpu());
     handle.stop().await;
-    rate
+    Speed {
+        rate: gb * 1e3 / seconds,
+        ends: after.0.since(before.0).all() / gb,
+        relays: after.1.since(before.1).all() / gb,
+    }
 }
 
 async fn make(dir: &Path, total: u64) -> Created {
