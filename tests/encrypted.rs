@@ -29,6 +29,8 @@ fn a_client_that_forces_encryption_gives_everything_and_is_out_of_reach_without_
     let get = |when: &str| {
         let mut command = loopback.command(&source);
         command.args(["--json", "--encryption", when]);
+        // So slowly that the client is looked at while it gives.
+        command.args(["--limit-down", "1024"]);
         Process::spawn("get", command)
     };
     // The control: the client means it.
