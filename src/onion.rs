@@ -125,9 +125,15 @@ impl Chosen {
     pub fn has(&self, host: &str) -> bool {
         match self {
             Self::All => true,
-            Self::These(these) => {
-                OnionKey::of_host(host).is_some_and(|service| these.contains(&service))
-            }
+            Self::These(_) => OnionKey::of_host(host).is_some_and(|service| self.names(&service)),
+        }
+    }
+
+    /// Whether this service is.
+    pub fn names(&self, service: &OnionKey) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(these) => these.contains(service),
         }
     }
 }

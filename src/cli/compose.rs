@@ -67,6 +67,8 @@ pub(super) struct Beside {
     outside: Arc<dyn Outside>,
     onions: Onions,
     tor: OurTor,
+    /// The onion services that the torrent names.
+    chosen: Chosen,
 }
 
 impl Beside {
@@ -76,7 +78,7 @@ impl Beside {
         async move {
             let sharing = async {
                 if self.onions == Onions::Shared {
-                    share(&self.tor, &door).await;
+                    share(&self.tor, &self.chosen, &door).await;
                 }
             };
             tokio::join!(sharing, self.meetings.run(self.outside, hidden_door));
@@ -158,7 +160,7 @@ pub(super) fn compose(
         Onions::Closed => false,
         Onions::None => meetings.only() && !meetings.is_closed(),
     };
-    let gate = routes.gate(client, tor, chosen);
+    let gate = routes.gate(client, tor, chosen.clone());
     let outside: Arc<dyn Outside> = Arc::<Gate>::clone(&gate);
     let dht = find(Arc::clone(&outside));
     meetings.look_in(dht.clone(), client)?;
@@ -179,6 +181,7 @@ pub(super) fn compose(
             outside,
             onions,
             tor: tor.clone(),
+            chosen,
         },
         gate,
     })
@@ -290,8 +293,8 @@ fn onions(plan: &Plan, routes: &Loaded, state: &StateDir) -> Result<Onions, Erro
     })
 }
 
-/// Runs an onion service until one is met that lets in only some, or for ever. What goes wrong stops no download.
-async fn share(tor: &OurTor, door: &OnionDoor) {
+/// Runs an onion service until one of the torrent's is met that lets in only some, or for ever. What goes wrong stops no download.
+async fn share(tor: &OurTor, chosen: &Chosen, door: &OnionDoor) {
     let options = OnionOptions {
         nickname: "share".to_owned(),
         port: ONION_PORT,
@@ -316,7 +319,7 @@ async fn share(tor: &OurTor, door: &OnionDoor) {
     };
     tokio::select! {
         () = serving => {}
-        () = tor.key_needed() => tracing::warn!("sharing nothing any more: an onion peer lets in only some"),
+        () = tor.key_needed(chosen) => tracing::warn!("sharing nothing any more: an onion peer lets in only some"),
     }
     door.close();
 }

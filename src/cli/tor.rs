@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::TorFile;
 use crate::error::Error;
 use crate::net::RelayDialer;
-use crate::onion::OnionKey;
+use crate::onion::{Chosen, OnionKey};
 use crate::route::Outside;
 use crate::state::StateDir;
 
@@ -43,16 +43,17 @@ pub use without::{
 
 #[cfg(feature = "tor")]
 mod with {
+    use std::collections::BTreeSet;
     use std::io::Write as _;
     use std::time::Duration;
 
     use super::{
-        Arc, Error, OnionKey, OnionOptions, Outside, RelayDialer, StateDir, TorFile, VisitorKey,
+        Arc, Chosen, Error, OnionKey, OnionOptions, Outside, RelayDialer, StateDir, TorFile,
+        VisitorKey,
     };
     use crate::error::{Exit, Kind};
     use crate::net::os::TorSockets;
     use crate::net::{BoxStream, Transport};
-    use crate::onion::Chosen;
     use crate::route::tor::TorRoute;
     use crate::tor::{self, OnionService, Tor, TorDialer, TorError, TorStatus};
 
@@ -77,9 +78,9 @@ mod with {
         /// Tor by this file, which keeps its own files below `state`. Nothing is sent yet.
         pub fn new(file: TorFile, state: &StateDir) -> Self {
             let tor = Tor::new(file, state.path().join(FOLDER), TorSockets::for_tor());
-            let mut needed = tor.key_needed();
+            let mut closed = tor.closed();
             tokio::spawn(async move {
-                if needed.wait_for(|needed| *needed).await.is_ok() {
+                if closed.wait_for(|closed| !closed.is_empty()).await.is_ok() {
                     tell(KEY_NEEDED);
                 }
             });
@@ -111,10 +112,11 @@ mod with {
             Some(Arc::new(TorRoute::new(self.0.clone(), chosen)))
         }
 
-        /// Waits until an onion service is met that lets in only those whose key it knows, and ours is not among them.
-        pub async fn key_needed(&self) {
-            let mut needed = self.0.key_needed();
-            if needed.wait_for(|needed| *needed).await.is_err() {
+        /// Waits until one of these onion services was met, and lets in only those whose key it knows, of whom we are none.
+        pub async fn key_needed(&self, chosen: &Chosen) {
+            let mut closed = self.0.closed();
+            let any = |closed: &BTreeSet<OnionKey>| closed.iter().any(|key| chosen.names(key));
+            if closed.wait_for(any).await.is_err() {
                 std::future::pending().await
             }
         }
@@ -236,10 +238,9 @@ mod without {
     use std::fmt;
     use std::str::FromStr;
 
-    use super::{Arc, Error, OnionKey, Outside, RelayDialer, StateDir, TorFile};
+    use super::{Arc, Chosen, Error, OnionKey, Outside, RelayDialer, StateDir, TorFile};
     use crate::error::{Exit, Kind};
     use crate::net::{BoxStream, Transport};
-    use crate::onion::Chosen;
 
     /// Nobody has a key.
     pub const MAX_VISITOR_KEYS: usize = 0;
@@ -325,7 +326,7 @@ mod without {
         }
 
         /// Waits for ever.
-        pub async fn key_needed(&self) {
+        pub async fn key_needed(&self, _: &Chosen) {
             std::future::pending().await
         }
 

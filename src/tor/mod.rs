@@ -13,6 +13,7 @@ mod service;
 mod stream;
 mod uses;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use tokio::time::timeout;
 
 use crate::config::TorFile;
 use crate::net::os::TorSockets;
+use crate::onion::OnionKey;
 use uses::Uses;
 
 pub use dialer::TorDialer;
@@ -78,7 +80,7 @@ struct Shared {
     client: OnceCell<client::Client>,
     uses: Uses,
     status: Arc<watch::Sender<TorStatus>>,
-    key_needed: watch::Sender<bool>,
+    closed: watch::Sender<BTreeSet<OnionKey>>,
 }
 
 /// Whose choice a visit to an onion service is.
@@ -102,7 +104,7 @@ impl Tor {
                 client: OnceCell::new(),
                 uses: Uses::default(),
                 status: Arc::new(watch::Sender::new(TorStatus::Idle)),
-                key_needed: watch::Sender::new(false),
+                closed: watch::Sender::default(),
             }),
         }
     }
@@ -112,9 +114,9 @@ impl Tor {
         self.shared.status.subscribe()
     }
 
-    /// Whether an onion service of the user's choice lets in only those whose key it knows, and ours is not among them.
-    pub fn key_needed(&self) -> watch::Receiver<bool> {
-        self.shared.key_needed.subscribe()
+    /// The onion services of the user's choice that were met and let in only those whose key they know, of whom we are none.
+    pub fn closed(&self) -> watch::Receiver<BTreeSet<OnionKey>> {
+        self.shared.closed.subscribe()
     }
 
     /// Opens a stream to an onion service, or through an exit to a name or address, which the exit resolves.
@@ -141,7 +143,10 @@ impl Tor {
             match (&opened, waits.next()) {
                 (Err(TorError::NotNow(_)), Some(wait)) => tokio::time::sleep(*wait).await,
                 (Err(TorError::KeyNeeded), _) if visit == Visit::Chosen => {
-                    self.shared.key_needed.send_replace(true);
+                    let service = OnionKey::of_host(host);
+                    self.shared.closed.send_if_modified(|closed| {
+                        service.is_some_and(|service| closed.insert(service))
+                    });
                     return opened;
                 }
                 _ => return opened,

@@ -248,10 +248,10 @@ fn only_a_chosen_service_is_visited_with_a_key(place: &Place, onion: &str) {
         chosen.await.unwrap();
         let told = stranger.connect(onion, ONION_PORT, owner, Visit::Told);
         assert_eq!(told.await.unwrap_err(), TorError::KeyNeeded);
-        assert!(!*stranger.key_needed().borrow());
+        assert!(stranger.closed().borrow().is_empty());
         let chosen = stranger.connect(onion, ONION_PORT, owner, Visit::Chosen);
         assert_eq!(chosen.await.unwrap_err(), TorError::KeyNeeded);
-        assert!(*stranger.key_needed().borrow());
+        assert_eq!(stranger.closed().borrow().len(), 1);
     });
 }
 
