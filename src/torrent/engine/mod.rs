@@ -26,6 +26,7 @@ pub use create::{CreateError, Created, Recipe, create, create_as, create_with};
 pub use sorter::Sorter;
 
 use super::gossip::{OnionPeer, SeedBook};
+use super::infohash::{InfoHash, InfoHashV2};
 use super::magnet::Magnet;
 use super::metainfo::{Info, Metainfo, WebSeed};
 use super::pace::Pace;
@@ -186,7 +187,7 @@ impl Engine {
                 )
             }
         };
-        self.start(|links| Setup {
+        self.start(Task {
             hash,
             v2,
             select,
@@ -194,28 +195,17 @@ impl Engine {
             trackers,
             web_seeds,
             peers,
-            storage: self.storage(job.output, true),
-            state_dir: self.options.state_dir.clone(),
+            folder: job.output,
+            write: true,
             overwrite: job.overwrite,
             seed_after: job.seed_after,
-            lanes: self.options.lanes,
-            tracker: self.tracker.clone(),
-            allow_private: self.options.allow_private,
-            encryption: self.options.encryption,
-            outside: Arc::clone(&self.outside),
-            gossip: self.options.gossip,
             finder,
-            own: links.own,
-            own_seed: links.own_seed,
-            wishes: links.wishes,
-            pace: links.pace,
-            seeds: self.options.seeds.clone(),
         })
     }
 
     /// Gives what lies in `folder` under the torrent's name. It is checked first, and never written.
     pub fn seed(&self, metainfo: Metainfo, folder: PathBuf) -> Handle {
-        self.start(|links| Setup {
+        self.start(Task {
             hash: metainfo.info.hash,
             v2: None,
             select: Selection::all(),
@@ -224,48 +214,53 @@ impl Engine {
             // Nothing is missing.
             web_seeds: Vec::new(),
             peers: Vec::new(),
-            storage: self.storage(folder, false),
-            state_dir: self.options.state_dir.clone(),
+            folder,
+            write: false,
             overwrite: false,
             seed_after: true,
-            lanes: self.options.lanes,
-            tracker: self.tracker.clone(),
-            allow_private: self.options.allow_private,
-            encryption: self.options.encryption,
-            outside: Arc::clone(&self.outside),
-            gossip: self.options.gossip,
             finder: self.finder.clone(),
-            own: links.own,
-            own_seed: links.own_seed,
-            wishes: links.wishes,
-            pace: links.pace,
-            seeds: self.options.seeds.clone(),
         })
     }
 
-    fn storage(&self, root: PathBuf, write: bool) -> StorageOptions {
-        StorageOptions {
-            root,
-            budget: Arc::clone(&self.options.write_budget),
-            write,
-            preallocate: self.options.preallocate,
-        }
-    }
-
-    fn start(&self, setup: impl FnOnce(Links) -> Setup) -> Handle {
+    fn start(&self, task: Task) -> Handle {
         let (own, own_seen) = watch::channel(Vec::new());
         let (own_seed, own_seed_seen) = watch::channel(None);
         let (wishes, wishes_seen) = watch::channel(Wishes::default());
         let budget = Arc::<Budget>::default();
-        let setup = setup(Links {
+        let options = &self.options;
+        let setup = Setup {
+            hash: task.hash,
+            v2: task.v2,
+            select: task.select,
+            info: task.info,
+            trackers: task.trackers,
+            web_seeds: task.web_seeds,
+            peers: task.peers,
+            storage: StorageOptions {
+                root: task.folder,
+                budget: Arc::clone(&options.write_budget),
+                write: task.write,
+                preallocate: options.preallocate,
+            },
+            state_dir: options.state_dir.clone(),
+            overwrite: task.overwrite,
+            seed_after: task.seed_after,
+            lanes: options.lanes,
+            tracker: self.tracker.clone(),
+            allow_private: options.allow_private,
+            encryption: options.encryption,
+            outside: Arc::clone(&self.outside),
+            gossip: options.gossip,
+            finder: task.finder,
             own: own_seen,
             own_seed: own_seed_seen,
             wishes: wishes_seen,
             pace: Pace {
                 torrent: Arc::clone(&budget),
-                all: Arc::clone(&self.options.limits),
+                all: Arc::clone(&options.limits),
             },
-        });
+            seeds: options.seeds.clone(),
+        };
         let first = if setup.info.is_some() {
             State::Checking
         } else {
@@ -286,12 +281,22 @@ impl Engine {
     }
 }
 
-/// What leads from a handle to its torrent, besides commands.
-struct Links {
-    own: watch::Receiver<Vec<OnionPeer>>,
-    own_seed: watch::Receiver<Option<Contact>>,
-    wishes: watch::Receiver<Wishes>,
-    pace: Pace,
+/// What one torrent is to do; all else holds for every torrent of the engine.
+struct Task {
+    hash: InfoHash,
+    v2: Option<InfoHashV2>,
+    select: Selection,
+    info: Option<Arc<Info>>,
+    trackers: Vec<Vec<String>>,
+    web_seeds: Vec<WebSeed>,
+    peers: Vec<Target>,
+    /// Where its file or folder lies.
+    folder: PathBuf,
+    /// Whether anything may be written there.
+    write: bool,
+    overwrite: bool,
+    seed_after: bool,
+    finder: Option<Arc<dyn PeerFinder>>,
 }
 
 /// A running torrent. Dropping it ends the torrent at once, as a kill would; [`Handle::stop`] ends it in good order.

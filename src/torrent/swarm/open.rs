@@ -50,15 +50,14 @@ pub(super) async fn open(
     torrent: InfoHash,
     encryption: Encryption,
 ) -> Result<Opened, Ended> {
+    let stream = connect(outside, target, isolation).await?;
     let concealed = Place::is_concealed(target);
     if encryption == Encryption::Off || concealed {
-        let stream = connect(outside, target, isolation).await?;
         return Ok(Opened {
             stream,
             encrypted: concealed,
         });
     }
-    let stream = connect(outside, target, isolation).await?;
     let mut rng = StdRng::from_rng(&mut rand::rng());
     match timeout(KEY_TIME, mse::initiate(stream, torrent, &mut rng)).await {
         Ok(Ok(stream)) => Ok(Opened {

@@ -62,6 +62,8 @@ impl Contacted {
 pub(super) struct Steered {
     /// How much each file is wanted, without padding; empty while they are unknown.
     files: Vec<Priority>,
+    /// Whether each was chosen at the start, which never changes; empty while that is unknown.
+    chosen: Vec<bool>,
     /// Wishes that were heard.
     verified: u32,
     announced: u32,
@@ -90,9 +92,11 @@ impl Driver {
 
     /// How much each file is wanted; `None` where none was chosen at the start.
     pub(super) fn choose_files(&mut self, info: &Info) -> Option<()> {
-        let chosen = self.setup.select.files(info)?;
+        if self.steered.chosen.is_empty() {
+            self.steered.chosen = self.setup.select.files(info)?;
+        }
         let wishes = self.setup.wishes.borrow();
-        let priority = |(number, wanted): (usize, bool)| {
+        let priority = |(number, &wanted): (usize, &bool)| {
             let wished = wishes.priorities.get(&number).copied();
             wished.unwrap_or(if wanted {
                 Priority::Normal
@@ -100,7 +104,8 @@ impl Driver {
                 Priority::Skip
             })
         };
-        self.steered.files = chosen.into_iter().enumerate().map(priority).collect();
+        let chosen = self.steered.chosen.iter().enumerate();
+        self.steered.files = chosen.map(priority).collect();
         Some(())
     }
 
@@ -231,7 +236,12 @@ impl Driver {
         };
         let had = had(&self.shared);
         let had = had.unwrap_or_else(|| Bits::new(info.piece_count()));
-        let chosen = self.setup.select.files(info).unwrap_or_default();
+        // Matching many rules with many files takes long, and is of use only until it was done once.
+        let chosen = if self.steered.files.is_empty() {
+            self.setup.select.files(info).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
         let view = |(number, span): (usize, Span)| {
             let first = match chosen.get(number) {
                 Some(false) => Priority::Skip,
