@@ -84,6 +84,12 @@ impl Drop for Fresh {
 }
 
 impl OverlayArgs {
+    /// What who downloads over so few relays should know.
+    pub fn warning(&self) -> Option<&'static str> {
+        (self.hops == 1)
+            .then_some("with one hop, that relay sees both your address and whom you download from")
+    }
+
     /// Opens the state folder, reads the network file and its relay list, and makes a client. Nothing is sent yet. Other
     /// commands may use the folder at the same time.
     ///

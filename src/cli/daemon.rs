@@ -19,20 +19,23 @@ use super::proxy::raise_file_limit;
 use super::relay::Signals;
 use super::reload::on_hangup_with;
 use super::routes::{Loaded, RoutesArgs};
-use super::tor::OurTor;
+use super::tor::{OurTor, service_of_url};
 use crate::daemon::serve::Server;
 use crate::daemon::session::{Begin, begin};
 use crate::daemon::{Beside, Running, Start, Starter, Ways};
 use crate::dht::Dht;
 use crate::error::{Error, Exit};
 use crate::net::os::LocalListener;
+use crate::onion::Chosen;
 use crate::overlay::client::{Client, Status};
-use crate::route::Outside;
 use crate::route::gate::Gate;
 use crate::route::policy::Policy;
+use crate::route::{BoxFuture, Outside};
 use crate::rpc::access::{Access, RPC_PATH};
 use crate::state::StateDir;
+use crate::torrent::by_url::{self, Found};
 use crate::torrent::engine::{Encryption, Job, Limits, Options};
+use crate::torrent::tracker::TrackerClient;
 
 /// Where programs expect the RPC of Transmission.
 pub(super) const DEFAULT_LISTEN: &str = "127.0.0.1:9091";
@@ -113,7 +116,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let dht = if client.list().is_none() {
         None
     } else {
-        let outside: Arc<dyn Outside> = rules.gate(&client, &tor);
+        let outside: Arc<dyn Outside> = rules.gate(&client, &tor, std::iter::empty().collect());
         args.dht.finder(&loaded, outside)
     };
     let starter = Ours {
@@ -148,8 +151,8 @@ pub async fn run(args: Args) -> Result<(), Error> {
             json!({ "entries": damaged }),
         );
     }
-    if args.overlay.hops == 1 {
-        say.line("with one hop, that relay sees both your address and whom you download from");
+    if let Some(warning) = args.overlay.warning() {
+        say.line(warning);
     }
     let url = format!("http://{at}{RPC_PATH}");
     let who = match &credentials {
@@ -202,11 +205,7 @@ fn listen(at: SocketAddr) -> Result<(LocalListener, SocketAddr), Error> {
             .with_exit(Exit::Usage)
             .with_hint("listen on 127.0.0.1, and reach it from elsewhere through ssh: ssh -L 9091:127.0.0.1:9091 THIS-COMPUTER"));
     }
-    let opened = LocalListener::loopback(at).and_then(|listener| {
-        let at = listener.local_addr()?.unwrap_or(at);
-        Ok((listener, at))
-    });
-    opened.map_err(|source| {
+    LocalListener::loopback_at(at).map_err(|source| {
         Error::local(format!("can't listen on {at}"))
             .with_source(source)
             .with_hint("is transmission-daemon or another hushswarm daemon running? another port: --listen 127.0.0.1:9092")
@@ -283,11 +282,9 @@ impl Rules {
         held.1.push(Arc::downgrade(gate));
     }
 
-    /// A gate that leads to no onion service that a key is needed for.
-    fn gate(&self, client: &Client, tor: &OurTor) -> Arc<Gate> {
-        let gate = self
-            .loaded()
-            .gate(client, tor, std::iter::empty().collect());
+    /// A gate that leads to the chosen onion services, and to no other that a key is needed for.
+    fn gate(&self, client: &Client, tor: &OurTor, chosen: Chosen) -> Arc<Gate> {
+        let gate = self.loaded().gate(client, tor, chosen);
         self.keep(&gate);
         gate
     }
@@ -355,6 +352,16 @@ impl Starter for Ours {
         Ok(Running {
             handle,
             beside: Beside(beside.abort_handle()),
+        })
+    }
+
+    fn fetch<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<Found, String>> {
+        Box::pin(async move {
+            let chosen = service_of_url(url).into_iter().collect();
+            let gate = self.rules.gate(&self.client, &self.tor, chosen);
+            let trust = TrackerClient::new(gate.policy().allows_private());
+            let found = by_url::fetch(&*gate, &trust, url).await;
+            found.map_err(|error| error.to_string())
         })
     }
 

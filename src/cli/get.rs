@@ -2,29 +2,26 @@
 
 mod feed;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
-use super::compose::{Plan, Surroundings, compose, trackers};
-use super::connect::{Connected, OverlayArgs, Without};
+use super::compose::{Plan, Surroundings, compose};
+use super::connect::{Connected, OverlayArgs};
 use super::dht::DhtArgs;
 use super::limits::LimitArgs;
 use super::progress::{Progress as Display, duration, json_line};
 use super::routes::{Loaded, RoutesArgs};
+use super::source::{Named, argument};
 use super::stream::Serve;
-use super::tor::service_of_url;
 use super::transfer::follow;
 use crate::error::{Error, Exit, Kind};
 use crate::overlay::client::Client;
-use crate::route::special::Place;
 use crate::state::StateDir;
 use crate::torrent::engine::{Encryption, Job, Limits, Options, Progress, Source, State};
 use crate::torrent::feed::FeedLink;
-use crate::torrent::magnet::Magnet;
-use crate::torrent::metainfo::{MAX_TORRENT, Metainfo};
 use crate::torrent::select::Selection;
 
 /// When streams to public peers are encrypted.
@@ -52,7 +49,7 @@ impl From<When> for Encryption {
 /// Arguments of `hushswarm get`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Magnet link or .torrent file, or the link of a feed, of which the newest version is downloaded; "-" reads a magnet link from standard input, where no other user of this computer
+    /// Magnet link, .torrent file or its https address, or the link of a feed, of which the newest version is downloaded; "-" reads a magnet link from standard input, where no other user of this computer
     /// sees it in the list of processes
     #[arg(value_name = "MAGNET-OR-FILE")]
     source: String,
@@ -123,7 +120,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     if let Some(link) = feed::link_of(&text, args.follow, args.public)? {
         return feed::run(args, link).await;
     }
-    let source = read_source(&text)?;
+    let named = Named::read(&text)?;
     let select = selection(&args.only)?;
     let routes = args.routes.load()?;
     let Connected {
@@ -133,14 +130,17 @@ pub async fn run(args: Args) -> Result<(), Error> {
         fresh: _fresh,
     } = args
         .overlay
-        .connect_alone(without(&source, &routes), &routes)?;
+        .connect_alone(named.without(&routes), &routes)?;
     let mut display = Display::new(args.json);
     if FeedLink::is_beside_torrent(&text) {
         display.say("the link names a torrent and the feed that it is from: the torrent is taken, and the feed is not followed; for its newest version, leave \"xt=\" out of the link");
     }
-    if args.overlay.hops == 1 {
-        display.say("with one hop, that relay sees both your address and whom you download from");
+    if let Some(warning) = args.overlay.warning() {
+        display.say(warning);
     }
+    let source = named
+        .obtain(&client, &state, &routes, |text| display.say(text))
+        .await?;
     let work = Work {
         source,
         output: args.output,
@@ -164,15 +164,6 @@ pub async fn run(args: Args) -> Result<(), Error> {
         display.say(&format!("{}: {}", done.path.display(), done.summary()));
     }
     Ok(())
-}
-
-/// What names onion services needs no relay list.
-pub(super) fn without(source: &Source, routes: &Loaded) -> Without {
-    match source {
-        Source::Magnet(magnet) if magnet.peers.iter().any(Place::is_onion) => Without::Tor,
-        _ if trackers(source).any(|url| service_of_url(url).is_some()) => Without::Tor,
-        Source::Magnet(_) | Source::Metainfo(_) => routes.without(),
-    }
 }
 
 /// What is to be downloaded, and where to.
@@ -323,21 +314,6 @@ async fn transfer(
     })
 }
 
-/// This argument; where it is "-", the first line of standard input.
-///
-/// # Errors
-/// There is none: tell the user.
-pub fn argument(text: &str) -> Result<String, Error> {
-    if text != "-" {
-        return Ok(text.to_owned());
-    }
-    let mut line = String::new();
-    std::io::stdin()
-        .read_line(&mut line)
-        .map_err(|source| Error::local("can't read standard input").with_source(source))?;
-    Ok(line.trim().to_owned())
-}
-
 /// The files that `--only` names.
 pub(super) fn selection(only: &[String]) -> Result<Selection, Error> {
     Selection::parse(only.iter().map(String::as_str)).ok_or_else(|| {
@@ -346,34 +322,12 @@ pub(super) fn selection(only: &[String]) -> Result<Selection, Error> {
     })
 }
 
-/// Reads a magnet link or a torrent file.
-///
-/// # Errors
-/// It is neither: tell the user.
-pub fn read_source(text: &str) -> Result<Source, Error> {
-    let bad = |message: String| Error::new(Kind::Local, message).with_exit(Exit::BadTorrent);
-    let text = &argument(text)?;
-    if text
-        .get(..7)
-        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("magnet:"))
-    {
-        let magnet = Magnet::parse(text).map_err(|error| bad(error.to_string()))?;
-        return Ok(Source::Magnet(magnet));
-    }
-    let bytes = crate::config::read_file(Path::new(text), MAX_TORRENT).map_err(|error| {
-        bad("that is no magnet link, and no torrent file that can be read".to_owned())
-            .with_source(error)
-            .with_hint("quote the magnet link, since \"&\" means something to the shell: hushswarm get \"magnet:?xt=...\"")
-    })?;
-    let metainfo = Metainfo::parse(&bytes).map_err(|error| bad(error.to_string()))?;
-    Ok(Source::Metainfo(metainfo))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::compose::chosen;
     use crate::onion::OnionKey;
+    use crate::torrent::magnet::Magnet;
 
     #[test]
     fn the_onion_services_of_a_link_are_chosen_and_no_others() {

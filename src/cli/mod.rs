@@ -26,6 +26,7 @@ mod rendezvous;
 pub mod routes;
 pub mod run;
 pub mod seed;
+pub mod source;
 pub mod stream;
 mod table;
 pub mod tor;

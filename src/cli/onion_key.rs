@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use hushswarm_circuits::target::Host;
 
-use super::get::{argument, read_source};
+use super::source::{argument, read_source};
 use super::tor::visitor_key;
 use crate::error::{Error, Exit, Kind};
 use crate::hidden::{GuestKey, make_key};

@@ -241,11 +241,7 @@ fn listen(place: &Place, public: bool) -> Result<LocalListener, Error> {
 
 /// Listens for clients that announce; says where, since the system may have chosen the port.
 fn listen_for_clients(at: SocketAddr) -> Result<(LocalListener, SocketAddr), Error> {
-    let opened = LocalListener::loopback(at).and_then(|listener| {
-        let at = listener.local_addr()?.unwrap_or(at);
-        Ok((listener, at))
-    });
-    opened.map_err(|source| {
+    LocalListener::loopback_at(at).map_err(|source| {
         Error::local(format!("can't listen on {at}"))
             .with_source(source)
             .with_hint("choose another port with --tracker 127.0.0.1:PORT")

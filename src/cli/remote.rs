@@ -12,12 +12,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use super::daemon::{ADDRESS, CREDENTIALS, DEFAULT_LISTEN};
-use super::get::argument;
+use super::source::argument;
 use super::table::{Side, table};
 use crate::error::{Error, Exit, Kind};
 use crate::net::os::LoopbackDialer;
 use crate::rpc::access::{RPC_PATH, SESSION_HEADER};
 use crate::state::StateDir;
+use crate::torrent::by_url::is_web;
 use crate::torrent::metainfo::MAX_TORRENT;
 
 /// Longest answer, bytes: a list of very many torrents.
@@ -41,7 +42,7 @@ struct Where {
 /// Arguments of `hushswarm add`.
 #[derive(clap::Args)]
 pub struct Add {
-    /// Magnet links or .torrent files; "-" reads a magnet link from standard input, where no other user of this computer sees it
+    /// Magnet links, .torrent files or their https addresses, which the daemon fetches through its circuits; "-" reads a magnet link from standard input, where no other user of this computer sees it
     #[arg(value_name = "MAGNET-OR-FILE", required = true)]
     sources: Vec<String>,
     /// Folder to download to [default: the daemon's]
@@ -89,10 +90,10 @@ pub async fn add(args: Add) -> Result<(), Error> {
     for source in &args.sources {
         let text = argument(source)?;
         let mut arguments = Map::new();
-        if text
-            .get(..7)
-            .is_some_and(|begin| begin.eq_ignore_ascii_case("magnet:"))
-        {
+        let magnet = text.get(..7);
+        let magnet = magnet.is_some_and(|begin| begin.eq_ignore_ascii_case("magnet:"));
+        // The daemon fetches it, through its circuits.
+        if magnet || is_web(&text) {
             arguments.insert("filename".to_owned(), text.into());
         } else {
             let bytes =

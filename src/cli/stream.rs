@@ -12,6 +12,7 @@ use super::get::{self, When, Work};
 use super::limits::LimitArgs;
 use super::progress::{Progress as Display, json_line};
 use super::routes::RoutesArgs;
+use super::source::{Named, argument};
 use crate::error::Error;
 use crate::net::os::LocalListener;
 use crate::stream::request::{Site, TOKEN_LEN};
@@ -21,7 +22,7 @@ use crate::torrent::engine::{Control, Priority, Reader, ReaderError, View};
 /// Arguments of `hushswarm stream`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Magnet link or .torrent file; "-" reads a magnet link from standard input, where no other user of this computer sees it in the
+    /// Magnet link, .torrent file or its https address; "-" reads a magnet link from standard input, where no other user of this computer sees it in the
     /// list of processes
     #[arg(value_name = "MAGNET-OR-FILE")]
     source: String,
@@ -64,7 +65,7 @@ pub struct Args {
 /// # Errors
 /// What went wrong and what to do.
 pub async fn run(args: Args) -> Result<(), Error> {
-    let source = get::read_source(&args.source)?;
+    let named = Named::read(&argument(&args.source)?)?;
     let select = get::selection(&args.only)?;
     let serve = Serve::listen(args.port, args.json)?;
     let routes = args.routes.load()?;
@@ -75,11 +76,14 @@ pub async fn run(args: Args) -> Result<(), Error> {
         fresh: _fresh,
     } = args
         .overlay
-        .connect_alone(get::without(&source, &routes), &routes)?;
+        .connect_alone(named.without(&routes), &routes)?;
     let mut display = Display::new(args.json);
-    if args.overlay.hops == 1 {
-        display.say("with one hop, that relay sees both your address and whom you download from");
+    if let Some(warning) = args.overlay.warning() {
+        display.say(warning);
     }
+    let source = named
+        .obtain(&client, &state, &routes, |text| display.say(text))
+        .await?;
     let work = Work {
         source,
         output: args.output,
@@ -116,18 +120,16 @@ struct Playable {
 
 impl Serve {
     fn listen(port: u16, json: bool) -> Result<Self, Error> {
-        let opened = LocalListener::loopback(([127, 0, 0, 1], port).into()).and_then(|listener| {
-            let port = listener.local_addr()?.map_or(port, |at| at.port());
-            Ok(Self {
-                listener,
-                port,
-                json,
-            })
-        });
-        opened.map_err(|source| {
+        let opened = LocalListener::loopback_at(([127, 0, 0, 1], port).into());
+        let (listener, at) = opened.map_err(|source| {
             Error::local(format!("can't listen on port {port} of this computer"))
                 .with_source(source)
                 .with_hint("choose another one with --port")
+        })?;
+        Ok(Self {
+            listener,
+            port: at.port(),
+            json,
         })
     }
 

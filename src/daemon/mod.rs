@@ -17,6 +17,8 @@ mod torrent;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::route::BoxFuture;
+use crate::torrent::by_url::Found;
 use crate::torrent::engine::{Handle, Source};
 use crate::torrent::metainfo::Info;
 use crate::torrent::select::Selection;
@@ -59,6 +61,12 @@ pub trait Starter: Send + Sync {
     /// # Errors
     /// Why it can't be started, and what to do, for the user. It names nothing of the torrent.
     fn start(&self, start: Start) -> Result<Running, String>;
+
+    /// Fetches the torrent file that stands at a web address, or the magnet link to which that leads.
+    ///
+    /// # Errors
+    /// Why it can't be had, for the user. It names nothing of the address.
+    fn fetch<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<Found, String>>;
 
     /// Lets all torrents together use so many bytes per second in each direction; `None`: as many as there are.
     fn limit(&self, down: Option<u64>, up: Option<u64>);

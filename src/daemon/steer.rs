@@ -7,8 +7,8 @@ use tokio::time::timeout;
 
 use super::bytes;
 use super::record::Record;
-use crate::rpc::torrent::{Priority as Wanted, Tracker};
-use crate::torrent::engine::{Handle, Limits, PeerKind, Priority};
+use crate::rpc::torrent::Priority as Wanted;
+use crate::torrent::engine::{Handle, Limits, PeerKind, Priority, TrackerView};
 use crate::torrent::metainfo::Info;
 
 /// How long a torrent may take to say how it is. One that is checking a disk, or is just ending, is described without.
@@ -21,8 +21,8 @@ pub(super) struct Seen {
     pub(super) info: Option<Arc<Info>>,
     /// Its pieces, as a bitfield.
     pub(super) pieces: Option<Vec<u8>>,
-    /// Its trackers.
-    pub(super) trackers: Option<Vec<Tracker>>,
+    /// Its trackers that can be asked, in the order in which they are.
+    pub(super) trackers: Vec<TrackerView>,
     /// Peers that give, and peers that take.
     pub(super) peers: (u64, u64),
 }
@@ -36,21 +36,9 @@ pub(super) async fn look(handle: &Handle) -> Seen {
         let peers = view.peers.iter();
         peers.filter(|peer| rate(peer) > 0).count() as u64
     };
-    let said = handle.progress().borrow().tracker.clone();
-    let trackers = view
-        .trackers
-        .iter()
-        .enumerate()
-        .map(|(at, tracker)| Tracker {
-            announce: tracker.url.expose().clone(),
-            tier: tracker.tier,
-            // What is known is how the last announce went, wherever that was.
-            result: said.clone().filter(|_| at == 0).unwrap_or_default(),
-            ..Tracker::default()
-        });
     Seen {
         peers: (count(|peer| peer.down_rate), count(|peer| peer.up_rate)),
-        trackers: Some(trackers.collect()),
+        trackers: view.trackers,
         pieces: Some(view.pieces).filter(|pieces| !pieces.is_empty()),
         info: view.info,
     }

@@ -1,6 +1,7 @@
 //! One torrent of the daemon: what is kept of it, and whether it runs.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Mutex;
 
@@ -10,8 +11,8 @@ use super::steer::Seen;
 use super::{Running, bytes};
 use crate::rpc::session::Settings;
 use crate::rpc::torrent::{Change, Fault, File, Priority, Status, Torrent as View, Tracker};
-use crate::torrent::engine::{Progress, Source, State};
-use crate::torrent::metainfo::{Info, MAX_FILES};
+use crate::torrent::engine::{Progress, Source, State, TrackerView};
+use crate::torrent::metainfo::{Info, MAX_FILES, WebKind};
 use crate::torrent::picker::Bits;
 
 /// Within so many seconds something happened "recently": what the RPC's specification says.
@@ -364,12 +365,12 @@ impl Torrent {
             peers_giving: seen.peers.0,
             peers_taking: seen.peers.1,
             peer_limit: PEER_LIMIT,
-            web_seeds: Vec::new(),
+            web_seeds: self.web_seeds(),
             piece_count: info.map_or(0, |info| u64::from(info.piece_count())),
             piece_size: info.map_or(0, |info| u64::from(info.piece_len)),
             pieces: bits.as_ref().map(Bits::to_bytes).unwrap_or_default(),
             files: info.map_or_else(Vec::new, |info| self.files(info, bits.as_ref())),
-            trackers: seen.trackers.unwrap_or_else(|| self.tracker_rows()),
+            trackers: self.tracker_rows(&seen.trackers, now),
         }
     }
 
@@ -388,16 +389,41 @@ impl Torrent {
         (0..).zip(bytes::files(info)).map(file).collect()
     }
 
-    fn tracker_rows(&self) -> Vec<Tracker> {
-        let tiers = self.trackers().into_iter().enumerate();
-        let rows = tiers.flat_map(|(tier, urls)| {
-            urls.into_iter().map(move |announce| Tracker {
+    /// In the order of the record, whose places are their ids; `seen` is what is known of those that are asked.
+    fn tracker_rows(&self, seen: &[TrackerView], now: u64) -> Vec<Tracker> {
+        let clock = Instant::now();
+        let since = |at: Instant| now.saturating_sub(clock.saturating_duration_since(at).as_secs());
+        let until = |at: Instant| now + at.saturating_duration_since(clock).as_secs();
+        let row = |(tier, announce): (usize, String)| {
+            let view = seen.iter().find(|view| *view.url.expose() == announce);
+            Tracker {
                 announce,
                 tier,
-                ..Tracker::default()
-            })
-        });
-        rows.collect()
+                result: view
+                    .and_then(|view| view.status.clone())
+                    .unwrap_or_default(),
+                succeeded: view.is_some_and(|view| view.works),
+                last: view.and_then(|view| view.last).map_or(0, since),
+                next: view.and_then(|view| view.next).map_or(0, until),
+                seeders: view.and_then(|view| view.counts.seeders).map(u64::from),
+                leechers: view.and_then(|view| view.counts.leechers).map(u64::from),
+                completed: view.and_then(|view| view.counts.completed).map(u64::from),
+            }
+        };
+        let tiers = self.trackers().into_iter().enumerate();
+        let rows = tiers.flat_map(|(tier, urls)| urls.into_iter().map(move |url| (tier, url)));
+        rows.map(row).collect()
+    }
+
+    /// Servers that have its content.
+    fn web_seeds(&self) -> Vec<String> {
+        match &self.source {
+            Source::Magnet(magnet) => magnet.web_seeds.clone(),
+            Source::Metainfo(metainfo) => {
+                let seeds = metainfo.web_seeds.iter();
+                seeds.map(|seed| seed.url.clone()).collect()
+            }
+        }
     }
 
     /// Its link. One that names hidden seeds or peers is given as it came.
@@ -407,6 +433,9 @@ impl Torrent {
             Source::Metainfo(metainfo) => {
                 let info = &metainfo.info;
                 let v2 = info.v2.as_ref().map(|v2| v2.hash);
+                let web_seeds = metainfo.web_seeds.iter();
+                // A link can't name the others (BEP 9, 19).
+                let web_seeds = web_seeds.filter(|seed| seed.kind == WebKind::Files);
                 crate::torrent::magnet::Magnet {
                     hash: info.hash,
                     v2,
@@ -414,7 +443,7 @@ impl Torrent {
                     trackers: metainfo.trackers.concat(),
                     peers: Vec::new(),
                     seeds: Vec::new(),
-                    web_seeds: Vec::new(),
+                    web_seeds: web_seeds.map(|seed| seed.url.clone()).collect(),
                     select: None,
                 }
                 .to_string()
@@ -622,6 +651,40 @@ mod tests {
         torrent.take(progress, 30, 1);
         assert!(!torrent.record.is_complete());
         assert_eq!(torrent.record.done, 0);
+    }
+
+    #[test]
+    fn trackers_keep_their_places_in_whatever_order_they_are_asked() {
+        let mut torrent = torrent();
+        let urls = [
+            "http://a.example/",
+            "udp://b.example:1/",
+            "https://c.example/",
+        ];
+        torrent.record.trackers = Some(urls.map(|url| vec![url.to_owned()]).to_vec());
+        let now = Instant::now();
+        let minute = std::time::Duration::from_secs(60);
+        let view = |url: &str, works| TrackerView {
+            url: crate::redact::Redacted::new(url.to_owned()),
+            tier: 0,
+            status: Some("5 peers".to_owned()),
+            works,
+            last: now.checked_sub(minute),
+            next: Some(now + minute),
+            counts: crate::torrent::tracker::Scraped {
+                seeders: Some(3),
+                ..Default::default()
+            },
+        };
+        let rows = torrent.tracker_rows(&[view(urls[2], true), view(urls[0], false)], 1000);
+        let announce: Vec<_> = rows.iter().map(|row| row.announce.as_str()).collect();
+        assert_eq!(announce, urls);
+        let of = |row: &Tracker| (row.succeeded, row.last, row.seeders, row.tier);
+        assert_eq!(of(&rows[0]), (false, 940, Some(3), 0));
+        assert_eq!(of(&rows[1]), (false, 0, None, 1));
+        assert_eq!(of(&rows[2]), (true, 940, Some(3), 2));
+        assert!((1059..=1060).contains(&rows[2].next));
+        assert_eq!(rows[2].result, "5 peers");
     }
 
     #[test]

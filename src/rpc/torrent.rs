@@ -145,6 +145,8 @@ pub struct Tracker {
     pub seeders: Option<u64>,
     /// How many don't; `None`: not told.
     pub leechers: Option<u64>,
+    /// How many downloads came to their end; `None`: not told.
+    pub completed: Option<u64>,
 }
 
 /// All that is told of a torrent. Rates are bytes per second, times seconds since 1970, limits kilobytes per second.
@@ -428,7 +430,7 @@ impl Torrent {
                 "announce": tracker.announce,
                 // 1: it waits for the next time.
                 "announceState": 1,
-                "downloadCount": -1,
+                "downloadCount": signed(tracker.completed),
                 "hasAnnounced": asked,
                 "hasScraped": false,
                 "host": host(&tracker.announce),

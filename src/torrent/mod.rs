@@ -1,5 +1,6 @@
 //! The embedded BitTorrent engine. It is given streams and has no way to open a socket.
 
+pub mod by_url;
 pub mod engine;
 pub mod extension;
 pub mod feed;

@@ -92,7 +92,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
-            "torrent", "rpc", "route", "net", "circuits", "state", "config", "error",
+            "torrent", "rpc", "route", "net", "circuits", "state", "config", "error", "redact",
         ],
     ),
     (

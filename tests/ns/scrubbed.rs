@@ -9,8 +9,8 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use hushswarm::cli::connect::{OverlayArgs, Without};
-use hushswarm::cli::get::read_source;
 use hushswarm::cli::routes::Loaded;
+use hushswarm::cli::source::read_source;
 use hushswarm::overlay::client::Client;
 use hushswarm::route::circuits::CircuitRoute;
 use hushswarm::route::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};

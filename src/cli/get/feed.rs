@@ -94,8 +94,8 @@ pub(super) async fn run(args: Args, link: FeedLink) -> Result<(), Error> {
         fresh: _fresh,
     } = connected;
     let mut display = Display::new(args.json);
-    if args.overlay.hops == 1 {
-        display.say("with one hop, that relay sees both your address and whom you download from");
+    if let Some(warning) = args.overlay.warning() {
+        display.say(warning);
     }
     let gate: Arc<dyn Outside> = routes.gate(&client, &routes.tor(&state), Chosen::default());
     let off = || Error::new(Kind::Bug, "the DHT is off, and was not before");

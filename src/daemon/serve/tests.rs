@@ -14,6 +14,7 @@ use crate::daemon::session::{Begin, begin};
 use crate::daemon::{Beside, Running, Start, Starter, Ways};
 use crate::route::{BoxFuture, BoxStream, Datagrams, Outside, RouteError};
 use crate::state::StateDir;
+use crate::torrent::by_url::Found;
 use crate::torrent::engine::{Engine, Job, Options};
 use crate::torrent::metainfo::Metainfo;
 
@@ -36,6 +37,12 @@ impl Outside for Nobody {
 
 struct Alone(Options);
 
+/// Web addresses, and what stands there.
+const HAS_A_TORRENT: &str = "https://site.example/get?id=7";
+const LEADS_TO_A_LINK: &str = "HTTPS://site.example/link";
+const HAS_A_PAGE: &str = "https://site.example/";
+const NEVER_ANSWERS: &str = "http://site.example/slow";
+
 impl Starter for Alone {
     fn start(&self, start: Start) -> Result<Running, String> {
         let job = Job {
@@ -50,6 +57,21 @@ impl Starter for Alone {
         Ok(Running {
             handle: engine.download_only(job, start.select),
             beside: Beside(beside.abort_handle()),
+        })
+    }
+
+    fn fetch<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<Found, String>> {
+        Box::pin(async move {
+            match url {
+                HAS_A_TORRENT => Ok(Found::File(torrent())),
+                LEADS_TO_A_LINK => {
+                    let hash = "07".repeat(20);
+                    Ok(Found::Magnet(format!("magnet:?xt=urn:btih:{hash}")))
+                }
+                HAS_A_PAGE => Ok(Found::File(b"<html>".to_vec())),
+                NEVER_ANSWERS => std::future::pending().await,
+                _ => Err("it is not there".to_owned()),
+            }
         })
     }
 
@@ -218,6 +240,43 @@ async fn converse(name: &str) {
 }
 
 #[tokio::test]
+async fn torrents_are_added_by_web_address_and_nobody_waits_for_a_slow_one() {
+    let scene = Arc::new(scene());
+    let add = |url: &str| json!({ "method": "torrent-add", "arguments": { "filename": url } });
+    let slow = {
+        let (scene, slow) = (Arc::clone(&scene), add(NEVER_ANSWERS));
+        tokio::spawn(async move { scene.call(&slow).await })
+    };
+    tokio::task::yield_now().await;
+    let answer = scene.call(&add(HAS_A_TORRENT)).await;
+    assert_eq!(
+        answer["arguments"]["torrent-added"]["name"], "Show1",
+        "{answer}"
+    );
+    let answer = scene.call(&add(LEADS_TO_A_LINK)).await;
+    let hash = &answer["arguments"]["torrent-added"]["hashString"];
+    assert_eq!(*hash, "07".repeat(20), "{answer}");
+    for url in [
+        HAS_A_PAGE,
+        "https://site.example/gone",
+        "ftp://site.example/a",
+    ] {
+        let answer = scene.call(&add(url)).await;
+        let result = answer["result"].as_str().unwrap();
+        assert!(
+            result != "success" && !result.contains("site.example"),
+            "{result}"
+        );
+    }
+    let list = json!({ "method": "torrent-get", "arguments": { "fields": ["id"] } });
+    let answer = scene.call(&list).await;
+    let torrents = answer["arguments"]["torrents"].as_array().unwrap();
+    assert_eq!(torrents.len(), 2);
+    slow.abort();
+    scene.session.stop().await;
+}
+
+#[tokio::test]
 async fn sonarr_is_answered_with_every_field_it_reads() {
     converse("sonarr.json").await;
 }
@@ -241,7 +300,7 @@ fn a_form_that_does_not_fit_is_seen() {
 }
 
 #[tokio::test]
-async fn a_torrent_that_is_not_there_changes_nothing_and_one_from_the_web_is_refused() {
+async fn a_torrent_that_is_not_there_changes_nothing() {
     let scene = scene();
     let hash = "ee".repeat(20);
     for method in [
@@ -258,7 +317,7 @@ async fn a_torrent_that_is_not_there_changes_nothing_and_one_from_the_web_is_ref
     for (arguments, why) in [
         (
             json!({ "filename": "https://t.example/x.torrent" }),
-            "not fetched from the web",
+            "it is not there",
         ),
         (json!({ "filename": "/no/such.torrent" }), "no torrent file"),
         (json!({ "filename": "magnet:?dn=x" }), "names no torrent"),

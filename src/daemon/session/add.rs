@@ -138,12 +138,9 @@ fn read(what: What) -> Result<(Source, Option<Vec<u8>>), String> {
                 }
                 return Ok((Source::Magnet(magnet), None));
             }
-            if is("http://") || is("https://") || is("ftp://") {
-                return Err("torrent files are not fetched from the web here: fetch it yourself, and give the file or a magnet link".to_owned());
-            }
             if is("file://") || !name.starts_with('/') {
                 return Err(
-                    "a magnet link or the absolute path of a torrent file is needed".to_owned(),
+                    "a magnet link, the https address or the absolute path of a torrent file is needed".to_owned(),
                 );
             }
             read_regular(Path::new(&name), MAX_TORRENT)

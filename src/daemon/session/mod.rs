@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Map, Value};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -22,9 +22,10 @@ use super::torrent::{RECENT, Run, Torrent};
 use super::{Start, Starter, bytes, metrics, steer};
 use crate::config::unix_now;
 use crate::error::Error;
-use crate::rpc::call::Call;
+use crate::rpc::call::{Call, What};
 use crate::rpc::session::{Settings, Totals};
 use crate::state::StateDir;
+use crate::torrent::by_url::{Found, is_web};
 use crate::torrent::engine::{Handle, Progress, State};
 use crate::torrent::infohash::InfoHash;
 use crate::torrent::metainfo::Info;
@@ -32,6 +33,8 @@ use crate::torrent::select::Selection;
 
 /// Calls that wait; more than connections can have is never needed.
 const MAX_CALLS: usize = 64;
+/// Torrent files that are fetched at once, each held in memory as a whole.
+const MAX_FETCHES: usize = 2;
 /// How often torrents are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// Seconds after which counters are written. What a kill loses of them is a minute's.
@@ -57,6 +60,8 @@ enum Order {
 #[derive(Clone)]
 pub struct Session {
     orders: mpsc::Sender<Order>,
+    starter: Arc<dyn Starter>,
+    fetches: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Session {
@@ -68,11 +73,30 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// Makes a call, and waits for its answer.
     pub async fn call(&self, call: Call) -> Answer {
+        let call = self.fetched(call).await?;
         let (sender, answer) = oneshot::channel();
         let gone = || "the daemon is stopping".to_owned();
         let order = Order::Call(call, sender);
         self.orders.send(order).await.map_err(|_| gone())?;
         answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// The same call, with the torrent in place of its web address: other calls don't wait for that.
+    async fn fetched(&self, call: Call) -> Result<Call, String> {
+        let Call::TorrentAdd(mut add) = call else {
+            return Ok(call);
+        };
+        if let What::Name(url) = &add.what
+            && is_web(url)
+        {
+            // Never closed.
+            let _turn = self.fetches.acquire().await;
+            add.what = match self.starter.fetch(url).await? {
+                Found::File(file) => What::File(file),
+                Found::Magnet(link) => What::Name(link),
+            };
+        }
+        Ok(Call::TorrentAdd(add))
     }
 
     /// The metrics; `None` while it stops.
@@ -119,7 +143,7 @@ pub fn begin(
     let mut owner = Owner {
         id: begin.id,
         store,
-        starter,
+        starter: Arc::clone(&starter),
         settings,
         ever,
         current: Totals {
@@ -142,7 +166,12 @@ pub fn begin(
     }
     let (orders, receiver) = mpsc::channel(MAX_CALLS);
     let task = tokio::spawn(owner.run(receiver));
-    Ok((Session { orders }, task, damaged + usize::from(aside)))
+    let session = Session {
+        orders,
+        starter,
+        fetches: Arc::new(Semaphore::new(MAX_FETCHES)),
+    };
+    Ok((session, task, damaged + usize::from(aside)))
 }
 
 /// A torrent that has stopped, and what was done with its files.

@@ -84,6 +84,16 @@ impl LocalListener {
         Self::anywhere(addr)
     }
 
+    /// The same, and where, since the system may choose the port.
+    ///
+    /// # Errors
+    /// As of [`LocalListener::loopback`].
+    pub fn loopback_at(addr: SocketAddr) -> io::Result<(Self, SocketAddr)> {
+        let listener = Self::loopback(addr)?;
+        let at = listener.local_addr()?.unwrap_or(addr);
+        Ok((listener, at))
+    }
+
     /// Listens on any address, so that other computers can connect too. Only for a user who asked for just that and set a
     /// password.
     ///

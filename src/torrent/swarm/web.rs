@@ -13,7 +13,7 @@ use crate::torrent::pace::Direction;
 use crate::torrent::picker::{Bits, PeerKey, Picker};
 use crate::torrent::storage::lock;
 use crate::torrent::webseed::place::{Part, Places};
-use crate::torrent::webseed::{SLOW_BYTES, SLOW_TIME, WebClient, WebError};
+use crate::torrent::webseed::{Patience, WebClient, WebError};
 use crate::torrent::wire::BlockRef;
 
 /// Bytes of the first run: little is lost where the seed gives nothing.
@@ -48,9 +48,7 @@ pub(super) struct WebPeer {
     run: u64,
     /// It gave something.
     worked: Arc<AtomicBool>,
-    /// How long was waited for it, and what came meanwhile, bytes: over all its answers, since it may make each as short as it likes.
-    waited: Duration,
-    came: u64,
+    patience: Patience,
 }
 
 /// How it went.
@@ -82,8 +80,7 @@ impl WebPeer {
             block: Vec::new(),
             run: FIRST_RUN,
             worked,
-            waited: Duration::ZERO,
-            came: 0,
+            patience: Patience::default(),
         }
     }
 
@@ -161,29 +158,15 @@ impl WebPeer {
     }
 
     async fn fetch(&mut self, fetch: &crate::torrent::webseed::place::Fetch) -> Step {
-        let mut begun = Instant::now();
+        let begun = Instant::now();
         let mut body = self.client.get(fetch).await?;
-        while let Some(bytes) = body.next().await? {
-            self.measure(begun.elapsed(), bytes.len())?;
+        self.patience.spend(begun.elapsed(), 0)?;
+        while let Some(bytes) = body.next(&mut self.patience).await? {
             self.worked.store(true, Ordering::Relaxed);
             self.give(&bytes);
             // Who waits for the disk, or for his turn, does not wait for the server.
             self.torrent.storage.ready().await;
             self.turn(bytes.len() as u64).await;
-            begun = Instant::now();
-        }
-        Ok(())
-    }
-
-    /// Gives it up when it hardly gives anything.
-    fn measure(&mut self, waited: Duration, came: usize) -> Step {
-        self.waited += waited;
-        self.came += came as u64;
-        if self.waited >= SLOW_TIME {
-            if self.came < SLOW_BYTES {
-                return Err(WebError::TimedOut);
-            }
-            (self.waited, self.came) = (Duration::ZERO, 0);
         }
         Ok(())
     }

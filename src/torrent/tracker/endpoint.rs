@@ -84,6 +84,11 @@ impl Endpoint {
         })
     }
 
+    /// Whether the server proves who it is.
+    pub(in crate::torrent) fn is_https(&self) -> bool {
+        self.scheme == Scheme::Https
+    }
+
     /// Where a redirect leads from a request here, if it may be followed. `longest` is that of a URL, bytes.
     ///
     /// # Errors

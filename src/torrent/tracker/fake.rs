@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use hushswarm_circuits::isolation::Isolation;
 use hushswarm_circuits::target::Target;
-use rustls::HandshakeKind;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{HandshakeKind, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
@@ -16,7 +17,7 @@ use crate::torrent::infohash::InfoHash;
 use crate::torrent::tracker::announce::{AnnounceRequest, NO_PORT};
 
 /// What a tracker does after the head of a request.
-pub(super) enum Answer {
+pub(in crate::torrent) enum Answer {
     /// Sends these bytes and closes.
     Bytes(Vec<u8>),
     /// Sends these bytes, then zeros as long as anybody reads.
@@ -25,11 +26,11 @@ pub(super) enum Answer {
     Silence,
 }
 
-pub(super) fn ok(body: impl AsRef<[u8]>) -> Answer {
+pub(in crate::torrent) fn ok(body: impl AsRef<[u8]>) -> Answer {
     Answer::Bytes([b"HTTP/1.1 200 OK\r\n\r\n", body.as_ref()].concat())
 }
 
-pub(super) fn redirect(location: &str) -> Answer {
+pub(in crate::torrent) fn redirect(location: &str) -> Answer {
     Answer::Bytes(format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\n\r\n").into_bytes())
 }
 
@@ -39,17 +40,17 @@ type OnDatagram = dyn Fn(&Target, &[u8]) -> Vec<(Target, Vec<u8>)> + Send + Sync
 /// What was asked: `GET` heads or datagrams, each with its target.
 type Asked = Arc<Mutex<Vec<(Target, Vec<u8>)>>>;
 
-pub(super) struct World {
+pub(in crate::torrent) struct World {
     on_request: Arc<OnRequest>,
     on_datagram: Arc<OnDatagram>,
     tls: Option<TlsAcceptor>,
-    pub(super) asked: Asked,
+    pub(in crate::torrent) asked: Asked,
     /// How each TLS connection began.
-    pub(super) handshakes: Arc<Mutex<Vec<HandshakeKind>>>,
+    pub(in crate::torrent) handshakes: Arc<Mutex<Vec<HandshakeKind>>>,
 }
 
 impl World {
-    pub(super) fn http(
+    pub(in crate::torrent) fn http(
         on_request: impl Fn(&Target, &str) -> Answer + Send + Sync + 'static,
     ) -> Self {
         Self {
@@ -61,7 +62,7 @@ impl World {
         }
     }
 
-    pub(super) fn udp(
+    pub(in crate::torrent) fn udp(
         on_datagram: impl Fn(&Target, &[u8]) -> Vec<(Target, Vec<u8>)> + Send + Sync + 'static,
     ) -> Self {
         let mut world = Self::http(|_, _| Answer::Silence);
@@ -70,12 +71,12 @@ impl World {
     }
 
     /// All connections speak TLS.
-    pub(super) fn with_tls(mut self, acceptor: TlsAcceptor) -> Self {
+    pub(in crate::torrent) fn with_tls(mut self, acceptor: TlsAcceptor) -> Self {
         self.tls = Some(acceptor);
         self
     }
 
-    pub(super) fn targets(&self) -> Vec<Target> {
+    pub(in crate::torrent) fn targets(&self) -> Vec<Target> {
         self.asked
             .lock()
             .unwrap()
@@ -85,15 +86,36 @@ impl World {
     }
 }
 
-pub(super) fn target(host: &str, port: u16) -> Target {
+/// Who says that [`secure`] is `tracker.example`.
+pub(in crate::torrent) fn root() -> CertificateDer<'static> {
+    CertificateDer::from_slice(include_bytes!("testdata/root.der"))
+}
+
+/// Servers that all speak TLS, with the certificate of `tracker.example`.
+pub(in crate::torrent) fn secure(answer: fn(&Target, &str) -> Answer) -> World {
+    let chain = vec![CertificateDer::from_slice(include_bytes!(
+        "testdata/server.der"
+    ))];
+    let key = PrivateKeyDer::try_from(&include_bytes!("testdata/server-key.der")[..]).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    World::http(answer).with_tls(TlsAcceptor::from(Arc::new(config)))
+}
+
+pub(in crate::torrent) fn target(host: &str, port: u16) -> Target {
     Target::parse(host, port).unwrap()
 }
 
-pub(super) fn isolation() -> Isolation {
+pub(in crate::torrent) fn isolation() -> Isolation {
     Isolation::new("tracker", b"test", 0)
 }
 
-pub(super) fn request() -> AnnounceRequest {
+pub(in crate::torrent) fn request() -> AnnounceRequest {
     AnnounceRequest {
         hash: InfoHash(*b"\x00\x01\x20%&=+/azAZ09-._~\xfe\xff"),
         peer_id: [0x2e; 20],

@@ -108,7 +108,7 @@ async fn get(
 ) -> Result<(Vec<u8>, Endpoint), AnnounceError> {
     let work = async {
         for _ in 0..=MAX_REDIRECTS {
-            match fetch(outside, isolation, tls, &endpoint, &path).await? {
+            match fetch(outside, isolation, tls, &endpoint, &path, MAX_BODY).await? {
                 Fetched::Body(body) => return Ok((body, endpoint)),
                 Fetched::Redirect(location) => {
                     let next =
@@ -166,24 +166,31 @@ fn percent_encode(out: &mut String, bytes: &[u8]) {
     }
 }
 
-enum Fetched {
+/// What a server answered.
+pub(in crate::torrent) enum Fetched {
     Body(Vec<u8>),
+    /// To this address, as it stands in the answer.
     Redirect(String),
 }
 
-async fn fetch(
+/// Asks a server once, for a body of at most `limit` bytes.
+///
+/// # Errors
+/// Say so to the user, try another server or later.
+pub(super) async fn fetch(
     outside: &dyn Outside,
     isolation: Isolation,
     tls: &TlsConnector,
     endpoint: &Endpoint,
     path: &str,
+    limit: usize,
 ) -> Result<Fetched, AnnounceError> {
     let stream = outside.connect(&endpoint.target, isolation).await?;
     match endpoint.scheme {
-        Scheme::Http => exchange(stream, &endpoint.authority, path).await,
+        Scheme::Http => exchange(stream, &endpoint.authority, path, limit).await,
         Scheme::Https => {
             let stream = secure(tls, endpoint, stream).await?;
-            exchange(stream, &endpoint.authority, path).await
+            exchange(stream, &endpoint.authority, path, limit).await
         }
         Scheme::Udp => Err(AnnounceError::UnsupportedScheme),
     }
@@ -216,6 +223,7 @@ async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     authority: &str,
     path: &str,
+    limit: usize,
 ) -> Result<Fetched, AnnounceError> {
     // hyper keeps the order in which headers are added.
     let request = Request::get(path)
@@ -236,7 +244,7 @@ async fn exchange(
             .send_request(request)
             .await
             .map_err(|error| classify(&error))?;
-        read(response).await
+        read(response, limit).await
     };
     tokio::pin!(work, connection);
     tokio::select! {
@@ -247,7 +255,7 @@ async fn exchange(
     }
 }
 
-async fn read(response: Response<Incoming>) -> Result<Fetched, AnnounceError> {
+async fn read(response: Response<Incoming>, limit: usize) -> Result<Fetched, AnnounceError> {
     let status = response.status();
     if status.is_redirection() {
         let location = response
@@ -264,7 +272,7 @@ async fn read(response: Response<Incoming>) -> Result<Fetched, AnnounceError> {
         // Many servers end TLS or a chunked body without ceremony: whether all has come, bencode says by itself.
         let Ok(frame) = frame else { break };
         if let Some(data) = frame.data_ref() {
-            if out.len() + data.len() > MAX_BODY {
+            if out.len() + data.len() > limit {
                 return Err(AnnounceError::TooLarge);
             }
             out.extend_from_slice(data);

@@ -18,10 +18,12 @@ use tokio_rustls::TlsConnector;
 
 pub use announce::{AnnounceError, AnnounceRequest, AnnounceResponse, Event, NO_PORT};
 pub(in crate::torrent) use endpoint::{Endpoint, Scheme};
+pub(in crate::torrent) use http::{Fetched, MAX_REDIRECTS};
 pub use scrape::Scraped;
 pub use tiers::{TierList, TrackerView};
 
 use super::infohash::InfoHash;
+use super::metainfo::MAX_TRACKER_URL;
 use crate::route::Outside;
 
 /// Announces to trackers of any supported kind. Cheap to clone.
@@ -53,6 +55,31 @@ impl TrackerClient {
 
     pub(in crate::torrent) fn allows_private(&self) -> bool {
         self.allow_private
+    }
+
+    /// Takes the address of a server apart.
+    pub(in crate::torrent) fn endpoint(&self, url: &str) -> Result<Endpoint, AnnounceError> {
+        Endpoint::parse(url, self.allow_private)
+    }
+
+    /// Where a server's redirect leads.
+    pub(in crate::torrent) fn redirected(
+        &self,
+        from: &Endpoint,
+        location: &str,
+    ) -> Result<Endpoint, AnnounceError> {
+        from.redirected(&from.request, location, self.allow_private, MAX_TRACKER_URL)
+    }
+
+    /// Asks a server once for what its address names, at most `limit` bytes.
+    pub(in crate::torrent) async fn fetch(
+        &self,
+        outside: &dyn Outside,
+        isolation: Isolation,
+        from: &Endpoint,
+        limit: usize,
+    ) -> Result<Fetched, AnnounceError> {
+        http::fetch(outside, isolation, &self.tls, from, &from.request, limit).await
     }
 
     /// Announces once to the tracker at `url`. `isolation` is the torrent's and this tracker's: no other tracker and no
@@ -130,4 +157,4 @@ impl std::fmt::Debug for TrackerClient {
 }
 
 #[cfg(test)]
-mod fake;
+pub(in crate::torrent) mod fake;

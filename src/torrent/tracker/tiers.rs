@@ -45,6 +45,8 @@ pub struct TrackerView {
     pub tier: usize,
     /// How the last announce went, without names; `None` before the first.
     pub status: Option<String>,
+    /// Whether that went well.
+    pub works: bool,
     /// When that was.
     pub last: Option<Instant>,
     /// Not asked before this.
@@ -166,6 +168,7 @@ impl TierList {
             url: Redacted::new(entry.url.clone()),
             tier: entry.tier,
             status: entry.told.status.clone(),
+            works: entry.told.last.is_some() && entry.failures == 0,
             last: entry.told.last,
             next: entry.not_before.max(self.resting_until),
             counts: entry.told.counts,

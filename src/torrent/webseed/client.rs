@@ -31,11 +31,11 @@ pub(super) const MAX_REDIRECTS: usize = 5;
 /// Time until the head of an answer is there, with the connection before it: that of a circuit, of TLS and of a slow server.
 pub(super) const HEAD_TIME: Duration = Duration::from_secs(60);
 
-/// Of a body at least [`SLOW_BYTES`] come in each such time: who drips keeps others from giving what was asked of it.
-pub(in crate::torrent) const SLOW_TIME: Duration = Duration::from_secs(60);
+/// At least [`SLOW_BYTES`] come in each such time of waiting: who drips keeps others from giving what was asked of it.
+const SLOW_TIME: Duration = Duration::from_secs(60);
 
 /// Bytes: what the slowest circuit brings in that time.
-pub(in crate::torrent) const SLOW_BYTES: u64 = 64 << 10;
+const SLOW_BYTES: u64 = 64 << 10;
 
 /// Asks a web seed.
 pub struct WebClient {
@@ -74,9 +74,31 @@ pub struct Body {
     incoming: Incoming,
     skip: u64,
     left: u64,
-    /// Time spent waiting, and bytes that came in it.
+}
+
+/// How long one waits for a web seed that hardly gives anything: over all its answers, since it may make each as short as it likes.
+#[derive(Debug, Default)]
+pub struct Patience {
     waited: Duration,
     came: u64,
+}
+
+impl Patience {
+    /// Counts time spent waiting, and bytes that came in it.
+    ///
+    /// # Errors
+    /// It hardly moves: ask another.
+    pub fn spend(&mut self, waited: Duration, came: usize) -> Result<(), WebError> {
+        self.waited += waited;
+        self.came += came as u64;
+        if self.waited >= SLOW_TIME {
+            if self.came < SLOW_BYTES {
+                return Err(WebError::TimedOut);
+            }
+            *self = Self::default();
+        }
+        Ok(())
+    }
 }
 
 impl std::fmt::Debug for Body {
@@ -92,24 +114,17 @@ impl Body {
     ///
     /// # Errors
     /// It ended early, or hardly moves: ask another.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, WebError> {
+    pub async fn next(&mut self, patience: &mut Patience) -> Result<Option<Bytes>, WebError> {
         while self.left > 0 {
             let begun = Instant::now();
-            let rest = SLOW_TIME.saturating_sub(self.waited);
+            let rest = SLOW_TIME.saturating_sub(patience.waited);
             let frame = timeout(rest, self.incoming.frame()).await;
-            self.waited += begun.elapsed();
             let data = match frame {
                 Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
                 Ok(Some(Err(_)) | None) => return Err(WebError::Lost),
                 Err(_) => Bytes::new(),
             };
-            self.came += data.len() as u64;
-            if self.waited >= SLOW_TIME {
-                if self.came < SLOW_BYTES {
-                    return Err(WebError::TimedOut);
-                }
-                (self.waited, self.came) = (Duration::ZERO, 0);
-            }
+            patience.spend(begun.elapsed(), data.len())?;
             let data = self.wanted(data);
             if !data.is_empty() {
                 return Ok(Some(data));
@@ -212,8 +227,6 @@ impl WebClient {
                         incoming,
                         skip,
                         left: len,
-                        waited: Duration::ZERO,
-                        came: 0,
                     });
                 }
                 Verdict::Redirect(location) => {

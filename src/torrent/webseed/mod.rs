@@ -9,8 +9,7 @@ pub mod place;
 
 use std::time::Duration;
 
-pub use client::{Body, WebClient};
-pub(in crate::torrent) use client::{SLOW_BYTES, SLOW_TIME};
+pub use client::{Body, Patience, WebClient};
 
 use super::tracker::AnnounceError;
 use crate::route::RouteError;

@@ -13,6 +13,7 @@ use super::place::Fetch;
 use super::*;
 use crate::route::{BoxFuture, BoxStream, Datagrams, Outside};
 use crate::torrent::tracker::TrackerClient;
+use crate::torrent::tracker::fake;
 
 /// What a server does after the head of a request.
 enum Answer {
@@ -134,7 +135,8 @@ async fn read(client: &mut WebClient, first: u64, len: u64) -> Result<Vec<u8>, W
     let fetch = wanted(client, first, len);
     let mut body = client.get(&fetch).await?;
     let mut out = Vec::new();
-    while let Some(bytes) = body.next().await? {
+    let mut patience = Patience::default();
+    while let Some(bytes) = body.next(&mut patience).await? {
         out.extend_from_slice(&bytes);
     }
     Ok(out)
@@ -378,4 +380,43 @@ fn web_seeds_at_private_places_are_never_asked() {
         assert!(got.is_permanent());
         assert_eq!(got, error, "{url}");
     }
+}
+
+#[tokio::test]
+async fn web_seeds_over_https_prove_who_they_are() {
+    let world = || {
+        Arc::new(fake::secure(|_, _| {
+            fake::Answer::Bytes(partial(10, b"hello"))
+        }))
+    };
+    let ask = async |world: Arc<fake::World>, trust: TrackerClient, url: &str| {
+        let isolation = Isolation::new("web seed", b"test", 0);
+        let mut client = WebClient::new(world, isolation, &trust, url).unwrap();
+        read(&mut client, 10, 5).await
+    };
+    let trusting = TrackerClient::with_roots(&[fake::root()], false);
+    let url = "https://tracker.example/file.iso";
+    let honest = world();
+    let came = ask(Arc::clone(&honest), trusting.clone(), url).await;
+    assert_eq!(came.unwrap(), b"hello");
+    assert_eq!(honest.targets(), [fake::target("tracker.example", 443)]);
+
+    let elsewhere = world();
+    let came = ask(
+        Arc::clone(&elsewhere),
+        trusting.clone(),
+        "https://other.example/",
+    )
+    .await;
+    assert_eq!(came, Err(WebError::Tls));
+    let came = ask(Arc::clone(&elsewhere), TrackerClient::new(false), url).await;
+    assert_eq!(came, Err(WebError::Tls));
+    assert!(elsewhere.targets().is_empty(), "nothing was asked");
+
+    let down = Arc::new(fake::secure(|_, _| {
+        fake::redirect("http://tracker.example/file.iso")
+    }));
+    let came = ask(Arc::clone(&down), trusting, url).await;
+    assert_eq!(came, Err(WebError::Redirect));
+    assert_eq!(down.targets().len(), 1);
 }

@@ -1,12 +1,8 @@
 #![allow(clippy::unwrap_used)]
 use super::super::TrackerClient;
 use super::super::announce::{Event, MIN_INTERVAL};
-use super::super::fake::{Answer, World, isolation, ok, redirect, request, target};
+use super::super::fake::{Answer, World, isolation, ok, redirect, request, root, secure, target};
 use super::*;
-
-use rustls::ServerConfig;
-use rustls::pki_types::PrivateKeyDer;
-use tokio_rustls::TlsAcceptor;
 
 const URL: &str = "http://tracker.example:6969/announce?passkey=a%2fB";
 const GOOD: &[u8] = b"d8:intervali900e5:peers12:\x01\x02\x03\x04\x1a\xe1\x0a\x00\x00\x01\x1a\xe1e";
@@ -251,29 +247,9 @@ async fn other_schemes_are_refused_before_anything_is_asked() {
     assert!(error.is_permanent() && world.targets().is_empty());
 }
 
-fn root() -> CertificateDer<'static> {
-    CertificateDer::from_slice(include_bytes!("../testdata/root.der"))
-}
-
-/// A tracker with the certificate of `tracker.example`.
-fn secure_world(answer: fn() -> Answer) -> World {
-    let chain = vec![CertificateDer::from_slice(include_bytes!(
-        "../testdata/server.der"
-    ))];
-    let key = PrivateKeyDer::try_from(&include_bytes!("../testdata/server-key.der")[..]).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
-    World::http(move |_, _| answer()).with_tls(TlsAcceptor::from(Arc::new(config)))
-}
-
 #[tokio::test]
 async fn https_trackers_prove_who_they_are() {
-    let world = secure_world(|| ok(GOOD));
+    let world = secure(|_, _| ok(GOOD));
     let trusting = TrackerClient::with_roots(&[root()], false);
     let ask = |client: TrackerClient, url: &'static str| {
         let world = &world;
@@ -302,7 +278,7 @@ async fn https_trackers_prove_who_they_are() {
 
 #[tokio::test]
 async fn no_tls_session_is_resumed_on_another_circuit() {
-    let world = secure_world(|| ok(GOOD));
+    let world = secure(|_, _| ok(GOOD));
     let client = TrackerClient::with_roots(&[root()], false);
     let url = "https://tracker.example/announce";
     for lane in 0..3 {
@@ -322,7 +298,7 @@ async fn no_tls_session_is_resumed_on_another_circuit() {
 
 #[tokio::test]
 async fn https_is_not_given_up_for_http() {
-    let world = secure_world(|| redirect("http://tracker.example/announce"));
+    let world = secure(|_, _| redirect("http://tracker.example/announce"));
     let client = TrackerClient::with_roots(&[root()], false);
     let url = "https://tracker.example/announce";
     let result = client.announce(&world, isolation(), url, &request()).await;
