@@ -10,12 +10,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use hushswarm::cli::demo::network::relay_ip;
 use rustix::process::Signal;
 use serde_json::Value;
 use support::clients::{Libtorrent, Torrent, libtorrent_python};
 use support::loopback::{Loopback, PROGRAM, outcome, with_peers};
 use support::process::Process;
-use support::{PATIENCE, hash_file, write_noise};
+use support::{PATIENCE, fixture, hash_file, write_noise};
 
 /// A running daemon, and how it is spoken to.
 struct Daemon<'a> {
@@ -267,6 +268,30 @@ fn transmission_remote_drives_it_and_all_stays_over_a_stop_and_a_kill() {
     let (code, _, errors) = daemon.command(&["list"]);
     assert_eq!(code, 4, "{errors}");
     assert!(errors.contains("hint: start it"), "{errors}");
+}
+
+#[test]
+fn transmission_remote_adds_a_torrent_by_its_web_address_and_the_server_sees_the_exit() {
+    if !have("transmission-remote") {
+        return;
+    }
+    let world = Loopback::start("off");
+    let torrent = world.torrent("archive.bin", 1 << 20, &[]);
+    let mut command = Command::new("python3");
+    command.arg(fixture("web_server.py"));
+    command.arg("--folder").arg(world.content(""));
+    let mut server = Process::spawn("web server", command);
+    let port = server.wait_for_event(PATIENCE, "ready")["port"].clone();
+    let daemon = Daemon::start(&world);
+    daemon.order(&[
+        "-a",
+        &format!("http://127.0.0.1:{port}/archive.bin.torrent"),
+    ]);
+    let info = daemon.remote(&["-t", "1", "-i"]);
+    assert!(info.contains(&torrent.infohash), "{info}");
+    let requests = server.events("request");
+    assert_eq!(requests.len(), 1, "{requests:#?}");
+    assert_eq!(requests[0]["ip"], relay_ip(2).to_string());
 }
 
 #[test]

@@ -86,4 +86,21 @@ fn a_folder_comes_from_a_web_seed_alone_and_the_server_sees_the_exit() {
         paths.map(line).into_iter().collect(),
         "and no padding"
     );
+
+    // The torrent file itself, by its address; then nothing is missing. Only test networks take it by plain http.
+    let before = requests.len();
+    let address = format!("{url}things.torrent");
+    let (code, _, errors) = outcome(loopback.command(&address));
+    assert_eq!(code, 0, "{errors}");
+    let requests = server.events("request");
+    let [fetched] = &requests[before..] else {
+        panic!("{:#?}", &requests[before..]);
+    };
+    assert_eq!(fetched["ip"], *exit, "it came from elsewhere");
+    assert_eq!(fetched["line"], "GET /things.torrent HTTP/1.1");
+    let mut hidden_only = loopback.command(&address);
+    hidden_only.arg("--hidden-only");
+    let (code, _, errors) = outcome(hidden_only);
+    assert!(code != 0 && errors.contains("hidden-only"), "{errors}");
+    assert_eq!(server.events("request").len(), before + 1);
 }

@@ -19,6 +19,7 @@ use super::proxy::raise_file_limit;
 use super::relay::Signals;
 use super::reload::on_hangup_with;
 use super::routes::{Loaded, RoutesArgs};
+use super::source;
 use super::tor::{OurTor, service_of_url};
 use crate::daemon::serve::Server;
 use crate::daemon::session::{Begin, begin};
@@ -360,7 +361,8 @@ impl Starter for Ours {
             let chosen = service_of_url(url).into_iter().collect();
             let gate = self.rules.gate(&self.client, &self.tor, chosen);
             let trust = TrackerClient::new(gate.policy().allows_private());
-            let found = by_url::fetch(&*gate, &trust, url).await;
+            let reach = source::reach(self.hidden_only);
+            let found = by_url::fetch(&*gate, &trust, url, reach).await;
             found.map_err(|error| error.to_string())
         })
     }

@@ -11,7 +11,7 @@ use crate::error::{Error, Exit, Kind};
 use crate::overlay::client::Client;
 use crate::route::special::Place;
 use crate::state::StateDir;
-use crate::torrent::by_url::{self, Found};
+use crate::torrent::by_url::{self, Found, Reach};
 use crate::torrent::engine::Source;
 use crate::torrent::magnet::Magnet;
 use crate::torrent::metainfo::{MAX_TORRENT, Metainfo};
@@ -66,6 +66,7 @@ impl Named {
         client: &Client,
         state: &Arc<StateDir>,
         routes: &Loaded,
+        hidden_only: bool,
         say: impl FnOnce(&str),
     ) -> Result<Source, Error> {
         let url = match self {
@@ -76,7 +77,7 @@ impl Named {
         let chosen = service_of_url(&url).into_iter().collect();
         let gate = routes.gate(client, &routes.tor(state), chosen);
         let trust = TrackerClient::new(routes.policy.allows_private());
-        let found = by_url::fetch(&*gate, &trust, &url).await;
+        let found = by_url::fetch(&*gate, &trust, &url, reach(hidden_only)).await;
         let found = found.map_err(|error| {
             Error::new(Kind::Network, error.to_string())
                 .with_hint("fetch it with a browser that hides you, and give the file")
@@ -95,6 +96,15 @@ impl Named {
                 Ok(Source::Metainfo(metainfo))
             }
         }
+    }
+}
+
+/// Where a torrent may be fetched from by who wants hidden peers only, or not.
+pub(super) fn reach(hidden_only: bool) -> Reach {
+    if hidden_only {
+        Reach::Onions
+    } else {
+        Reach::Anywhere
     }
 }
 

@@ -81,9 +81,9 @@ pub async fn run(args: Args) -> Result<(), Error> {
     if let Some(warning) = args.overlay.warning() {
         display.say(warning);
     }
-    let source = named
-        .obtain(&client, &state, &routes, |text| display.say(text))
-        .await?;
+    let say = |text: &str| display.say(text);
+    let source = named.obtain(&client, &state, &routes, args.hidden_only, say);
+    let source = source.await?;
     let work = Work {
         source,
         output: args.output,

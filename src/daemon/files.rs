@@ -316,6 +316,34 @@ mod tests {
     }
 
     #[test]
+    fn files_move_to_another_disk_with_their_times_or_not_at_all() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let device = |path: &Path| path.metadata().ok().map(|meta| meta.dev());
+        let Ok(other) = tempfile::tempdir_in("/dev/shm") else {
+            return;
+        };
+        if device(dir.path()) == device(other.path()) {
+            return;
+        }
+        let (from, to) = (dir.path().join("from"), other.path().join("to"));
+        fill(&from);
+        let modified = |root: &Path| root.join("n/x/a").metadata().unwrap().modified();
+        let before = modified(&from).unwrap();
+        relocate(&from, &to, &info()).unwrap();
+        assert_eq!(std::fs::read(to.join("n/y/c")).unwrap(), b"c");
+        assert_eq!(modified(&to).unwrap(), before);
+        assert!(!from.join("n").exists());
+        // The last one can't be read as a file: those before it come back.
+        std::fs::remove_file(to.join("n/y/c")).unwrap();
+        std::fs::create_dir(to.join("n/y/c")).unwrap();
+        relocate(&to, &from, &info()).unwrap_err();
+        assert_eq!(std::fs::read(to.join("n/x/a")).unwrap(), b"a");
+        assert_eq!(std::fs::read(to.join("n/x/b")).unwrap(), b"b");
+        assert!(!from.join("n/x/a").exists());
+    }
+
+    #[test]
     fn files_move_and_replace_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("deep/to"));

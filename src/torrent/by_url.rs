@@ -45,6 +45,11 @@ pub enum FetchError {
         "torrents are not fetched by plain http, where the last relay could put another one in its place: use the https address, or fetch the file yourself"
     )]
     Plain,
+    /// Only hidden peers are to be used, and it is at a public place.
+    #[error(
+        "with --hidden-only nothing is fetched from public places: fetch the file yourself, through \"hushswarm run\""
+    )]
+    Public,
     /// It is at a private address, or redirects to one (L49).
     #[error("the torrent's address is a private one: fetch the file yourself")]
     Private,
@@ -99,6 +104,15 @@ pub fn is_web(text: &str) -> bool {
     })
 }
 
+/// Where torrents may be fetched from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Everywhere.
+    Anywhere,
+    /// Onion services alone.
+    Onions,
+}
+
 /// Fetches what stands at a web address. It has a circuit of its own: the server learns an exit's address, and nobody who is asked for
 /// anything else does. `client` says whom to trust.
 ///
@@ -108,8 +122,9 @@ pub async fn fetch(
     outside: &dyn Outside,
     client: &TrackerClient,
     url: &str,
+    reach: Reach,
 ) -> Result<Found, FetchError> {
-    let work = follow(outside, client, url);
+    let work = follow(outside, client, url, reach);
     let result = tokio::time::timeout(DEADLINE, work).await;
     result.unwrap_or(Err(FetchError::TimedOut))
 }
@@ -118,12 +133,16 @@ async fn follow(
     outside: &dyn Outside,
     client: &TrackerClient,
     url: &str,
+    reach: Reach,
 ) -> Result<Found, FetchError> {
     let isolation = Isolation::new("torrent file", url.as_bytes(), 0);
     let mut endpoint = client.endpoint(url)?;
     for _ in 0..=MAX_REDIRECTS {
-        let safe = endpoint.is_https() || Place::is_onion(&endpoint.target);
-        if !safe && !client.allows_private() {
+        let onion = Place::is_onion(&endpoint.target);
+        if reach == Reach::Onions && !onion {
+            return Err(FetchError::Public);
+        }
+        if !onion && !endpoint.is_https() && !client.allows_private() {
             return Err(FetchError::Plain);
         }
         let fetched = client.fetch(outside, isolation, &endpoint, MAX_TORRENT);
@@ -155,7 +174,7 @@ mod tests {
 
     /// From a test network, where plain HTTP will do.
     async fn tried(world: &World, url: &str) -> Result<Found, FetchError> {
-        fetch(world, &TrackerClient::new(true), url).await
+        fetch(world, &TrackerClient::new(true), url, Reach::Anywhere).await
     }
 
     #[tokio::test]
@@ -193,17 +212,36 @@ mod tests {
         let world = World::http(|_, _| ok(b"d4:infode"));
         let client = TrackerClient::new(false);
         for url in ["http://site.example/a.torrent", "HTTP://site.example/"] {
-            let result = fetch(&world, &client, url).await;
+            let result = fetch(&world, &client, url, Reach::Anywhere).await;
             assert_eq!(result, Err(FetchError::Plain));
         }
         assert!(world.asked.lock().unwrap().is_empty());
         // Its name says who it is.
         let onion = format!("http://{ONION}/a.torrent");
-        assert!(fetch(&world, &client, &onion).await.is_ok());
+        assert!(
+            fetch(&world, &client, &onion, Reach::Anywhere)
+                .await
+                .is_ok()
+        );
         // It may not lead out to where nobody proves anything.
         let away = World::http(|_, _| redirect("http://site.example/a.torrent"));
-        let result = fetch(&away, &client, &onion).await;
+        let result = fetch(&away, &client, &onion, Reach::Anywhere).await;
         assert_eq!(result, Err(FetchError::Plain));
+    }
+
+    #[tokio::test]
+    async fn who_wants_hidden_peers_only_asks_nobody_in_public() {
+        let world = World::http(|_, _| redirect("https://site.example/a.torrent"));
+        let client = TrackerClient::new(false);
+        let public = "https://site.example/a.torrent";
+        let result = fetch(&world, &client, public, Reach::Onions).await;
+        assert_eq!(result, Err(FetchError::Public));
+        assert!(world.targets().is_empty());
+        // Nor where an onion service leads out.
+        let onion = format!("http://{ONION}/a.torrent");
+        let result = fetch(&world, &client, &onion, Reach::Onions).await;
+        assert_eq!(result, Err(FetchError::Public));
+        assert_eq!(world.targets(), [target(ONION, 80)]);
     }
 
     #[tokio::test]
@@ -211,10 +249,16 @@ mod tests {
         let world = secure(|_, _| ok(b"d4:infode"));
         let trusting = TrackerClient::with_roots(&[root()], false);
         let url = "https://tracker.example/a.torrent";
-        assert!(fetch(&world, &trusting, url).await.is_ok());
-        let another = fetch(&world, &trusting, "https://other.example/a.torrent").await;
+        assert!(fetch(&world, &trusting, url, Reach::Anywhere).await.is_ok());
+        let another = fetch(
+            &world,
+            &trusting,
+            "https://other.example/a.torrent",
+            Reach::Anywhere,
+        )
+        .await;
         assert_eq!(another, Err(FetchError::Tls));
-        let stranger = fetch(&world, &TrackerClient::new(false), url).await;
+        let stranger = fetch(&world, &TrackerClient::new(false), url, Reach::Anywhere).await;
         assert_eq!(stranger, Err(FetchError::Tls));
         assert_eq!(
             world.targets().len(),
@@ -222,7 +266,7 @@ mod tests {
             "nobody else was asked for anything"
         );
         let down = secure(|_, _| redirect("http://tracker.example/a.torrent"));
-        let result = fetch(&down, &trusting, url).await;
+        let result = fetch(&down, &trusting, url, Reach::Anywhere).await;
         assert_eq!(result, Err(FetchError::Redirect));
     }
 
@@ -230,9 +274,21 @@ mod tests {
     async fn private_places_are_not_asked() {
         let client = TrackerClient::new(false);
         let world = World::http(|_, _| redirect("https://192.168.1.1/a.torrent"));
-        let result = fetch(&world, &client, "https://127.0.0.1/a.torrent").await;
+        let result = fetch(
+            &world,
+            &client,
+            "https://127.0.0.1/a.torrent",
+            Reach::Anywhere,
+        )
+        .await;
         assert_eq!(result, Err(FetchError::Private));
-        let result = fetch(&world, &client, &format!("http://{ONION}/")).await;
+        let result = fetch(
+            &world,
+            &client,
+            &format!("http://{ONION}/"),
+            Reach::Anywhere,
+        )
+        .await;
         assert_eq!(result, Err(FetchError::Private));
         assert_eq!(world.asked.lock().unwrap().len(), 1);
     }

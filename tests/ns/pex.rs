@@ -4,6 +4,7 @@ use crate::support;
 
 use std::net::SocketAddr;
 
+use support::PATIENCE;
 use support::capture::Capture;
 use support::clients::{Libtorrent, Place, Transmission, installed};
 use support::process::Process;
@@ -89,18 +90,13 @@ fn ours_tells(
     let link = magnet(&scene, &[seed.addr, addr]);
     let _get = scene.get(&link, ours.path(), &["--no-dht".to_owned()]);
     wait_for(&mut seed, &other);
-    if let Some(libtorrent) = libtorrent {
+    if let Some(mut libtorrent) = libtorrent {
         let by_pex = |line: &serde_json::Value| line["pex"] == true;
-        let heard: Vec<_> = libtorrent
-            .process
-            .events("peer")
-            .into_iter()
-            .filter(by_pex)
-            .collect();
-        assert!(
-            !heard.is_empty(),
-            "libtorrent says how it heard of the seeder"
-        );
+        // It says how it heard of the seeder when it next looks, which may be after the seeder saw it come.
+        let heard = libtorrent.process.wait_until(PATIENCE, |libtorrent| {
+            let heard = libtorrent.events("peer").into_iter().filter(by_pex);
+            Some(heard.collect::<Vec<_>>()).filter(|heard| !heard.is_empty())
+        });
         let seeder = scene.seeder.ip4.to_string();
         assert!(
             heard.iter().all(|peer| peer["ip"] == seeder.as_str()),
