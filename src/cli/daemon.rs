@@ -34,9 +34,8 @@ use crate::route::policy::Policy;
 use crate::route::{BoxFuture, Outside};
 use crate::rpc::access::{Access, RPC_PATH};
 use crate::state::StateDir;
-use crate::torrent::by_url::{self, Found};
+use crate::torrent::by_url::Found;
 use crate::torrent::engine::{Encryption, Job, Limits, Options};
-use crate::torrent::tracker::TrackerClient;
 
 /// Where programs expect the RPC of Transmission.
 pub(super) const DEFAULT_LISTEN: &str = "127.0.0.1:9091";
@@ -360,9 +359,7 @@ impl Starter for Ours {
         Box::pin(async move {
             let chosen = service_of_url(url).into_iter().collect();
             let gate = self.rules.gate(&self.client, &self.tor, chosen);
-            let trust = TrackerClient::new(gate.policy().allows_private());
-            let reach = source::reach(self.hidden_only);
-            let found = by_url::fetch(&*gate, &trust, url, reach).await;
+            let found = source::fetch(&gate, url, self.hidden_only).await;
             found.map_err(|error| error.to_string())
         })
     }

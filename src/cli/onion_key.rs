@@ -14,6 +14,7 @@ use crate::hush::SeedKey;
 use crate::route::special::Place;
 use crate::state::StateDir;
 use crate::torrent::engine::Source;
+use crate::torrent::magnet::Magnet;
 
 /// Arguments of `hushswarm visitor-key`.
 ///
@@ -67,7 +68,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
 
 /// The hidden seeds and the onion services that are named.
 fn named(text: &str) -> Result<(Vec<SeedKey>, Vec<String>), Error> {
-    if !text.to_ascii_lowercase().starts_with("magnet:") {
+    if !Magnet::is_link(text) {
         // A port may stand behind it, as in the link.
         let address = text.split_once(':').map_or(text, |(address, _)| address);
         return Ok((Vec::new(), vec![address.to_ascii_lowercase()]));

@@ -19,6 +19,7 @@ use crate::net::os::LoopbackDialer;
 use crate::rpc::access::{RPC_PATH, SESSION_HEADER};
 use crate::state::StateDir;
 use crate::torrent::by_url::is_web;
+use crate::torrent::magnet::Magnet;
 use crate::torrent::metainfo::MAX_TORRENT;
 
 /// Longest answer, bytes: a list of very many torrents.
@@ -90,10 +91,8 @@ pub async fn add(args: Add) -> Result<(), Error> {
     for source in &args.sources {
         let text = argument(source)?;
         let mut arguments = Map::new();
-        let magnet = text.get(..7);
-        let magnet = magnet.is_some_and(|begin| begin.eq_ignore_ascii_case("magnet:"));
-        // The daemon fetches it, through its circuits.
-        if magnet || is_web(&text) {
+        // What stands at an address the daemon fetches, through its circuits.
+        if Magnet::is_link(&text) || is_web(&text) {
             arguments.insert("filename".to_owned(), text.into());
         } else {
             let bytes =

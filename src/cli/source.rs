@@ -9,9 +9,10 @@ use super::routes::Loaded;
 use super::tor::service_of_url;
 use crate::error::{Error, Exit, Kind};
 use crate::overlay::client::Client;
+use crate::route::gate::Gate;
 use crate::route::special::Place;
 use crate::state::StateDir;
-use crate::torrent::by_url::{self, Found, Reach};
+use crate::torrent::by_url::{self, FetchError, Found, Reach};
 use crate::torrent::engine::Source;
 use crate::torrent::magnet::Magnet;
 use crate::torrent::metainfo::{MAX_TORRENT, Metainfo};
@@ -76,8 +77,7 @@ impl Named {
         say("fetching the torrent file");
         let chosen = service_of_url(&url).into_iter().collect();
         let gate = routes.gate(client, &routes.tor(state), chosen);
-        let trust = TrackerClient::new(routes.policy.allows_private());
-        let found = by_url::fetch(&*gate, &trust, &url, reach(hidden_only)).await;
+        let found = fetch(&gate, &url, hidden_only).await;
         let found = found.map_err(|error| {
             Error::new(Kind::Network, error.to_string())
                 .with_hint("fetch it with a browser that hides you, and give the file")
@@ -99,13 +99,18 @@ impl Named {
     }
 }
 
-/// Where a torrent may be fetched from by who wants hidden peers only, or not.
-pub(super) fn reach(hidden_only: bool) -> Reach {
-    if hidden_only {
+/// Fetches what stands at a web address, by the rules of this gate.
+///
+/// # Errors
+/// Tell the user.
+pub(super) async fn fetch(gate: &Gate, url: &str, hidden_only: bool) -> Result<Found, FetchError> {
+    let trust = TrackerClient::new(gate.policy().allows_private());
+    let reach = if hidden_only {
         Reach::Onions
     } else {
         Reach::Anywhere
-    }
+    };
+    by_url::fetch(gate, &trust, url, reach).await
 }
 
 /// This argument; where it is "-", the first line of standard input.
@@ -129,10 +134,7 @@ pub fn argument(text: &str) -> Result<String, Error> {
 /// It is neither: tell the user.
 pub fn read_source(text: &str) -> Result<Source, Error> {
     let bad = |message: String| Error::new(Kind::Local, message).with_exit(Exit::BadTorrent);
-    if text
-        .get(..7)
-        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("magnet:"))
-    {
+    if Magnet::is_link(text) {
         let magnet = Magnet::parse(text).map_err(|error| bad(error.to_string()))?;
         return Ok(Source::Magnet(magnet));
     }

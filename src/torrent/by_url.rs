@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hushswarm_circuits::isolation::Isolation;
 
+use super::magnet::Magnet;
 use super::metainfo::MAX_TORRENT;
 use super::tracker::{AnnounceError, Fetched, MAX_REDIRECTS, TrackerClient};
 use crate::route::special::Place;
@@ -148,7 +149,7 @@ async fn follow(
         let fetched = client.fetch(outside, isolation, &endpoint, MAX_TORRENT);
         match fetched.await? {
             Fetched::Body(file) => return Ok(Found::File(file)),
-            Fetched::Redirect(location) if is_magnet(&location) => {
+            Fetched::Redirect(location) if Magnet::is_link(&location) => {
                 return Ok(Found::Magnet(location));
             }
             Fetched::Redirect(location) => {
@@ -157,11 +158,6 @@ async fn follow(
         }
     }
     Err(FetchError::Redirect)
-}
-
-fn is_magnet(text: &str) -> bool {
-    let begin = text.get(..7);
-    begin.is_some_and(|begin| begin.eq_ignore_ascii_case("magnet:"))
 }
 
 #[cfg(test)]

@@ -90,6 +90,12 @@ pub struct Magnet {
 }
 
 impl Magnet {
+    /// Whether this is meant as a link, whatever it says.
+    pub fn is_link(text: &str) -> bool {
+        let scheme = text.get(..7);
+        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("magnet:"))
+    }
+
     /// Reads a link. Hints that can't be used (trackers, peers) and unknown parameters are left out.
     ///
     /// # Errors

@@ -123,11 +123,7 @@ fn read(what: What) -> Result<(Source, Option<Vec<u8>>), String> {
     let file = match what {
         What::File(file) => file,
         What::Name(name) => {
-            let is = |scheme: &str| {
-                let begin = name.get(..scheme.len());
-                begin.is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
-            };
-            if is("magnet:") {
+            if Magnet::is_link(&name) {
                 let magnet = Magnet::parse(&name).map_err(|error| error.to_string())?;
                 // It is kept as we write it, which may be longer.
                 if Magnet::parse(&magnet.to_string()).is_err() {
@@ -138,7 +134,7 @@ fn read(what: What) -> Result<(Source, Option<Vec<u8>>), String> {
                 }
                 return Ok((Source::Magnet(magnet), None));
             }
-            if is("file://") || !name.starts_with('/') {
+            if !name.starts_with('/') {
                 return Err(
                     "a magnet link, the https address or the absolute path of a torrent file is needed".to_owned(),
                 );
